@@ -1,0 +1,27 @@
+"""dfscan finds deepfakes in large video archives.
+
+Every verb of the command line is a function here, with the same name and the same
+configuration keys as keyword arguments, returning a small result object::
+
+    import dfscan
+
+    dfscan.extract("/data/dfdc", out="faces", stride={"real": 30, "fake": 100})
+    dfscan.train("faces", out="run", epochs=10)
+    dfscan.score("/videos", model="run", out="verdicts.parquet")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "extract", "init", "quickstart", "score", "train"]
+
+if TYPE_CHECKING:
+    from dfscan.jobs import extract, init, quickstart, score, train
+
+
+def __getattr__(name: str) -> Any:
+    """Import a verb on first use: ``import dfscan`` itself loads neither torch nor ray."""
+    if name in __all__:
+        return getattr(import_module("dfscan.jobs"), name)
+    raise AttributeError(f"module 'dfscan' has no attribute {name!r}")

@@ -1,0 +1,294 @@
+"""The verbs and their flags. A flag that is not given stays None and leaves the key alone."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dfscan import __version__
+from dfscan.errors import DfscanError
+
+app = typer.Typer(
+    name="dfscan",
+    help="Finds deepfakes in large video archives.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Inline = Annotated[
+    bool | None,
+    typer.Option("--inline/--ray", help="In this process, without Ray.", show_default=False),
+]
+Workers = Annotated[int | None, typer.Option(help="Processes (default: one a CPU).")]
+Gpus = Annotated[int | None, typer.Option(help="GPUs they share (default: none).")]
+RayAddress = Annotated[str | None, typer.Option(help="A Ray cluster (default: a local Ray).")]
+Overwrite = Annotated[
+    bool | None, typer.Option("--overwrite", help="Start anew where output exists.")
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="Configuration (default: dfscan.yaml here).")
+]
+Preset = Annotated[str | None, typer.Option(help="A named configuration of configs/.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="VERB.KEY=VALUE", help="Any key; values as YAML."),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="The result as JSON on stdout, nothing else there.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Progress as plain lines, Ray's log too.")
+]
+Sources = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SOURCE...", help="Folders, .zip archives or videos.", show_default=False
+    ),
+]
+LayoutFlag = Annotated[
+    str | None,
+    typer.Option("--layout", help="Where labels come from: auto, dfdc, ffpp, folders, flat."),
+]
+StrideFlag = Annotated[
+    str | None, typer.Option("--stride", help="Every n-th frame: 30, or real=30,fake=100.")
+]
+Phase = Annotated[
+    str | None, typer.Option(help="First frame: hash (each video its own) or a number.")
+]
+MaxFailed = Annotated[
+    float | None, typer.Option(help="Share of failed videos above which the exit code is 3.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dfscan {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Finds deepfakes in large video archives."""
+
+
+@app.command()
+def init(
+    source: Annotated[
+        str | None, typer.Option(help="Where the videos are (default: asked or guessed).")
+    ] = None,
+    faces: Annotated[str, typer.Option(help="Face dataset to write.")] = "faces",
+    run: Annotated[str, typer.Option(help="Run folder to write, with the model.")] = "run",
+    verdicts: Annotated[str, typer.Option(help="Verdict file to write.")] = "verdicts.parquet",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dfscan.yaml.")] = False,
+) -> None:
+    """Write a commented dfscan.yaml for this folder."""
+    from dfscan.jobs.init_job import guess_source
+    from dfscan.jobs.init_job import init as write
+
+    if source is None:
+        source = guess_source()
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            source = typer.prompt("Where are the videos (a folder or .zip)?", default=source)
+            faces = typer.prompt("Where should the faces go?", default=faces)
+            run = typer.prompt("Where should the model go?", default=run)
+            verdicts = typer.prompt("Where should the verdicts go?", default=verdicts)
+    path = write(source=source, faces=faces, run=run, verdicts=verdicts, overwrite=overwrite)
+    typer.echo(f"wrote {path}: source {source}, faces {faces}, model {run}, verdicts {verdicts}")
+    typer.echo("next: dfscan extract, dfscan train, dfscan score")
+
+
+@app.command()
+def extract(
+    source: Sources = None,
+    out: Annotated[str | None, typer.Option(help="Face dataset to write (default: faces).")] = None,
+    stride: StrideFlag = None,
+    phase: Phase = None,
+    layout: LayoutFlag = None,
+    min_face: Annotated[str | None, typer.Option(help="Smallest face in pixels, or auto.")] = None,
+    face_size: Annotated[
+        int | None, typer.Option(help="Scale every stored face to this longer side.")
+    ] = None,
+    margin: Annotated[
+        float | None, typer.Option(help="Context stored around the box (default: 0.6 of it).")
+    ] = None,
+    max_failed: MaxFailed = None,
+    inline: Inline = None,
+    workers: Workers = None,
+    gpus: Gpus = None,
+    ray_address: RayAddress = None,
+    overwrite: Overwrite = None,
+    config: ConfigFile = None,
+    preset: Preset = None,
+    sets: Sets = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Videos -> a face dataset (Parquet)."""
+    flags = {
+        "source": source or None, "out": out, "stride": stride, "phase": phase, "layout": layout,
+        "detector.min_face": min_face, "crop.face_size": face_size, "crop.context": margin,
+        "max_failed": max_failed, "inline": inline, "workers": workers, "gpus": gpus,
+        "ray_address": ray_address, "overwrite": overwrite,
+    }  # fmt: skip
+    _run("extract", flags, config, preset, sets, as_json, quiet, verbose)
+
+
+@app.command()
+def train(
+    faces: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="FACES...", help="Face datasets.", show_default=False),
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="Run folder to write (default: run).")] = None,
+    backbone: Annotated[str | None, typer.Option(help="mesoinception4, or any timm model.")] = None,
+    pretrained: Annotated[
+        bool | None,
+        typer.Option(
+            "--pretrained/--no-pretrained", help="timm's published weights.", show_default=False
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the faces (default: 10).")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Faces a step, over all workers.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate (AdamW, one cycle).")] = None,
+    size: Annotated[int | None, typer.Option(help="Input of the network in pixels.")] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(help="What the network sees around the box (default: 0.3 of it)."),
+    ] = None,
+    augment: Annotated[str | None, typer.Option(help="none or flip.")] = None,
+    val_fraction: Annotated[
+        float | None, typer.Option(help="Share of the groups held out.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of split, weights and order.")] = None,
+    inline: Inline = None,
+    workers: Workers = None,
+    gpus: Gpus = None,
+    ray_address: RayAddress = None,
+    overwrite: Overwrite = None,
+    config: ConfigFile = None,
+    preset: Preset = None,
+    sets: Sets = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Faces -> a classifier (model.safetensors)."""
+    flags = {
+        "faces": faces or None, "out": out, "backbone": backbone, "pretrained": pretrained,
+        "epochs": epochs, "batch_size": batch_size, "lr": lr, "input.size": size,
+        "input.margin": margin, "augment": augment, "val_fraction": val_fraction, "seed": seed,
+        "inline": inline, "workers": workers, "gpus": gpus, "ray_address": ray_address,
+        "overwrite": overwrite,
+    }  # fmt: skip
+    _run("train", flags, config, preset, sets, as_json, quiet, verbose)
+
+
+@app.command()
+def score(
+    source: Sources = None,
+    model: Annotated[str | None, typer.Option(help="model.safetensors, or a run folder.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Verdicts to write (default: verdicts.parquet).")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Frames a video, spread evenly (default: 32).")
+    ] = None,
+    every: Annotated[str | None, typer.Option(help="One frame in so many seconds: 1s.")] = None,
+    stride: StrideFlag = None,
+    phase: Phase = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="p_fake from which a video is FAKE.")
+    ] = None,
+    layout: LayoutFlag = None,
+    allow_gone: Annotated[
+        bool | None, typer.Option("--allow-gone", help="Accept that many known videos are missing.")
+    ] = None,
+    max_failed: MaxFailed = None,
+    inline: Inline = None,
+    workers: Workers = None,
+    gpus: Gpus = None,
+    ray_address: RayAddress = None,
+    overwrite: Overwrite = None,
+    config: ConfigFile = None,
+    preset: Preset = None,
+    sets: Sets = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Videos -> one verdict each (Parquet)."""
+    flags = {
+        "source": source or None, "model": model, "out": out, "frames": frames, "every": every,
+        "stride": stride, "phase": phase, "threshold": threshold, "layout": layout,
+        "allow_gone": allow_gone, "max_failed": max_failed, "inline": inline, "workers": workers,
+        "gpus": gpus, "ray_address": ray_address, "overwrite": overwrite,
+    }  # fmt: skip
+    _run("score", flags, config, preset, sets, as_json, quiet, verbose)
+
+
+@app.command()
+def quickstart(
+    folder: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[DIR]", help="Where everything goes (default: quickstart).", show_default=False
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the faces.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of corpus, split and weights.")] = None,
+    inline: Inline = None,
+    workers: Workers = None,
+    overwrite: Overwrite = None,
+    sets: Sets = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """A small synthetic corpus through extract, train and score."""
+    flags = {
+        "out": folder, "epochs": epochs, "seed": seed, "inline": inline, "workers": workers,
+        "overwrite": overwrite,
+    }  # fmt: skip
+    _run("quickstart", flags, None, None, sets, as_json, quiet, verbose)
+
+
+def _run(
+    verb: str,
+    flags: dict[str, Any],
+    config: Path | None,
+    preset: str | None,
+    sets: list[str] | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    from dfscan.cli.run import run_verb
+
+    code = run_verb(
+        verb, flags, config=config, preset=preset, sets=sets or (),
+        as_json=as_json, quiet=quiet, verbose=verbose,
+    )  # fmt: skip
+    if code:
+        raise typer.Exit(code)
+
+
+def main() -> None:
+    """The ``dfscan`` command."""
+    try:
+        app()
+    except DfscanError as error:
+        print(f"dfscan: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("dfscan: interrupted; the same command continues", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,336 @@
+"""Configuration: one validated model a verb; YAML in, unknown keys refused.
+
+Order of precedence, strongest first: flags (and ``--set``), the environment
+(``RAY_ADDRESS``), ``dfscan.yaml`` (or ``--config FILE``), the named ``--preset``, defaults.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import yaml
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from dfscan.errors import ConfigError, did_you_mean
+from dfscan.recipe import Crop, Detector, FaceRecipe, NetworkInput, Sampling, Strict, Stride
+
+CONFIG_FILE: Final = "dfscan.yaml"
+
+Layout = Literal["auto", "dfdc", "ffpp", "folders", "flat"]
+
+
+def _listed(value: Any) -> Any:
+    """One path where a list is wanted."""
+    return [value] if isinstance(value, str | os.PathLike) else value
+
+
+def _seconds(value: Any) -> Any:
+    """``"1s"``, ``"1.5"`` or a number → seconds."""
+    return value.removesuffix("s").strip() if isinstance(value, str) else value
+
+
+PathText = Annotated[str, BeforeValidator(lambda v: os.fspath(v) if v is not None else v)]
+Paths = Annotated[tuple[PathText, ...], BeforeValidator(_listed)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+
+
+class VerbConfig(Strict):
+    """What every verb that does work shares.
+
+    ``workers`` is the number of processes (default: one a CPU); ``gpus`` how many GPUs they
+    share; ``inline`` runs the same code in this process, without Ray.
+    """
+
+    inline: bool = False
+    workers: int | None = Field(None, ge=1)
+    gpus: int = Field(0, ge=0)
+    ray_address: str | None = None
+    overwrite: bool = False
+
+
+class LookConfig(VerbConfig):
+    """What extracting and scoring share: where videos come from and how they are taken."""
+
+    source: Paths = ()
+    layout: Layout = "auto"
+    unit_size: int = Field(16, ge=1, le=1024, description="videos a commit")
+    max_bytes: int = Field(4 << 30, ge=1, description="larger files get the row too_large")
+    max_failed: float = Field(0.05, ge=0, le=1, description="above this share: exit code 3")
+
+
+class ExtractConfig(LookConfig):
+    """``dfscan extract``: videos → a face dataset."""
+
+    out: PathText = "faces"
+    sampling: Literal["exact"] = "exact"
+    stride: Stride = Stride(real=30, fake=30)
+    phase: Literal["hash"] | Annotated[int, Field(ge=0)] = "hash"
+    detector: Detector = Detector()
+    crop: Crop = Crop()
+
+    def recipe(self) -> FaceRecipe:
+        """The part of this configuration that decides about pixels."""
+        sampling = Sampling(mode=self.sampling, stride=self.stride, phase=self.phase)
+        return FaceRecipe(sampling=sampling, detector=self.detector, crop=self.crop)
+
+
+class InputConfig(Strict):
+    """What the network sees; null keys take what suits the backbone."""
+
+    size: int | None = Field(None, ge=16, le=2048)
+    margin: float = Field(0.3, ge=0, le=3)
+    square: Literal["stretch", "pad"] = "stretch"
+    interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
+
+
+class TrainConfig(VerbConfig):
+    """``dfscan train``: faces → a classifier."""
+
+    faces: Paths = ("faces",)
+    out: PathText = "run"
+    backbone: str = "mesoinception4"
+    pretrained: bool | None = Field(
+        None, description="timm's weights; null: wherever the backbone has some"
+    )
+    input: InputConfig = InputConfig()
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(32, ge=1, description="faces a step, over all workers")
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    augment: Literal["none", "flip"] = "flip"
+    val_fraction: float = Field(0.2, gt=0, lt=1)
+    seed: int = Field(0, ge=0)
+
+
+class ScoreConfig(LookConfig):
+    """``dfscan score``: videos → one verdict each."""
+
+    model: PathText | None = None
+    out: PathText = "verdicts.parquet"
+    stride: Stride | None = None
+    frames: int | None = Field(None, ge=1)
+    every: Seconds | None = None
+    phase: Literal["hash"] | Annotated[int, Field(ge=0)] = "hash"
+    threshold: float | None = Field(None, ge=0, le=1)
+    min_frames: int = Field(
+        1, ge=1, description="frames with a face that a verdict needs; fewer: null"
+    )
+    batch_size: int = Field(32, ge=1)
+    allow_gone: bool = Field(False, description="accept that many known videos are missing")
+
+    @model_validator(mode="after")
+    def _one_sampling(self) -> "ScoreConfig":
+        given = [n for n in ("stride", "frames", "every") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other: give one of them")
+        return self
+
+    def sampling(self) -> Sampling:
+        """32 frames spread evenly, unless told otherwise."""
+        if self.stride is not None:
+            return Sampling(stride=self.stride, phase=self.phase)
+        if self.every is not None:
+            return Sampling(every_s=self.every, phase=self.phase)
+        return Sampling(frames=self.frames or 32, phase=self.phase)
+
+
+class QuickstartConfig(VerbConfig):
+    """``dfscan quickstart``: a small synthetic corpus through every verb."""
+
+    out: PathText = "quickstart"
+    seed: int = Field(0, ge=0)
+    people: int = Field(24, ge=4, le=200, description="invented people in the training parts")
+    test_people: int = Field(8, ge=2, le=100, description="others, in the test part")
+    epochs: int = Field(8, ge=1)
+
+
+VERBS: Final[Mapping[str, type[VerbConfig]]] = {
+    "extract": ExtractConfig,
+    "train": TrainConfig,
+    "score": ScoreConfig,
+    "quickstart": QuickstartConfig,
+}
+_SHARED: Final = frozenset(VerbConfig.model_fields) - {"overwrite"}
+
+Config = TypeVar("Config", bound=VerbConfig)
+
+
+def resolve(
+    verb: type[Config],
+    flags: Mapping[str, Any],
+    *,
+    config_file: str | Path | None = None,
+    preset: str | None = None,
+    sets: Iterable[str] = (),
+) -> Config:
+    """The configuration of one verb from everything the user said.
+
+    :param flags: key → value as given on the command line; None means not given. A dotted key
+        (``crop.context``) reaches into a section.
+    :param config_file: a YAML file; None takes ``dfscan.yaml`` where there is one.
+    :param sets: ``"extract.detector.min_face=40"``, values as YAML.
+    :raises ConfigError: an unknown key or a value that is not allowed; nothing was started.
+    """
+    name = next(n for n, model in VERBS.items() if model is verb)
+    merged: dict[str, Any] = {}
+    if preset is not None:
+        _merge(merged, _load_preset(name, preset))
+    _merge(merged, _load_file(name, config_file))
+    if os.environ.get("RAY_ADDRESS"):
+        merged["ray_address"] = os.environ["RAY_ADDRESS"]
+    for key, value in flags.items():
+        if value is not None:
+            _put(merged, key.split("."), value)
+    for text in sets:
+        _apply_set(name, merged, text)
+    return build(verb, merged)
+
+
+def build(verb: type[Config], values: Mapping[str, Any]) -> Config:
+    """Validate ``values``; every complaint names the key, the value got and what is allowed."""
+    try:
+        return verb.model_validate(values)
+    except ValidationError as error:
+        name = next(n for n, model in VERBS.items() if model is verb)
+        raise ConfigError(_explain(name, verb, error)) from None
+
+
+def preset_names(verb: str) -> list[str]:
+    """Names that ``--preset`` takes for this verb: files of ``configs/VERB/``."""
+    folder = configs_folder() / verb
+    return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
+
+
+def configs_folder() -> Path:
+    """Where presets lie: in the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def _load_preset(verb: str, preset: str) -> dict[str, Any]:
+    names = preset_names(verb)
+    if preset not in names:
+        raise ConfigError(f"unknown preset {preset!r} for {verb}: {did_you_mean(preset, names)}")
+    return _read_yaml(configs_folder() / verb / f"{preset}.yaml")
+
+
+def _load_file(verb: str, path: str | Path | None) -> dict[str, Any]:
+    if path is None:
+        path = Path(CONFIG_FILE)
+        if not path.is_file():
+            return {}
+    content = _read_yaml(Path(path))
+    known = {*VERBS, "run"}
+    for key in content:
+        if key not in known:
+            raise ConfigError(f"{path}: unknown key {key!r}: {did_you_mean(str(key), known)}")
+    shared = content.get("run") or {}
+    for key in shared:
+        if key not in _SHARED:
+            raise ConfigError(f"{path}: unknown key 'run.{key}': {did_you_mean(key, _SHARED)}")
+    section = content.get(verb) or {}
+    if not isinstance(section, dict):
+        raise ConfigError(f"{path}: {verb!r} must hold keys and values, got {section!r}")
+    return {**shared, **section}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold keys and values, got {type(content).__name__}")
+    return content
+
+
+def _apply_set(verb: str, values: dict[str, Any], text: str) -> None:
+    path, equals, raw = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or len(keys) < 2:
+        raise ConfigError(f"--set {text!r}: write VERB.KEY=VALUE, as in --set {verb}.workers=4")
+    if keys[0] not in VERBS:
+        raise ConfigError(
+            f"--set {text!r}: unknown verb {keys[0]!r}: {did_you_mean(keys[0], VERBS)}"
+        )
+    if keys[0] != verb:
+        return
+    try:
+        _put(values, keys[1:], yaml.safe_load(raw))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text!r}: {' '.join(str(error).split())}") from None
+
+
+def _put(values: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        inner = values.get(key)
+        values[key] = dict(inner) if isinstance(inner, Mapping) else {}
+        values = values[key]
+    values[keys[-1]] = value
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _explain(verb: str, model: type[Strict], error: ValidationError) -> str:
+    """The first complaint of pydantic in one line: name, value got, values allowed."""
+    first = error.errors()[0]
+    keys = [str(k) for k in first["loc"] if not _is_union_branch(str(k))]
+    path = ".".join([verb, *keys])
+    if first["type"] == "extra_forbidden":
+        section = _section(model, keys[:-1])
+        return f"unknown key {path!r}: {did_you_mean(keys[-1], section.model_fields)}"
+    got = first["input"]
+    allowed = "; ".join(
+        dict.fromkeys(_message(e) for e in error.errors() if e["loc"][:1] == first["loc"][:1])
+    )
+    return f"{path}: got {got!r}; {allowed}" if keys else f"{verb}: {allowed}"
+
+
+def _is_union_branch(key: str) -> bool:
+    """Pydantic names the branch of a union in ``loc``; users did not type that."""
+    return key in {"int", "float", "str"} or "literal" in key or "[" in key
+
+
+def _message(error: Any) -> str:
+    text: str = error["msg"]
+    text = text.removeprefix("Value error, ").removeprefix("Input ")
+    return text[0].lower() + text[1:]
+
+
+def _section(model: type[Strict], keys: list[str]) -> type[Strict]:
+    for key in keys:
+        info: FieldInfo = model.model_fields[key]
+        candidates = [info.annotation, *getattr(info.annotation, "__args__", ())]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, Strict))
+    return model
+
+
+__all__ = [
+    "CONFIG_FILE",
+    "VERBS",
+    "ExtractConfig",
+    "InputConfig",
+    "LookConfig",
+    "NetworkInput",
+    "QuickstartConfig",
+    "ScoreConfig",
+    "TrainConfig",
+    "VerbConfig",
+    "build",
+    "configs_folder",
+    "preset_names",
+    "resolve",
+]

@@ -1,0 +1,21 @@
+"""Videos without labels, wherever they lie. Each is its own group."""
+
+from dfscan.corpora.base import Layout, Source, video_ref
+from dfscan.records import VideoRef
+
+
+def recognises(source: Source) -> bool:
+    """Always: the layout for what no other recognises."""
+    del source
+    return True
+
+
+def read(source: Source) -> list[VideoRef]:
+    """Every video, unlabelled."""
+    return [
+        video_ref(source, e, part=source.name, label=None, group=source.video_id(e.path))
+        for e in source.videos()
+    ]
+
+
+LAYOUT = Layout("flat", recognises, read)

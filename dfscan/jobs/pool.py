@@ -1,0 +1,170 @@
+"""Running units: in this process, or as Ray tasks whose retries the driver owns.
+
+Ray itself retries nothing (``max_retries=0``). A unit whose worker dies twice is split into
+single videos; a video that kills its worker twice alone gets the row ``crashed``. The death of a
+node is never charged to a video.
+"""
+
+import contextlib
+import os
+from collections import Counter, deque
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, Final
+
+from dfscan.config import VerbConfig
+from dfscan.errors import ClusterError, ConfigError, DfscanError
+from dfscan.jobs.progress import Progress
+from dfscan.recipe import fingerprint
+from dfscan.steps.units import NOTHING, Step, Unit, UnitResult, make_unit
+
+TRIES: Final = 2
+"""Workers a unit may cost before it is split, and a single video before it is given up."""
+
+
+def run_units(
+    step: Step, units: Sequence[Unit], config: VerbConfig, progress: Progress
+) -> UnitResult:
+    """Do every unit, in any order; returns the sum of what they came to.
+
+    :raises DfscanError: the work cannot go on (a full disk, a lost cluster); what is committed
+        stays, and the same command continues.
+    """
+    total = NOTHING
+    results = _inline(step, units) if config.inline else _on_ray(step, units, config)
+    with contextlib.closing(results):
+        for result in results:
+            total += result
+            progress.advance(result.videos, result)
+    return total
+
+
+def worker_count(config: VerbConfig) -> int:
+    """Processes to use on this machine."""
+    return config.workers or os.cpu_count() or 1
+
+
+def pick_device(config: VerbConfig) -> str:
+    """``"cuda"`` where GPUs are asked for, else ``"cpu"``.
+
+    :raises ConfigError: this machine is to do the work and has no CUDA GPU.
+    """
+    if not config.gpus:
+        return "cpu"
+    import torch
+
+    if config.ray_address is None and not torch.cuda.is_available():
+        raise ConfigError(f"gpus: got {config.gpus}; torch sees no CUDA GPU here: use --gpus 0")
+    return "cuda"
+
+
+def _inline(step: Step, units: Sequence[Unit]) -> Generator[UnitResult, None, None]:
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        for unit in units:
+            yield _work(step, unit)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _work(step: Step, unit: Unit) -> UnitResult:
+    """One unit on one thread: the cascade's patches are far too small to share among several."""
+    import torch
+
+    torch.set_num_threads(1)
+    return step(unit)
+
+
+def _on_ray(
+    step: Step, units: Sequence[Unit], config: VerbConfig
+) -> Generator[UnitResult, None, None]:
+    if not units:
+        return
+    import ray
+    from ray import exceptions
+
+    with ray_session(config) as slots:
+        gpus = config.gpus / slots if config.gpus else 0
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_work)
+        shared = ray.put(step)
+        waiting, running = deque(units), dict[Any, Unit]()
+        deaths: Counter[str] = Counter()
+        while waiting or running:
+            while waiting and len(running) < 2 * slots:
+                unit = waiting.popleft()
+                running[task.remote(shared, unit)] = unit
+            done, _ = ray.wait(list(running), num_returns=1, timeout=1)
+            for reference in done:
+                unit = running.pop(reference)
+                try:
+                    yield ray.get(reference)
+                except exceptions.NodeDiedError:
+                    waiting.append(unit)
+                except (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError) as error:
+                    deaths[unit.name] += 1
+                    yield from _after_death(step, unit, deaths[unit.name], error, waiting)
+                except exceptions.RayTaskError as error:
+                    cause = error.cause
+                    raise cause if isinstance(cause, DfscanError) else error from None
+                except exceptions.RayError as error:
+                    raise ClusterError(
+                        f"Ray lost the work ({type(error).__name__}): run the same command again, "
+                        "it continues"
+                    ) from error
+
+
+def _after_death(
+    step: Step, unit: Unit, deaths: int, error: Exception, waiting: deque[Unit]
+) -> Iterator[UnitResult]:
+    """Try a unit again, then its videos one by one, then give a single video up."""
+    if deaths < TRIES:
+        waiting.append(unit)
+    elif len(unit.videos) > 1:
+        waiting.extend(make_unit([video], fingerprint(unit.name)) for video in unit.videos)
+    else:
+        how = "ran out of memory" if "Memory" in type(error).__name__ else "was killed"
+        yield step.give_up(unit, "crashed", f"the worker {how} on this video, {TRIES} times")
+
+
+@contextlib.contextmanager
+def ray_session(config: VerbConfig) -> Iterator[int]:
+    """A Ray to work on, and how many slots it has: the user's cluster, or one started here.
+
+    :raises ClusterError: the address does not answer.
+    """
+    import ray
+
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    started = not ray.is_initialized()
+    workers = worker_count(config)
+    if started and config.ray_address is None:
+        ray.init(
+            address="local",
+            num_cpus=workers,
+            num_gpus=config.gpus or None,
+            include_dashboard=False,
+            **quiet,
+        )
+    elif started:
+        try:
+            ray.init(address=config.ray_address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ClusterError(
+                f"no Ray cluster at {config.ray_address!r} ({_first_line(error)}): check the "
+                "address (--ray-address, RAY_ADDRESS); if the cluster uses token authentication, "
+                "set RAY_AUTH_MODE=token and the same token here; leave the address out to start "
+                "a local Ray"
+            ) from None
+    try:
+        cpus = int(ray.cluster_resources().get("CPU", 1))
+        yield max(1, min(workers, cpus) if config.workers or config.ray_address is None else cpus)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__

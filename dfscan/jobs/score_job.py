@@ -1,0 +1,193 @@
+"""``dfscan score``: list, plan, run units, merge their verdicts into one file."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dfscan import storage
+from dfscan.config import ScoreConfig
+from dfscan.errors import ConfigError, OutputError
+from dfscan.jobs.extract_job import list_sources
+from dfscan.jobs.pool import pick_device, run_units
+from dfscan.jobs.progress import Progress
+from dfscan.jobs.results import ScoreResult
+from dfscan.models.modelfile import ModelHeader, find_model, load_model
+from dfscan.recipe import fingerprint
+from dfscan.records import VERDICT_SCHEMA, VideoRef
+from dfscan.steps.look import Look
+from dfscan.steps.score import ScoreStep
+from dfscan.steps.units import plan_units
+from dfscan.verdicts import Rule
+
+GONE_LIMIT = 0.05
+"""More than this share of known videos missing at once looks like an unmounted disk."""
+
+
+def run(config: ScoreConfig, progress: Progress) -> ScoreResult:
+    """Score, or continue to.
+
+    :raises UsageError: no model, nothing at the source, or the output cannot be used.
+    """
+    started = time.monotonic()
+    out = Path(config.out).absolute()
+    if out.suffix != ".parquet" or out.is_dir():
+        raise ConfigError(f"score.out: got {config.out!r}; must be a file that ends in .parquet")
+    model = find_model(config.model)
+    loaded = load_model(model)
+    videos = list_sources(config)
+    step = _step(config, model, loaded.header, loaded.sha256, parts_folder(out))
+    if loaded.header.calibration is None and config.threshold is None:
+        progress.note(
+            "the model is not calibrated: every verdict will be UNCERTAIN; --threshold 0.5 decides anyway"
+        )
+    with storage.Lock(out.with_name(f".{out.name}.lock"), out):
+        known = _Known.read(out, step, videos, config.overwrite)
+        known.check_gone(config)
+        if known.stale:
+            progress.note(
+                f"{known.stale} verdict(s) of another model or configuration are kept; "
+                "--overwrite scores everything again"
+            )
+        progress.start("score", len(known.todo), "videos")
+        run_units(
+            step, plan_units(known.todo, config.unit_size, step.config_hash), config, progress
+        )
+        progress.stop()
+        table = known.merge(step)
+        storage.commit_table(out, table)
+        storage.remove(step.target)
+    return ScoreResult(
+        out=str(out),
+        videos=table.num_rows,
+        status=_counts(table, "status"),
+        max_failed=config.max_failed,
+        elapsed_s=time.monotonic() - started,
+        new=len(known.todo),
+        verdicts=_counts(table, "verdict"),
+        stale=known.stale,
+        gone=len(known.gone),
+    )
+
+
+def parts_folder(out: Path) -> Path:
+    """Where units commit until the run is finished."""
+    return out.with_name(out.name + ".parts")
+
+
+def _step(
+    config: ScoreConfig, model: Path, header: ModelHeader, sha256: str, target: Path
+) -> ScoreStep:
+    recipe = header.recipe.model_copy(update={"sampling": config.sampling()})
+    threshold = header.threshold if config.threshold is None else config.threshold
+    rule = Rule(header.calibration, threshold, config.threshold is not None, config.min_frames)
+    deciding = {
+        "recipe": recipe.hash(),
+        "models": [sha256],
+        "threshold": threshold,
+        "forced": rule.forced,
+        "min_frames": config.min_frames,
+        "max_bytes": config.max_bytes,
+    }
+    return ScoreStep(
+        look=Look(recipe, pick_device(config), config.max_bytes),
+        model=model,
+        model_sha256=sha256,
+        rule=rule,
+        batch_size=config.batch_size,
+        config_hash=fingerprint(deciding),
+        target=target,
+    )
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The verdicts that are there already, and what is left to do."""
+
+    old: pa.Table
+    todo: list[VideoRef]
+    gone: frozenset[str]
+    stale: int
+
+    @classmethod
+    def read(cls, out: Path, step: ScoreStep, videos: list[VideoRef], overwrite: bool) -> "_Known":
+        """Verdicts of earlier runs: the finished file, and units of one that was interrupted."""
+        tables = [VERDICT_SCHEMA.empty_table()]
+        if storage.exists(out) and not overwrite:
+            tables.append(_read_verdicts(out))
+        if overwrite:
+            storage.remove(step.target)
+        tables += list(_parts(step))
+        old = _latest(pa.concat_tables(tables))
+        names = old.column("video_id").to_pylist()
+        versions = dict(zip(names, old.column("version").to_pylist(), strict=True))
+        hashes = pc.struct_field(old.column("custody"), "config_hash").to_pylist()
+        present = {v.video_id for v in videos}
+        todo = [v for v in videos if versions.get(v.video_id) != v.version]
+        redone = {v.video_id for v in todo}
+        stale = sum(
+            h != step.config_hash and n in present and n not in redone
+            for n, h in zip(names, hashes, strict=True)
+        )
+        return cls(old, todo, frozenset(names) - present, stale)
+
+    def check_gone(self, config: ScoreConfig) -> None:
+        """Refuse to mark many verdicts as gone at once.
+
+        :raises OutputError: unless told to go on.
+        """
+        known = self.old.num_rows
+        if not config.allow_gone and len(self.gone) > GONE_LIMIT * known:
+            raise OutputError(
+                f"{len(self.gone)} of the {known} videos in {config.out} are not at the source: is "
+                "a disk unmounted, or is this another source? Give another --out, or --allow-gone"
+            )
+
+    def merge(self, step: ScoreStep) -> pa.Table:
+        """Old and new verdicts, one a video, sorted by ``video_id``."""
+        table = _latest(pa.concat_tables([self.old, *_parts(step)]))
+        gone = pc.is_in(
+            table.column("video_id"), value_set=pa.array(sorted(self.gone), pa.string())
+        )
+        place = table.schema.get_field_index("gone")
+        table = table.set_column(place, VERDICT_SCHEMA.field("gone"), gone)
+        return table.sort_by("video_id").replace_schema_metadata(VERDICT_SCHEMA.metadata)
+
+
+def _parts(step: ScoreStep) -> list[pa.Table]:
+    """Committed units of this very configuration."""
+    tables = []
+    for _, table in storage.read_tables(step.target):
+        hashes = pc.struct_field(table.column("custody"), "config_hash")
+        tables.append(table.filter(pc.equal(hashes, step.config_hash)).cast(VERDICT_SCHEMA))
+    return tables
+
+
+def _read_verdicts(path: Path) -> pa.Table:
+    try:
+        table = storage.read_table(path)
+        return table.cast(VERDICT_SCHEMA)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
+        detail = " ".join(str(error).split())[:160]
+        raise OutputError(
+            f"{path} exists and is no verdict file of this dfscan ({detail}): give another --out"
+        ) from None
+
+
+def _latest(table: pa.Table) -> pa.Table:
+    """One row a video: the one scanned last."""
+    latest: dict[str, tuple[Any, int]] = {}
+    names, times = table.column("video_id").to_pylist(), table.column("scanned_at").to_pylist()
+    for place, (name, when) in enumerate(zip(names, times, strict=True)):
+        if name not in latest or when >= latest[name][0]:
+            latest[name] = (when, place)
+    return table.take(pa.array([place for _, place in latest.values()], pa.int64()))
+
+
+def _counts(table: pa.Table, column: str) -> dict[str, int]:
+    values = Counter(v or "none" for v in table.column(column).to_pylist())
+    return dict(sorted(values.items()))

@@ -1,0 +1,1 @@
+"""Backbones, network inputs, and the model file."""

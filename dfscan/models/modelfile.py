@@ -1,0 +1,143 @@
+"""``model.safetensors``: weights, and in the header everything needed to use them.
+
+One file holds the architecture, the :class:`~dfscan.recipe.FaceRecipe` its faces were made with,
+the order of labels, the threshold and the state of calibration. Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+from dfscan import __version__, storage
+from dfscan.calibration import Calibration
+from dfscan.errors import ModelError, VideoError
+from dfscan.models.backbones import create_network
+from dfscan.recipe import FaceRecipe, Strict
+from dfscan.records import LABELS
+
+FILE_NAME: Final = "model.safetensors"
+FORMAT: Final = 1
+_KEY: Final = "dfscan"
+
+
+class ModelHeader(Strict):
+    """What a model file says of itself.
+
+    ``labels`` are in the order of class indices; the single output is the logit of the last.
+    ``threshold`` is on ``p_fake``. ``calibration`` is null for a model that has none.
+    """
+
+    format: int = FORMAT
+    dfscan: str = __version__
+    backbone: str
+    recipe: FaceRecipe
+    labels: tuple[str, str] = LABELS
+    threshold: float = Field(0.5, ge=0, le=1)
+    calibration: Calibration | None = None
+    training: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model: header, network in evaluation mode, and the SHA-256 of its file."""
+
+    header: ModelHeader
+    network: nn.Module
+    sha256: str
+
+
+def save_model(path: str | Path, network: nn.Module, header: ModelHeader) -> str:
+    """Write a model atomically; returns the SHA-256 of the file."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    data = save_tensors(tensors, metadata={_KEY: header.model_dump_json()})
+    storage.commit_bytes(path, data)
+    return storage.sha256(data)
+
+
+def find_model(path: str | None) -> Path:
+    """The model file a user means: a file, or a run folder that holds one.
+
+    :raises ModelError: there is none; the message says how to get one.
+    """
+    if path is None:
+        raise ModelError(
+            "no model: give --model FILE (or score.model in dfscan.yaml); dfscan train FACES "
+            "--out DIR makes one"
+        )
+    found = Path(path)
+    if found.is_dir():
+        found = found / FILE_NAME
+    if not found.is_file():
+        raise ModelError(
+            f"no model at {path!r}: give a {FILE_NAME} or a run folder; dfscan train FACES --out "
+            "DIR makes one"
+        )
+    return found.absolute()
+
+
+def read_header(path: Path) -> ModelHeader:
+    """The header alone; no tensor is read.
+
+    :raises ModelError: the file is not a dfscan model.
+    """
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
+            raise ModelError(
+                f"{path} is a pickle (a torch checkpoint), which can run code when loaded: dfscan "
+                "opens safetensors only"
+            )
+        if len(start) < 8 or not 0 < length <= 64 << 20:
+            raise ModelError(f"{path} is not a safetensors file, or is cut off")
+        text = file.read(length)
+    try:
+        metadata = json.loads(text).get("__metadata__") or {}
+        content = json.loads(metadata[_KEY])
+    except (ValueError, AttributeError):
+        raise ModelError(f"{path} is not a safetensors file, or is damaged") from None
+    except KeyError:
+        raise ModelError(
+            f"{path} holds tensors but no dfscan header: it is another program's model"
+        ) from None
+    if isinstance(content, dict) and content.get("format", 0) > FORMAT:
+        raise ModelError(
+            f"{path} has model format {content['format']} (dfscan {content.get('dfscan')}); this "
+            f"dfscan reads up to {FORMAT}: upgrade dfscan"
+        )
+    try:
+        return ModelHeader.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(k) for k in first["loc"])
+        raise ModelError(f"{path}: its header is not valid at {where!r}: {first['msg']}") from None
+
+
+def load_model(path: Path) -> Model:
+    """Header, network and digest of a model file.
+
+    :raises ModelError: the file is missing, damaged, a pickle, or its tensors do not fit.
+    """
+    header = read_header(path)
+    try:
+        data = storage.read_bytes(str(path))
+        tensors = load_tensors(data)
+    except (SafetensorError, VideoError) as error:
+        raise ModelError(f"{path} is damaged or cut off: {error}") from None
+    if header.recipe.input is None:
+        raise ModelError(f"{path}: its recipe says nothing about the network's input")
+    network = create_network(header.backbone, header.recipe.input.size)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:200]
+        raise ModelError(f"{path}: its tensors do not fit {header.backbone}: {detail}") from None
+    return Model(header, network.eval(), hashlib.sha256(data).hexdigest())

@@ -1,0 +1,169 @@
+"""The one recipe from pixels to numbers.
+
+Everything between a video frame and a network's input is a :class:`FaceRecipe`. Extraction
+writes it into ``dataset.json``, training into the model file, scoring into every verdict's
+custody. Scoring replays the recipe of its model, the crop's codec included, so that a stored
+face and a face found while scoring give the same logit.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Triple = tuple[float, float, float]
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+
+class Stride(Strict):
+    """Take every ``real``-th frame of a real video, every ``fake``-th of a fake one.
+
+    Videos without a label use the first, ``real``. Unit: frames.
+    """
+
+    real: int = Field(30, ge=1)
+    fake: int = Field(30, ge=1)
+
+    def of(self, label: str | None) -> int:
+        """The stride for a video with this label."""
+        return self.fake if label == "FAKE" else self.real
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        """Accept ``30``, ``"30"``, ``"real=30,fake=100"`` or a mapping."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            return {"real": value, "fake": value}
+        if isinstance(value, str):
+            if "=" not in value:
+                return {"real": value, "fake": value}
+            pairs = dict(part.split("=", 1) for part in value.split(",") if "=" in part)
+            if set(pairs) != {"real", "fake"}:
+                raise ValueError("give one number, or both labels as real=30,fake=100")
+            return pairs
+        return value
+
+
+class Sampling(Strict):
+    """Which frames of a video are looked at. Exactly one of the three ways is set.
+
+    ``stride``: every n-th frame, from an offset given by ``phase``. ``frames``: that many,
+    spread evenly, and never sparser than one in 2 s. ``every_s``: one frame in so many seconds.
+
+    ``phase="hash"`` starts each video at an offset taken from its SHA-256: starting all videos
+    at frame 0 puts the I-frame there into a larger share of the fakes' samples than of the
+    reals' (their stride is wider), and a network learns that instead of the forgery.
+    """
+
+    mode: Literal["exact"] = "exact"
+    stride: Stride | None = None
+    frames: int | None = Field(None, ge=1)
+    every_s: float | None = Field(None, gt=0)
+    phase: Literal["hash"] | Annotated[int, Field(ge=0)] = "hash"
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "Sampling":
+        given = [n for n in ("stride", "frames", "every_s") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"exactly one of stride, frames, every must be set, got {given or 'none'}"
+            )
+        return self
+
+
+class Detector(Strict):
+    """How faces are found.
+
+    ``min_face`` is the smallest face in pixels of the displayed frame; ``auto`` is
+    max(20, min(60, short side / 18)). ``thresholds`` are MTCNN's for its three stages;
+    ``min_score`` is the probability a face must reach to be stored.
+    """
+
+    name: Literal["mtcnn"] = "mtcnn"
+    weights: Literal["facenet-pytorch-2.5.3"] = "facenet-pytorch-2.5.3"
+    min_face: Literal["auto"] | Annotated[int, Field(ge=12, le=4096)] = "auto"
+    thresholds: tuple[Fraction, Fraction, Fraction] = (0.6, 0.7, 0.7)
+    factor: float = Field(0.709, gt=0.1, lt=1)
+    min_score: Fraction = 0.95
+
+    def min_face_px(self, width: int, height: int) -> int:
+        """The smallest face looked for in a frame of this size, in pixels."""
+        if self.min_face == "auto":
+            return round(max(20, min(60, min(width, height) / 18)))
+        return self.min_face
+
+
+class Crop(Strict):
+    """How a face is stored: the box plus ``context`` of its width and height on each side.
+
+    The crop stays inside the frame (nothing is invented at a border; ``crop_box`` says what is
+    there). It keeps its native resolution unless its longer side passes ``max_size`` pixels;
+    then it is scaled down, antialiased. ``face_size`` scales every crop to that longer side.
+    """
+
+    context: float = Field(0.6, ge=0, le=3)
+    max_size: int = Field(512, ge=16, le=4096)
+    face_size: int | None = Field(None, ge=16, le=4096)
+    codec: Literal["jpeg", "png"] = "jpeg"
+    quality: int = Field(95, ge=1, le=100)
+    subsampling: Literal["4:4:4"] = "4:4:4"
+    interpolation: Literal["lanczos", "bicubic", "bilinear"] = "bicubic"
+
+
+class NetworkInput(Strict):
+    """What a network sees of a stored crop.
+
+    The box plus ``margin`` on each side is cut out of the crop (clipped where the frame ends),
+    made square by ``stretch`` (aspect ratio changes) or ``pad`` (zeros around the centred
+    picture), scaled to ``size`` pixels with an antialiasing filter, divided by 255, then
+    normalised as (x - mean) / std per RGB channel.
+    """
+
+    size: int = Field(ge=16, le=2048)
+    margin: float = Field(0.3, ge=0, le=3)
+    square: Literal["stretch", "pad"] = "stretch"
+    interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
+    mean: Triple = (0.0, 0.0, 0.0)
+    std: Triple = (1.0, 1.0, 1.0)
+
+
+class FaceRecipe(Strict):
+    """Everything between a frame and a network's input, as one value.
+
+    Boxes are (x0, y0, x1, y1) in pixels of the displayed frame, after rotation. ``input`` is
+    null in a face dataset (no network yet) and set in a model.
+    """
+
+    box_convention: Literal["xyxy-displayed"] = "xyxy-displayed"
+    sampling: Sampling
+    detector: Detector = Detector()
+    crop: Crop = Crop()
+    input: NetworkInput | None = None
+
+    def hash(self) -> str:
+        """SHA-256 over the canonical JSON, 16 hex digits: equal recipes, equal hashes."""
+        return fingerprint(self.model_dump(mode="json"))
+
+
+def fingerprint(value: Any) -> str:
+    """16 hex digits of the SHA-256 over ``value`` as JSON with sorted keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differences(old: Any, new: Any, at: str = "") -> list[str]:
+    """``["crop.context: 0.6 → 0.3"]``: where two JSON values differ, by dotted path."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found: list[str] = []
+        for key in sorted(old.keys() | new.keys()):
+            path = f"{at}.{key}" if at else key
+            found += differences(old.get(key), new.get(key), path)
+        return found
+    return [] if old == new else [f"{at}: {json.dumps(old)} → {json.dumps(new)}"]

@@ -1,0 +1,141 @@
+"""Videos of one unit → verdicts: the look of extraction with a classifier behind it."""
+
+import functools
+import importlib.metadata
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+
+from dfscan import __version__, storage
+from dfscan.errors import ModelError
+from dfscan.faces.crops import cut
+from dfscan.models.backbones import normalise
+from dfscan.models.modelfile import Model, load_model
+from dfscan.records import (
+    VERDICT_SCHEMA,
+    Custody,
+    FaceRow,
+    FrameScore,
+    Verdict,
+    VideoRow,
+    to_table,
+)
+from dfscan.steps.look import Look, empty_row
+from dfscan.steps.units import Unit, UnitResult
+from dfscan.verdicts import Rule, judge
+
+_LIBRARIES: Final = ("torch", "torchvision", "timm", "numpy", "pillow", "facenet-pytorch")
+
+
+@dataclass(frozen=True)
+class ScoreStep:
+    """Looks at each video, scores its faces, and commits the unit's verdicts to ``target``."""
+
+    look: Look
+    model: Path
+    model_sha256: str
+    rule: Rule
+    batch_size: int
+    config_hash: str
+    target: Path
+
+    def __call__(self, unit: Unit) -> UnitResult:
+        """Do and commit the unit."""
+        verdicts = []
+        for ref in unit.videos:
+            row, faces = self.look(ref)
+            verdicts.append(self._verdict(row, faces, self.scores(faces)))
+        return self._commit(unit, verdicts)
+
+    def give_up(self, unit: Unit, status: str, reason: str) -> UnitResult:
+        """Commit a null verdict with this status for every video, without opening any."""
+        rows = [empty_row(ref, status, reason) for ref in unit.videos]
+        return self._commit(unit, [self._verdict(row, [], []) for row in rows])
+
+    @torch.inference_mode()
+    def scores(self, faces: Sequence[FaceRow]) -> list[float]:
+        """The logit of each face, computed from the stored crop as training reads it."""
+        model = _model(self.model, self.model_sha256, self.look.device)
+        recipe = model.header.recipe.input
+        assert recipe is not None
+        logits: list[float] = []
+        for start in range(0, len(faces), self.batch_size):
+            batch = faces[start : start + self.batch_size]
+            pixels = np.stack([cut(f.image, f.crop_box, f.box, recipe) for f in batch])
+            tensor = normalise(torch.from_numpy(pixels).to(self.look.device), recipe)
+            logits += model.network(tensor).float().cpu().tolist()
+        return logits
+
+    def _verdict(self, row: VideoRow, faces: Sequence[FaceRow], logits: Sequence[float]) -> Verdict:
+        frames = tuple(
+            FrameScore(f.pts_s, f.frame_index, f.track_id, f.box, logit)
+            for f, logit in zip(faces, logits, strict=True)
+        )
+        judgement = judge(row.status, row.reason, frames, self.rule)
+        sides = [((f.box[2] - f.box[0]) * (f.box[3] - f.box[1])) ** 0.5 for f in faces]
+        return Verdict(
+            video_id=row.video_id,
+            uri=row.uri,
+            label=row.label,
+            content_sha256=row.content_sha256,
+            bytes=row.bytes,
+            version=row.version,
+            status=row.status,
+            verdict=judgement.verdict,
+            reason=judgement.reason,
+            score_raw=judgement.score_raw,
+            p_fake=judgement.p_fake,
+            calibrated=judgement.calibrated,
+            threshold=judgement.threshold,
+            llr=judgement.llr,
+            look="full" if row.frames_sampled else None,
+            frames=frames,
+            top_frames_s=judgement.top_frames_s,
+            width=row.width,
+            height=row.height,
+            fps=row.fps,
+            duration_s=row.duration_s,
+            face_px=statistics.median(sides) if sides else None,
+            custody=self._custody(row.decoder),
+            scanned_at=time.time(),
+            elapsed_s=row.elapsed_s,
+        )
+
+    def _custody(self, decoder: str | None) -> Custody:
+        return Custody(
+            dfscan=__version__,
+            recipe_hash=self.look.recipe.hash(),
+            config_hash=self.config_hash,
+            models=(self.model_sha256,),
+            decoder=decoder,
+            device=self.look.device,
+            precision="float32",
+            libraries={name: importlib.metadata.version(name) for name in _LIBRARIES},
+        )
+
+    def _commit(self, unit: Unit, verdicts: Sequence[Verdict]) -> UnitResult:
+        storage.commit_table(
+            self.target / f"{unit.name}.parquet", to_table(verdicts, VERDICT_SCHEMA)
+        )
+        faces = sum(len(v.frames) for v in verdicts)
+        return UnitResult(len(verdicts), faces, Counter(v.status for v in verdicts))
+
+
+@functools.lru_cache(maxsize=1)
+def _model(path: Path, sha256: str, device: str) -> Model:
+    """The model of a run, loaded once a process; the file must still be the one that was named.
+
+    :raises ModelError: the file is another by now.
+    """
+    model = load_model(path)
+    if model.sha256 != sha256:
+        raise ModelError(f"{path} was replaced while scoring: run the same command again")
+    model.network.to(device)
+    return model

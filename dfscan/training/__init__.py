@@ -1,0 +1,1 @@
+"""Reading faces and fitting a classifier; knows torch, never Ray."""

@@ -1,0 +1,14 @@
+"""Bytes → sampled frames. The only place that knows containers, codecs and decoders."""
+
+from dfscan.video.reading import DECODERS, DecoderTrouble, Frame, StreamInfo, Video, open_video
+from dfscan.video.sampling import frame_indices
+
+__all__ = [
+    "DECODERS",
+    "DecoderTrouble",
+    "Frame",
+    "StreamInfo",
+    "Video",
+    "frame_indices",
+    "open_video",
+]
