@@ -31,7 +31,9 @@ def _seconds(value: Any) -> Any:
     return value.removesuffix("s").strip() if isinstance(value, str) else value
 
 
-PathText = Annotated[str, BeforeValidator(lambda v: os.fspath(v) if v is not None else v)]
+PathText = Annotated[
+    str, BeforeValidator(lambda v: os.fspath(v) if isinstance(v, os.PathLike) else v)
+]
 Paths = Annotated[tuple[PathText, ...], BeforeValidator(_listed)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 
@@ -143,7 +145,7 @@ class QuickstartConfig(VerbConfig):
     seed: int = Field(0, ge=0)
     people: int = Field(24, ge=4, le=200, description="invented people in the training parts")
     test_people: int = Field(8, ge=2, le=100, description="others, in the test part")
-    epochs: int = Field(8, ge=1)
+    epochs: int = Field(16, ge=1)
 
 
 VERBS: Final[Mapping[str, type[VerbConfig]]] = {
@@ -227,14 +229,19 @@ def _load_file(verb: str, path: str | Path | None) -> dict[str, Any]:
     for key in content:
         if key not in known:
             raise ConfigError(f"{path}: unknown key {key!r}: {did_you_mean(str(key), known)}")
-    shared = content.get("run") or {}
+    shared = _load_section(path, content, "run")
     for key in shared:
         if key not in _SHARED:
-            raise ConfigError(f"{path}: unknown key 'run.{key}': {did_you_mean(key, _SHARED)}")
-    section = content.get(verb) or {}
+            hint = did_you_mean(str(key), _SHARED)
+            raise ConfigError(f"{path}: unknown key 'run.{key}': {hint}")
+    return {**shared, **_load_section(path, content, verb)}
+
+
+def _load_section(path: str | Path, content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    section = content.get(name) or {}
     if not isinstance(section, dict):
-        raise ConfigError(f"{path}: {verb!r} must hold keys and values, got {section!r}")
-    return {**shared, **section}
+        raise ConfigError(f"{path}: {name!r} must hold keys and values, got {section!r}")
+    return section
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -287,21 +294,25 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
 def _explain(verb: str, model: type[Strict], error: ValidationError) -> str:
     """The first complaint of pydantic in one line: name, value got, values allowed."""
     first = error.errors()[0]
-    keys = [str(k) for k in first["loc"] if not _is_union_branch(str(k))]
+    keys = _keys(first)
     path = ".".join([verb, *keys])
     if first["type"] == "extra_forbidden":
         section = _section(model, keys[:-1])
         return f"unknown key {path!r}: {did_you_mean(keys[-1], section.model_fields)}"
     got = first["input"]
-    allowed = "; ".join(
-        dict.fromkeys(_message(e) for e in error.errors() if e["loc"][:1] == first["loc"][:1])
-    )
+    allowed = "; ".join(dict.fromkeys(_message(e) for e in error.errors() if _keys(e) == keys))
     return f"{path}: got {got!r}; {allowed}" if keys else f"{verb}: {allowed}"
+
+
+def _keys(error: Any) -> list[str]:
+    return [str(k) for k in error["loc"] if not _is_union_branch(str(k))]
 
 
 def _is_union_branch(key: str) -> bool:
     """Pydantic names the branch of a union in ``loc``; users did not type that."""
-    return key in {"int", "float", "str"} or "literal" in key or "[" in key
+    return (
+        key in {"int", "float", "str"} or key.startswith(("literal", "constrained")) or "[" in key
+    )
 
 
 def _message(error: Any) -> str:

@@ -97,6 +97,8 @@ class FaceSet:
         path = self.faces / f"{unit}.parquet"
         if faces:
             storage.commit_table(path, to_table(faces, FACE_SCHEMA), ROW_GROUP)
+        else:
+            storage.remove(path)  # of a run that died between the two files
         storage.commit_table(self.videos / f"{unit}.parquet", to_table(videos, VIDEO_SCHEMA))
 
     def done(self) -> dict[str, str]:

@@ -44,7 +44,8 @@ class Stride(Strict):
         if isinstance(value, str):
             if "=" not in value:
                 return {"real": value, "fake": value}
-            pairs = dict(part.split("=", 1) for part in value.split(",") if "=" in part)
+            parts = (part.partition("=") for part in value.split(","))
+            pairs = {label.strip(): number for label, _, number in parts}
             if set(pairs) != {"real", "fake"}:
                 raise ValueError("give one number, or both labels as real=30,fake=100")
             return pairs

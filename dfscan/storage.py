@@ -19,6 +19,7 @@ import threading
 import time
 import uuid
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,10 +106,14 @@ def _members(archive: Path, inside: str) -> list[Entry]:
                 f"{info.file_size}-{info.CRC:08x}",
             )
             for info in infos
-            if not info.is_dir() and not Path(info.filename).name.startswith(".")
+            if not info.is_dir() and not _is_hidden(info.filename)
         ),
         key=lambda e: e.path,
     )
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in Path(name).parts)
 
 
 @functools.lru_cache(maxsize=4)
@@ -127,7 +132,7 @@ def read_bytes(uri: str, limit: int | None = None) -> bytes:
     :param limit: refuse more than so many bytes, as counted while reading.
     :raises VideoError: ``missing``, ``too_large`` or ``decode_error`` (a damaged archive member).
     """
-    path, _, member = uri.partition(MEMBER)
+    path, member = _split(uri)
     try:
         if not member:
             with Path(path).open("rb") as file:
@@ -137,10 +142,16 @@ def read_bytes(uri: str, limit: int | None = None) -> bytes:
             return _read_at_most(file, limit)
     except (FileNotFoundError, KeyError):
         raise VideoError("missing", "the file is no longer at the source") from None
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise VideoError("decode_error", f"damaged or encrypted archive member: {error}") from None
     except OSError as error:
         raise VideoError("missing", f"cannot be read: {error.strerror}") from None
+
+
+def _split(uri: str) -> tuple[str, str]:
+    """(file, archive member or ``""``); a folder's name may end in ``!`` too."""
+    end = uri.lower().find(f".zip{MEMBER}")
+    return (uri, "") if end < 0 else (uri[: end + 4], uri[end + 4 + len(MEMBER) :])
 
 
 def _read_at_most(file: Any, limit: int | None) -> bytes:

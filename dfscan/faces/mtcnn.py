@@ -54,7 +54,7 @@ class MTCNN(FaceDetector):
         return [self._detect_one(frame, min_face) for frame in frames]
 
     def _detect_one(self, frame: npt.NDArray[np.uint8], min_face: int) -> Detections:
-        image = torch.from_numpy(np.ascontiguousarray(frame)).to(self._device)
+        image = torch.tensor(frame, device=self._device)
         image = image.permute(2, 0, 1)[None].float()
         boxes = self._propose(image, min_face)
         if not len(boxes):

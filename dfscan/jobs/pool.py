@@ -7,6 +7,7 @@ node is never charged to a video.
 
 import contextlib
 import os
+import socket
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Final
@@ -149,8 +150,9 @@ def ray_session(config: VerbConfig) -> Iterator[int]:
         )
     elif started:
         try:
+            _knock(config.ray_address)
             ray.init(address=config.ray_address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ClusterError(
                 f"no Ray cluster at {config.ray_address!r} ({_first_line(error)}): check the "
                 "address (--ray-address, RAY_ADDRESS); if the cluster uses token authentication, "
@@ -163,6 +165,16 @@ def ray_session(config: VerbConfig) -> Iterator[int]:
     finally:
         if started:
             ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Fail at once where nothing listens at HOST:PORT; Ray itself would try for many minutes.
+
+    :raises OSError: the connection is refused, or not answered in 5 s.
+    """
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def _first_line(error: BaseException) -> str:

@@ -189,5 +189,5 @@ def _latest(table: pa.Table) -> pa.Table:
 
 
 def _counts(table: pa.Table, column: str) -> dict[str, int]:
-    values = Counter(v or "none" for v in table.column(column).to_pylist())
+    values = Counter(v or "without a verdict" for v in table.column(column).to_pylist())
     return dict(sorted(values.items()))

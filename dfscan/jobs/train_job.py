@@ -50,7 +50,7 @@ def _run_folder(out: Path, config: TrainConfig) -> Iterator[None]:
     with storage.Lock(out / ".dfscan.lock", out):
         ours = (MARKER, FILE_NAME, METRICS, HISTORY, "ray")
         storage.check_output_folder(out, MARKER, config.overwrite, ours)
-        if storage.exists(out / MARKER):
+        if storage.exists(out / FILE_NAME):
             raise OutputError(f"{out} holds a run already: give another --out, or --overwrite")
         storage.commit_json(out / MARKER, config.model_dump(mode="json", exclude={"ray_address"}))
         yield

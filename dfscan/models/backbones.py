@@ -78,6 +78,9 @@ def network_input(backbone: str, wanted: InputConfig) -> NetworkInput:
 def create_network(backbone: str, size: int, pretrained: bool = False) -> nn.Module:
     """A fresh network: (N, 3, size, size) float32 → (N,) logits of FAKE.
 
+    Its weights lie channels last, as decoded pictures do: MesoInception-4 trains four times as
+    fast that way on a CPU.
+
     :param pretrained: load timm's published weights, from its cache or the hub.
     :raises ConfigError: unknown name, no published weights, or the hub cannot be reached.
     """
@@ -87,7 +90,7 @@ def create_network(backbone: str, size: int, pretrained: bool = False) -> nn.Mod
             raise ConfigError(
                 f"train.pretrained: {backbone} has no published weights: use --no-pretrained"
             )
-        return OWN[backbone].make(size)
+        return OWN[backbone].make(size).to(memory_format=torch.channels_last)
     import timm
 
     options: dict[str, Any] = (
@@ -103,7 +106,7 @@ def create_network(backbone: str, size: int, pretrained: bool = False) -> nn.Mod
             "network, or fill timm's cache (HF_HOME) on a machine that has one, or train from "
             "scratch with --no-pretrained"
         ) from None
-    return TimmClassifier(model)
+    return TimmClassifier(model).to(memory_format=torch.channels_last)
 
 
 def has_published_weights(backbone: str) -> bool:

@@ -93,8 +93,8 @@ def read_header(path: Path) -> ModelHeader:
         length = int.from_bytes(start, "little")
         if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
             raise ModelError(
-                f"{path} is a pickle (a torch checkpoint), which can run code when loaded: dfscan "
-                "opens safetensors only"
+                f"{path} is a torch checkpoint or another pickle or zip, which can run code when "
+                "loaded: dfscan opens safetensors only"
             )
         if len(start) < 8 or not 0 < length <= 64 << 20:
             raise ModelError(f"{path} is not a safetensors file, or is cut off")

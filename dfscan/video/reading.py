@@ -181,7 +181,7 @@ def _open(data: bytes, container: str) -> Any:
         return av.open(io.BytesIO(data), format=container)
     except (av.error.FFmpegError, ValueError, EOFError) as error:
         raise VideoError(
-            "decode_error", f"the {container} container cannot be read: {_text(error)}"
+            "decode_error", f"the {container} container is cut off or damaged: {_text(error)}"
         ) from None
 
 
@@ -300,6 +300,8 @@ def _installed(distribution: str) -> bool:
 
 def _text(error: BaseException) -> str:
     """The first line of an error, without the decoder's stack."""
+    if isinstance(error, av.error.FFmpegError):
+        return str(error.strerror)
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
 

@@ -1,0 +1,75 @@
+"""Shared material: the samples folder where there is one, and small clips made here."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from dfscan.config import ExtractConfig
+from dfscan.facesets import FaceSet
+from dfscan.jobs import extract_job
+from dfscan.jobs.progress import Progress
+from dfscan.recipe import Stride
+from dfscan.synthetic import Corpus, CorpusSpec, make_corpus
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """Real media to try things on; never part of the repository."""
+    default = Path(__file__).parents[2] / "shared" / "samples"
+    folder = Path(os.environ.get("DFSCAN_SAMPLES", default))
+    if not folder.is_dir():
+        pytest.skip(f"no sample media at {folder} (set DFSCAN_SAMPLES)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Six invented people in two DFDC-shaped parts, two others in a test part."""
+    spec = CorpusSpec(people=6, test_people=2, frames=12, size=320)
+    return make_corpus(tmp_path_factory.mktemp("corpus"), spec)
+
+
+@pytest.fixture(scope="session")
+def faceset(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> FaceSet:
+    """The faces of the training parts, every 3rd frame. Not to be written to."""
+    out = tmp_path_factory.mktemp("faces") / "faces"
+    parts = tuple(str(p) for p in corpus.parts)
+    config = ExtractConfig(source=parts, out=str(out), stride=Stride(real=3, fake=3), inline=True)
+    extract_job.run(config, Progress())
+    return FaceSet(out)
+
+
+@pytest.fixture
+def write_clip(tmp_path: Path) -> Callable[..., Path]:
+    """Write an H.264 clip of moving stripes; no face in it."""
+
+    def write(
+        name: str = "clip.mp4",
+        frames: int = 20,
+        width: int = 64,
+        height: int = 48,
+        fps: int = 10,
+        options: dict[str, str] | None = None,
+    ) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with av.open(str(path), "w", options=options or {}) as container:
+            stream = container.add_stream("libx264", rate=fps)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.thread_count = 1
+            for number in range(frames):
+                columns = (np.arange(width) * 4 + number * 11) % 256
+                picture = np.broadcast_to(columns[None, :, None], (height, width, 3))
+                frame = av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return path
+
+    return write

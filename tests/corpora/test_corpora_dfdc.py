@@ -1,0 +1,101 @@
+import json
+import zipfile
+
+import pytest
+
+from dfscan.corpora import list_videos, open_source, recognise
+from dfscan.errors import SourceError
+
+METADATA = {
+    "a.mp4": {"label": "FAKE", "split": "train", "original": "b.mp4"},
+    "b.mp4": {"label": "REAL", "split": "train", "original": None},
+    "d.mp4": {"label": "FAKE", "split": "train", "original": "b.mp4"},
+}
+
+
+def by_name(refs):
+    return {r.video_id.rsplit("/", 1)[-1]: r for r in refs}
+
+
+def test_a_part_has_labels_originals_and_groups(tree):
+    root = tree("part_0", {**dict.fromkeys(METADATA), "metadata.json": METADATA})
+    refs = by_name(list_videos([root]))
+    assert {n: r.label for n, r in refs.items()} == {
+        "a.mp4": "FAKE",
+        "b.mp4": "REAL",
+        "d.mp4": "FAKE",
+    }
+    assert refs["a.mp4"].original == "part_0/b.mp4" == refs["b.mp4"].video_id
+    assert refs["b.mp4"].original is None
+    assert len({r.group for r in refs.values()}) == 1
+
+
+def test_a_zipped_part_has_the_ids_of_the_contract(tmp_path):
+    path = tmp_path / "dfdc_train_part_00.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("dfdc_train_part_0/metadata.json", json.dumps(METADATA))
+        for name in METADATA:
+            archive.writestr(f"dfdc_train_part_0/{name}", b"")
+    fake = list_videos([str(path)])[0]
+    assert fake.video_id == "dfdc_train_part_00.zip!/dfdc_train_part_0/a.mp4"
+    assert fake.uri == f"{tmp_path}/dfdc_train_part_00.zip!/dfdc_train_part_0/a.mp4"
+    assert fake.original == "dfdc_train_part_00.zip!/dfdc_train_part_0/b.mp4"
+    assert fake.part == "dfdc_train_part_0"
+
+
+def test_several_parts_in_a_folder_keep_their_own_metadata(tree):
+    root = tree(
+        "dfdc",
+        {
+            "part_0/x.mp4": None,
+            "part_0/metadata.json": {"x.mp4": {"label": "REAL"}},
+            "part_1/y.mp4": None,
+            "part_1/metadata.json": {"y.mp4": {"label": "FAKE", "original": "z.mp4"}},
+        },
+    )
+    found = [(r.part, r.label, r.original) for r in list_videos([root])]
+    assert found == [("part_0", "REAL", None), ("part_1", "FAKE", "dfdc/part_1/z.mp4")]
+
+
+def test_metadata_may_lie_one_folder_up(tree):
+    root = tree("dfdc", {"videos/b.mp4": None, "metadata.json": METADATA})
+    assert [r.label for r in list_videos([root])] == ["REAL"]
+
+
+def test_metadata_may_lie_beside_the_archive(tmp_path):
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        archive.writestr("b.mp4", b"")
+    (tmp_path / "metadata.json").write_text(json.dumps(METADATA))
+    assert [r.label for r in list_videos([str(tmp_path)])] == ["REAL"]
+
+
+def test_the_released_test_set_has_labels_csv(tree):
+    root = tree(
+        "test",
+        {"a.mp4": None, "b.mp4": None, "labels.csv": "\ufefffilename,label\na.mp4,1\nb.mp4,0\n"},
+    )
+    assert [(r.label, r.original) for r in list_videos([root])] == [("FAKE", None), ("REAL", None)]
+
+
+def test_a_clip_that_metadata_does_not_name_has_no_label_but_is_listed(tree):
+    root = tree("p", {"b.mp4": None, "new.mp4": None, "metadata.json": METADATA})
+    assert by_name(list_videos([root]))["new.mp4"].label is None
+
+
+def test_metadata_of_another_shape_is_not_taken_for_dfdc(tree):
+    root = tree("p", {"a.mp4": None, "metadata.json": {"camera": "x"}})
+    assert recognise(open_source(root)).name == "flat"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"metadata.json": {"a.mp4": {"label": "MAYBE"}}}, "label 'MAYBE' of a.mp4; allowed: REAL"),
+        ({"metadata.json": "{"}, "metadata.json is not valid JSON"),
+        ({"metadata.json": {"camera": "x"}}, "not DFDC metadata; expected"),
+        ({"labels.csv": "file,truth\na.mp4,1\n"}, r"expected the columns filename,label, got"),
+    ],
+)
+def test_wrong_labels_stop_before_any_work(tree, files, message):
+    with pytest.raises(SourceError, match=message):
+        list_videos([tree("p", {"a.mp4": None, **files})], layout="dfdc")

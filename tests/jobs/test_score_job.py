@@ -1,0 +1,182 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dfscan import storage
+from dfscan.calibration import Calibration
+from dfscan.config import InputConfig, ScoreConfig
+from dfscan.errors import ModelError, OutputError
+from dfscan.jobs import score_job
+from dfscan.jobs.progress import Progress
+from dfscan.jobs.results import ScoreResult
+from dfscan.models.backbones import create_network, network_input
+from dfscan.models.modelfile import ModelHeader, save_model
+from dfscan.recipe import FaceRecipe, Sampling, Stride
+from dfscan.records import VERDICT_SCHEMA
+from dfscan.synthetic import Corpus
+
+SAMPLING = Sampling(stride=Stride(real=30, fake=30))
+
+
+def make_model(path: Path, calibrated: bool = True, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    recipe = FaceRecipe(
+        sampling=SAMPLING, input=network_input("mesoinception4", InputConfig(size=64))
+    )
+    fitted = Calibration(scale=1.0, offset=0.0, reals=8, fakes=8, sampling=SAMPLING)
+    header = ModelHeader(
+        backbone="mesoinception4", recipe=recipe, calibration=fitted if calibrated else None
+    )
+    save_model(path, create_network("mesoinception4", 64), header)
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return make_model(tmp_path / "model.safetensors")
+
+
+def score(source: Any, model: Path, out: Path, **changes: Any) -> ScoreResult:
+    values = {"source": source, "model": str(model), "out": str(out), "inline": True, "frames": 3}
+    return score_job.run(ScoreConfig(**(values | changes)), Progress())
+
+
+def rows(path: Path) -> dict[str, dict[str, Any]]:
+    return {r["video_id"]: r for r in storage.read_table(path).to_pylist()}
+
+
+def test_one_verdict_a_video(corpus: Corpus, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "v.parquet"
+    result = score(str(corpus.test), model, out)
+    table = storage.read_table(out)
+    assert table.schema.equals(VERDICT_SCHEMA)
+    assert result.videos == table.num_rows == 4
+    assert not score_job.parts_folder(out).exists()
+    for row in table.to_pylist():
+        assert row["verdict"] in ("REAL", "FAKE")
+        assert row["calibrated"]
+        assert (row["p_fake"] >= row["threshold"]) == (row["verdict"] == "FAKE")
+        mean = sum(f["score_raw"] for f in row["frames"]) / len(row["frames"])
+        assert row["score_raw"] == pytest.approx(mean, abs=1e-6)
+        assert row["custody"]["models"] == [storage.sha256(model.read_bytes())]
+        assert row["custody"]["decoder"].startswith("decord2")
+        assert row["top_frames_s"][0] in [f["pts_s"] for f in row["frames"]]
+
+
+def test_nothing_to_judge_is_null_with_a_reason(
+    model: Path, tmp_path: Path, write_clip: Callable[..., Path]
+) -> None:
+    source = write_clip("src/stripes.mp4").parent
+    (source / "text.mp4").write_text("no video")
+    result = score(str(source), model, tmp_path / "v.parquet")
+    found = rows(tmp_path / "v.parquet")
+    assert found["src/stripes.mp4"]["reason"] == "no_face"
+    assert found["src/text.mp4"]["reason"] == "a text file, not a video"
+    for row in found.values():
+        assert row["verdict"] is row["p_fake"] is row["score_raw"] is None
+    assert result.exit_code == 3
+
+
+def test_an_uncalibrated_model_is_uncertain_unless_told(corpus: Corpus, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model.safetensors", calibrated=False)
+    score(str(corpus.test), model, tmp_path / "a.parquet")
+    for row in rows(tmp_path / "a.parquet").values():
+        assert (row["verdict"], row["reason"]) == ("UNCERTAIN", "model_uncalibrated")
+        assert row["score_raw"] is not None
+        assert not row["calibrated"]
+    score(str(corpus.test), model, tmp_path / "b.parquet", threshold=0.0)
+    assert {r["verdict"] for r in rows(tmp_path / "b.parquet").values()} == {"FAKE"}
+
+
+def test_scoring_again_works_on_new_and_changed_videos_only(
+    model: Path, tmp_path: Path, write_clip: Callable[..., Path]
+) -> None:
+    out = tmp_path / "v.parquet"
+    source = write_clip("src/a.mp4").parent
+    write_clip("src/b.mp4")
+    score(str(source), model, out)
+    first = rows(out)
+    assert score(str(source), model, out).new == 0
+    assert rows(out) == first
+    write_clip("src/b.mp4", frames=33)
+    write_clip("src/c.mp4")
+    assert score(str(source), model, out).new == 2
+    second = rows(out)
+    assert list(second) == ["src/a.mp4", "src/b.mp4", "src/c.mp4"]
+    assert second["src/a.mp4"] == first["src/a.mp4"]
+    assert second["src/b.mp4"]["content_sha256"] != first["src/b.mp4"]["content_sha256"]
+
+
+def test_an_interrupted_run_keeps_its_units(
+    corpus: Corpus, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, commit, calls = tmp_path / "v.parquet", storage.commit_table, []
+
+    def dies_on_the_second(*args: Any) -> None:
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        commit(*args)
+
+    monkeypatch.setattr(storage, "commit_table", dies_on_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        score(str(corpus.test), model, out, unit_size=2)
+    monkeypatch.setattr(storage, "commit_table", commit)
+    assert not out.exists()
+    result = score(str(corpus.test), model, out, unit_size=2)
+    assert (result.new, result.videos) == (2, 4)
+    assert not score_job.parts_folder(out).exists()
+
+
+def test_verdicts_of_another_model_are_kept_and_counted(
+    corpus: Corpus, model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "v.parquet"
+    score(str(corpus.test), model, out)
+    other = make_model(tmp_path / "other.safetensors", seed=1)
+    result = score(str(corpus.test), other, out)
+    assert (result.new, result.stale) == (0, 4)
+    result = score(str(corpus.test), other, out, overwrite=True)
+    assert (result.new, result.stale) == (4, 0)
+
+
+def test_an_unmounted_source_is_refused(
+    model: Path, tmp_path: Path, write_clip: Callable[..., Path]
+) -> None:
+    out = tmp_path / "v.parquet"
+    source = write_clip("src/a.mp4").parent
+    write_clip("src/b.mp4")
+    score(str(source), model, out)
+    before = out.read_bytes()
+    (source / "b.mp4").unlink()
+    with pytest.raises(OutputError, match="1 of the 2 videos .* not at the source"):
+        score(str(source), model, out)
+    assert out.read_bytes() == before
+    assert score(str(source), model, out, allow_gone=True).gone == 1
+    assert {k: v["gone"] for k, v in rows(out).items()} == {"src/a.mp4": False, "src/b.mp4": True}
+
+
+def test_verdicts_do_not_depend_on_batches(corpus: Corpus, model: Path, tmp_path: Path) -> None:
+    score(str(corpus.test), model, tmp_path / "a.parquet", batch_size=1, unit_size=1)
+    score(str(corpus.test), model, tmp_path / "b.parquet", batch_size=32, unit_size=16)
+    one, two = rows(tmp_path / "a.parquet"), rows(tmp_path / "b.parquet")
+    for name in one:
+        assert one[name]["score_raw"] == pytest.approx(two[name]["score_raw"], abs=1e-5)
+
+
+def test_a_foreign_file_is_not_overwritten(corpus: Corpus, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "v.parquet"
+    out.write_bytes(b"somebody else's")
+    with pytest.raises(OutputError, match="no verdict file"):
+        score(str(corpus.test), model, out)
+    assert out.read_bytes() == b"somebody else's"
+
+
+def test_no_model_is_one_clear_line(corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="dfscan train"):
+        score_job.run(
+            ScoreConfig(source=(str(corpus.test),), out=str(tmp_path / "v.parquet")), Progress()
+        )

@@ -1,0 +1,92 @@
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dfscan.calibration import Calibration
+from dfscan.errors import ModelError
+from dfscan.models.backbones import create_network
+from dfscan.models.modelfile import ModelHeader, find_model, load_model, read_header, save_model
+from dfscan.recipe import FaceRecipe, NetworkInput, Sampling, Stride
+
+SAMPLING = Sampling(stride=Stride(real=30, fake=30))
+RECIPE = FaceRecipe(sampling=SAMPLING, input=NetworkInput(size=64))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    torch.manual_seed(1)
+    path = tmp_path / "model.safetensors"
+    calibration = Calibration(scale=2.0, offset=-0.5, reals=9, fakes=8, sampling=SAMPLING)
+    header = ModelHeader(backbone="mesoinception4", recipe=RECIPE, calibration=calibration)
+    save_model(path, create_network("mesoinception4", 64), header)
+    return path
+
+
+def test_a_model_comes_back_whole(model: Path) -> None:
+    loaded = load_model(model)
+    assert loaded.header.labels == ("REAL", "FAKE")
+    assert loaded.header.recipe == RECIPE
+    assert loaded.header.calibration is not None
+    assert loaded.header.calibration.scale == 2.0
+    torch.manual_seed(1)
+    original = create_network("mesoinception4", 64).eval()
+    x = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(loaded.network(x), original(x))
+
+
+def test_a_run_folder_stands_for_its_model(model: Path) -> None:
+    assert find_model(str(model.parent)) == model
+
+
+@pytest.mark.parametrize("path", [None, "/no/such/model"])
+def test_no_model_says_how_to_get_one(path: str | None) -> None:
+    with pytest.raises(ModelError, match="dfscan train"):
+        find_model(path)
+
+
+def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
+    class Harm:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (tmp_path / "harm",))  # type: ignore[return-value]
+
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(pickle.dumps(Harm()))
+    with pytest.raises(ModelError, match="pickle"):
+        load_model(path)
+    torch.save({"weight": torch.zeros(1)}, path)
+    with pytest.raises(ModelError, match="torch checkpoint"):
+        load_model(path)
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, 0.5, 0.999])
+def test_a_cut_model_is_refused(model: Path, keep: float) -> None:
+    data = model.read_bytes()
+    model.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
+    with pytest.raises(ModelError, match=r"model\.safetensors"):
+        load_model(model)
+
+
+def test_other_programs_tensors_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(3)}, path)
+    with pytest.raises(ModelError, match="no dfscan header"):
+        load_model(path)
+
+
+def test_a_newer_format_asks_for_an_upgrade(model: Path) -> None:
+    header = read_header(model).model_dump(mode="json") | {"format": 99}
+    save_file({"w": torch.zeros(1)}, model, metadata={"dfscan": json.dumps(header)})
+    with pytest.raises(ModelError, match="upgrade dfscan"):
+        load_model(model)
+
+
+def test_tensors_of_another_architecture_are_refused(model: Path) -> None:
+    header = read_header(model).model_dump_json()
+    save_file({"w": torch.zeros(1)}, model, metadata={"dfscan": header})
+    with pytest.raises(ModelError, match="do not fit mesoinception4"):
+        load_model(model)

@@ -1,0 +1,98 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dfscan.corpora import list_videos
+from dfscan.recipe import FaceRecipe, Sampling, Stride
+from dfscan.records import FaceRow, VideoRow
+from dfscan.steps.look import Look
+from dfscan.synthetic import Corpus
+
+RECIPE = FaceRecipe(sampling=Sampling(stride=Stride(real=4, fake=4)))
+
+
+def look(path: Path, max_bytes: int = 1 << 30) -> tuple[VideoRow, list[FaceRow]]:
+    return Look(RECIPE, "cpu", max_bytes)(list_videos([str(path)])[0])
+
+
+def test_a_clip_becomes_its_faces(corpus: Corpus) -> None:
+    row, faces = look(corpus.test)
+    assert row.status == "ok"
+    assert row.reason is None
+    assert row.frames_claimed == row.frames_decoded == 12
+    assert row.frames_sampled == 3
+    assert row.frames_lost == 0
+    assert row.faces == len(faces) >= 2
+    assert row.codec == "h264"
+    assert row.decoder is not None
+    assert row.decoder.startswith("decord2 ")
+    face = faces[0]
+    assert face.video_id == row.video_id
+    assert face.weight == 12 / 3
+    assert face.pts_s == pytest.approx(face.frame_index / 15, abs=1e-3)
+    assert face.detector_score >= 0.95
+    inside = zip(face.crop_box[:2], face.box[:2], strict=True)
+    assert all(crop <= box for crop, box in inside)
+
+
+def write(content: bytes) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(content) and None  # type: ignore[func-returns-value]
+
+
+@pytest.mark.parametrize(
+    ("make", "status", "reason"),
+    [
+        (write(b"hello, I am text\n"), "not_video", "a text file"),
+        (write(b""), "not_video", "empty"),
+        (lambda p: Image.new("RGB", (9, 9)).save(p, "PNG"), "not_video", "a PNG picture"),
+        (write(b"#EXTM3U\nhttp://127.0.0.1:9/a.ts\n"), "refused", "HLS playlist"),
+        (write(b"\0\0\0\x18ftypmp42" + b"\0" * 64), "decode_error", "cut off or damaged"),
+    ],
+)
+def test_what_is_no_video_ends_as_a_row_with_its_reason(
+    tmp_path: Path, make: Callable[[Path], None], status: str, reason: str
+) -> None:
+    path = tmp_path / "clip.mp4"
+    make(path)
+    row, faces = look(path)
+    assert row.status == status
+    assert reason in (row.reason or "")
+    assert row.content_sha256 is not None
+    assert faces == []
+
+
+def test_a_cut_clip_is_partial_with_honest_counts(write_clip: Callable[..., Path]) -> None:
+    path = write_clip(frames=60, width=320, height=240, options={"movflags": "faststart"})
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * 0.7)])
+    row, _ = look(path)
+    assert row.status == "partial"
+    assert row.frames_claimed == 60
+    assert (row.frames_decoded or 0) + (row.frames_lost or 0) == 60
+    assert 0 < (row.frames_lost or 0) < 60
+    assert row.decoder is not None
+    assert row.decoder.startswith("av ")
+
+
+def test_no_face_too_large_and_missing(write_clip: Callable[..., Path]) -> None:
+    path = write_clip()
+    row, _ = look(path)
+    assert (row.status, row.reason) == ("no_face", "no face in 5 frame(s)")
+    row, _ = look(path, max_bytes=100)
+    assert row.status == "too_large"
+    ref = list_videos([str(path)])[0]
+    path.unlink()
+    row, _ = Look(RECIPE, "cpu", 1 << 30)(ref)
+    assert (row.status, row.content_sha256) == ("missing", None)
+
+
+def test_every_odd_file_ends_as_a_row(samples: Path) -> None:
+    known = {"ok", "no_face", "partial", "not_video", "refused", "unsupported", "decode_error"}
+    step = Look(RECIPE, "cpu", 1 << 30)
+    for path in sorted((samples / "odd").iterdir()):
+        row, faces = step(list_videos([str(path)])[0])
+        assert row.status in known, path.name
+        assert (row.status == "ok") == (row.reason is None), path.name
+        assert row.faces == len(faces)

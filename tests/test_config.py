@@ -1,0 +1,189 @@
+from typing import get_args
+
+import pytest
+
+from dfscan import config, corpora
+from dfscan.config import VERBS, ExtractConfig, QuickstartConfig, ScoreConfig, TrainConfig, resolve
+from dfscan.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty working folder, no Ray address in the environment, presets of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    presets = tmp_path / "presets" / "extract"
+    presets.mkdir(parents=True)
+    (presets / "dense.yaml").write_text(
+        "{stride: 5, workers: 2, ray_address: preset, unit_size: 4}"
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def own_presets(folder, monkeypatch):
+    monkeypatch.setattr(config, "configs_folder", lambda: folder / "presets")
+
+
+def write(folder, text):
+    (folder / "dfscan.yaml").write_text(text)
+
+
+@pytest.mark.usefixtures("own_presets")
+def test_flag_beats_environment_beats_file_beats_preset_beats_default(folder, monkeypatch):
+    write(folder, "extract: {workers: 3, ray_address: file, stride: 7}")
+    monkeypatch.setenv("RAY_ADDRESS", "environment")
+    found = resolve(ExtractConfig, {"stride": 9, "workers": None}, preset="dense")
+    assert found.stride.real == 9
+    assert found.ray_address == "environment"
+    assert found.workers == 3
+    assert found.unit_size == 4
+    assert found.max_failed == 0.05
+
+    assert resolve(ExtractConfig, {"ray_address": "flag"}).ray_address == "flag"
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert resolve(ExtractConfig, {}, preset="dense").ray_address == "file"
+
+
+def test_a_dotted_flag_reaches_into_a_section_and_leaves_the_rest(folder):
+    write(folder, "extract: {crop: {quality: 80}}")
+    crop = resolve(ExtractConfig, {"crop.context": 0.3}).crop
+    assert (crop.quality, crop.context) == (80, 0.3)
+
+
+def test_set_takes_yaml_values_by_dotted_path_and_beats_flags():
+    sets = ["extract.detector.min_face=40", "extract.stride={real: 3, fake: 4}", "train.epochs=2"]
+    found = resolve(ExtractConfig, {"stride": 9}, sets=sets)
+    assert found.detector.min_face == 40
+    assert (found.stride.real, found.stride.fake) == (3, 4)
+    assert resolve(TrainConfig, {}, sets=sets).epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extract.workers", r"VERB\.KEY=VALUE"),
+        ("workers=3", r"VERB\.KEY=VALUE"),
+        ("extrat.workers=3", "unknown verb 'extrat': did you mean 'extract'"),
+        ("extract.workers=[", "--set 'extract.workers=\\['"),
+        ("extract.wrkers=3", r"unknown key 'extract\.wrkers': did you mean 'workers'"),
+    ],
+)
+def test_a_wrong_set_says_what_is_wrong(text, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(ExtractConfig, {}, sets=[text])
+
+
+def test_the_run_section_is_shared_and_the_verbs_own_section_wins(folder):
+    write(folder, "run: {workers: 5, inline: true}\ntrain: {workers: 6}")
+    assert resolve(ExtractConfig, {}).workers == 5
+    found = resolve(TrainConfig, {})
+    assert (found.workers, found.inline) == (6, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extract: {strid: 3}", r"unknown key 'extract\.strid': did you mean 'stride'"),
+        ("extract: {crop: {contxt: 1}}", r"'extract\.crop\.contxt': did you mean 'context'"),
+        ("extrct: {}", r"dfscan\.yaml: unknown key 'extrct': did you mean 'extract'"),
+        ("run: {epochs: 3}", r"unknown key 'run\.epochs': allowed: .*workers"),
+        ("run: {overwrite: true}", r"unknown key 'run\.overwrite'"),
+    ],
+)
+def test_an_unknown_key_is_named_by_its_path(folder, text, message):
+    write(folder, text)
+    with pytest.raises(ConfigError, match=message):
+        resolve(ExtractConfig, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("layout: dfd", r"extract\.layout: got 'dfd'; should be 'auto', 'dfdc', 'ffpp'"),
+        ("workers: 0", r"extract\.workers: got 0; should be greater than or equal to 1$"),
+        ("stride: real=3", r"extract\.stride: got 'real=3'; .*real=30,fake=100"),
+        (
+            "detector: {min_face: 5}",
+            r"extract\.detector\.min_face: got 5; should be 'auto'; .* 12$",
+        ),
+        ("detector: {min_score: 2, factor: 3}", "got [23]; should be less than [^;]*$"),
+        ("out: 2024", r"extract\.out: got 2024; should be a valid string"),
+        ("source: [3]", "got 3; should be a valid string"),
+    ],
+)
+def test_a_bad_value_names_key_value_and_what_is_allowed(folder, text, message):
+    write(folder, f"extract: {{{text}}}")
+    with pytest.raises(ConfigError, match=message):
+        resolve(ExtractConfig, {})
+
+
+@pytest.mark.parametrize("text", ["- 1", "extract: [1]", "run: 3", "run: {1: 2}", "a: [", "\x00"])
+def test_a_file_of_another_shape_is_one_clear_error(folder, text):
+    write(folder, text)
+    with pytest.raises(ConfigError, match=r"dfscan\.yaml"):
+        resolve(ExtractConfig, {})
+
+
+def test_an_empty_file_is_no_configuration(folder):
+    write(folder, "# nothing yet\nextract:\n")
+    assert resolve(ExtractConfig, {}) == ExtractConfig()
+
+
+def test_a_named_file_replaces_the_one_in_the_folder_and_must_exist(folder):
+    write(folder, "extract: {workers: 3}")
+    (folder / "other.yaml").write_text("extract: {unit_size: 2}")
+    found = resolve(ExtractConfig, {}, config_file="other.yaml")
+    assert (found.workers, found.unit_size) == (None, 2)
+    with pytest.raises(ConfigError, match=r"cannot read configuration absent\.yaml"):
+        resolve(ExtractConfig, {}, config_file="absent.yaml")
+
+
+@pytest.mark.usefixtures("own_presets")
+def test_an_unknown_preset_suggests():
+    with pytest.raises(
+        ConfigError, match="unknown preset 'dens' for extract: did you mean 'dense'"
+    ):
+        resolve(ExtractConfig, {}, preset="dens")
+
+
+@pytest.mark.parametrize(
+    ("verb", "preset"), [(verb, preset) for verb in VERBS for preset in config.preset_names(verb)]
+)
+def test_every_shipped_preset_is_valid(verb, preset):
+    resolve(VERBS[verb], {}, preset=preset)
+
+
+@pytest.mark.parametrize("verb", VERBS.values())
+def test_every_verb_has_valid_defaults(verb):
+    assert resolve(verb, {}) == verb()
+
+
+def test_one_path_stands_for_a_list(tmp_path):
+    assert resolve(ExtractConfig, {"source": tmp_path}).source == (str(tmp_path),)
+    assert resolve(TrainConfig, {"faces": ["a", "b"]}).faces == ("a", "b")
+
+
+def test_layout_takes_the_names_of_the_layouts_that_exist():
+    assert set(get_args(config.Layout)) == {"auto", *corpora.LAYOUTS}
+
+
+def test_scoring_looks_at_32_frames_unless_told_otherwise():
+    assert resolve(ScoreConfig, {}).sampling().frames == 32
+    assert resolve(ScoreConfig, {"every": "1.5s"}).sampling().every_s == 1.5
+    assert resolve(ScoreConfig, {"stride": "10"}).sampling().stride.of("FAKE") == 10
+
+
+def test_two_ways_of_sampling_exclude_each_other():
+    with pytest.raises(ConfigError, match="score: frames and every exclude each other"):
+        resolve(ScoreConfig, {"frames": 8, "every": 1})
+
+
+def test_the_recipe_holds_what_decides_about_pixels_and_nothing_else():
+    plain, moved = ExtractConfig(), ExtractConfig(out="elsewhere", workers=3, unit_size=1)
+    assert plain.recipe().hash() == moved.recipe().hash()
+    assert ExtractConfig(phase=0).recipe().hash() != plain.recipe().hash()
+
+
+def test_quickstart_defaults_do_not_need_ray_workers():
+    assert resolve(QuickstartConfig, {}).workers is None

@@ -1,0 +1,178 @@
+import pytest
+
+from dfscan.errors import OutputError, SourceError
+from dfscan.facesets import FaceSet, open_facesets
+from dfscan.recipe import FaceRecipe, Sampling, Stride
+from dfscan.records import SCHEMA_VERSION, FaceRow, VideoRow
+from dfscan.storage import commit_json, read_tables
+
+RECIPE = FaceRecipe(sampling=Sampling(stride=Stride(real=30, fake=100)))
+HEADER = {
+    "schema_version": SCHEMA_VERSION,
+    "config": {"crop": {"context": 0.6}},
+    "recipe": RECIPE.model_dump(mode="json"),
+}
+
+
+def video(name, version="1", at=1.0, status="ok", label="REAL", faces=1):
+    return VideoRow(
+        video_id=name,
+        uri=f"/{name}",
+        part="p",
+        bytes=1,
+        version=version,
+        label=label,
+        original=None,
+        group=name,
+        attributes={},
+        status=status,
+        frames_sampled=2,
+        frames_decoded=10,
+        faces=faces,
+        committed_at=at,
+    )
+
+
+def face(name, image=b"jpeg", index=0):
+    return FaceRow(
+        video_id=name,
+        uri=f"/{name}",
+        part="p",
+        label="REAL",
+        original=None,
+        group=name,
+        attributes={},
+        frame_index=0,
+        pts_s=0.0,
+        key_frame=True,
+        face_index=index,
+        box=(0.0, 0.0, 1.0, 1.0),
+        landmarks=(0.0,) * 10,
+        detector_score=1.0,
+        box_from="detected",
+        crop_box=(0.0, 0.0, 1.0, 1.0),
+        image=image,
+        weight=1.0,
+    )
+
+
+def rows(folder):
+    return [row for _, table in read_tables(folder) for row in table.to_pylist()]
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+@pytest.fixture
+def faceset(tmp_path):
+    faceset = FaceSet(tmp_path / "faces")
+    faceset.prepare(HEADER, overwrite=False)
+    return faceset
+
+
+def test_a_committed_video_is_done_with_its_version(faceset):
+    assert faceset.done() == {}
+    faceset.commit("u1", [video("a"), video("b", version="7")], [face("a")])
+    assert faceset.done() == {"a": "1", "b": "7"}
+
+
+def test_faces_without_their_videos_file_are_not_done_and_reconcile_removes_them(faceset):
+    faceset.commit("u1", [video("a")], [face("a")])
+    faceset.commit("u2", [video("b")], [face("b")])
+    (faceset.videos / "u2.parquet").unlink()
+    assert faceset.done() == {"a": "1"}
+    faceset.reconcile()
+    assert names(faceset.faces) == ["u1.parquet"]
+
+
+def test_a_changed_video_supersedes_its_old_row_and_faces(faceset):
+    faceset.commit("u1", [video("a"), video("b")], [face("a", b"old"), face("b")])
+    faceset.commit("u0", [video("a", version="2", at=2.0)], [face("a", b"new")])
+    assert faceset.done() == {"a": "2", "b": "1"}
+    faceset.reconcile()
+    assert sorted((r["video_id"], r["version"]) for r in rows(faceset.videos)) == [
+        ("a", "2"),
+        ("b", "1"),
+    ]
+    assert sorted((r["video_id"], r["image"]["bytes"]) for r in rows(faceset.faces)) == [
+        ("a", b"new"),
+        ("b", b"jpeg"),
+    ]
+
+
+def test_a_unit_that_is_superseded_whole_loses_both_files(faceset):
+    faceset.commit("u1", [video("a")], [face("a")])
+    faceset.commit("u2", [video("a", version="2", at=2.0, status="no_face", faces=0)], [])
+    faceset.reconcile()
+    assert names(faceset.videos) == ["u2.parquet"]
+    assert names(faceset.faces) == []
+
+
+def test_reconciling_a_clean_dataset_rewrites_nothing(faceset):
+    faceset.commit("u1", [video("a")], [face("a")])
+    before = (faceset.faces / "u1.parquet").stat().st_ino
+    faceset.reconcile()
+    assert (faceset.faces / "u1.parquet").stat().st_ino == before
+
+
+def test_a_unit_done_again_without_faces_leaves_none_of_the_run_that_died(faceset):
+    faceset.commit("u1", [video("a")], [face("a")])
+    (faceset.videos / "u1.parquet").unlink()
+    faceset.commit("u1", [video("a", status="timeout", faces=0)], [])
+    faceset.reconcile()
+    assert rows(faceset.faces) == []
+
+
+def test_the_same_configuration_continues(faceset):
+    faceset.commit("u1", [video("a")], [face("a")])
+    faceset.prepare(HEADER, overwrite=False)
+    assert faceset.done() == {"a": "1"}
+
+
+def test_another_configuration_is_refused_naming_the_key_and_the_way_out(faceset):
+    other = HEADER | {"config": {"crop": {"context": 0.3}}}
+    with pytest.raises(OutputError, match=r"crop\.context: 0\.6 → 0\.3.*--overwrite"):
+        faceset.prepare(other, overwrite=False)
+    assert faceset.header()["config"] == HEADER["config"]
+
+
+def test_overwrite_starts_anew(faceset):
+    faceset.commit("u1", [video("a")], [face("a")])
+    other = HEADER | {"config": {"crop": {"context": 0.3}}}
+    faceset.prepare(other, overwrite=True)
+    assert faceset.done() == {}
+    assert faceset.header()["config"] == other["config"]
+
+
+def test_finish_counts_what_is_there(faceset):
+    faceset.commit("u1", [video("a"), video("b", label="FAKE", faces=3)], [face("a")])
+    faceset.commit("u2", [video("c", label=None, status="no_face", faces=0)], [])
+    assert faceset.header()["finished"] is False
+    counts = faceset.finish(HEADER, "# card")
+    assert counts == {
+        "videos": 3,
+        "status": {"no_face": 1, "ok": 2},
+        "label": {"FAKE": 1, "REAL": 1, "unlabelled": 1},
+        "frames_sampled": 6,
+        "frames_decoded": 30,
+        "faces": 4,
+    }
+    assert faceset.header()["finished"] is True
+    assert faceset.header()["counts"] == counts
+    assert (faceset.root / "README.md").read_text() == "# card"
+
+
+def test_the_recipe_survives_the_dataset(faceset):
+    assert faceset.recipe().hash() == RECIPE.hash()
+
+
+def test_a_folder_without_dataset_says_how_to_make_one(tmp_path):
+    with pytest.raises(SourceError, match=r"is not a face dataset.*dfscan extract"):
+        open_facesets([str(tmp_path)])
+
+
+def test_a_newer_dataset_is_refused(faceset):
+    commit_json(faceset.root / "dataset.json", HEADER | {"schema_version": SCHEMA_VERSION + 1})
+    with pytest.raises(SourceError, match="upgrade dfscan"):
+        open_facesets([str(faceset.root)])
