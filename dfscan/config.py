@@ -7,7 +7,7 @@ Order of precedence, strongest first: flags (and ``--set``), the environment
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -44,6 +44,9 @@ class VerbConfig(Strict):
     ``workers`` is the number of processes (default: one a CPU); ``gpus`` how many GPUs they
     share; ``inline`` runs the same code in this process, without Ray.
     """
+
+    exclusive: ClassVar[tuple[str, ...]] = ()
+    """Keys of which one is given: a stronger layer's replaces a weaker layer's other."""
 
     inline: bool = False
     workers: int | None = Field(None, ge=1)
@@ -109,6 +112,8 @@ class TrainConfig(VerbConfig):
 class ScoreConfig(LookConfig):
     """``dfscan score``: videos → one verdict each."""
 
+    exclusive: ClassVar[tuple[str, ...]] = ("stride", "frames", "every")
+
     model: PathText | None = None
     out: PathText = "verdicts.parquet"
     stride: Stride | None = None
@@ -124,7 +129,7 @@ class ScoreConfig(LookConfig):
 
     @model_validator(mode="after")
     def _one_sampling(self) -> "ScoreConfig":
-        given = [n for n in ("stride", "frames", "every") if getattr(self, n) is not None]
+        given = [n for n in self.exclusive if getattr(self, n) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other: give one of them")
         return self
@@ -143,9 +148,9 @@ class QuickstartConfig(VerbConfig):
 
     out: PathText = "quickstart"
     seed: int = Field(0, ge=0)
-    people: int = Field(24, ge=4, le=200, description="invented people in the training parts")
+    people: int = Field(28, ge=4, le=200, description="invented people in the training parts")
     test_people: int = Field(8, ge=2, le=100, description="others, in the test part")
-    epochs: int = Field(16, ge=1)
+    epochs: int = Field(12, ge=1)
 
 
 VERBS: Final[Mapping[str, type[VerbConfig]]] = {
@@ -178,15 +183,17 @@ def resolve(
     name = next(n for n, model in VERBS.items() if model is verb)
     merged: dict[str, Any] = {}
     if preset is not None:
-        _merge(merged, _load_preset(name, preset))
-    _merge(merged, _load_file(name, config_file))
+        _layer(merged, _load_preset(name, preset), verb)
+    _layer(merged, _load_file(name, config_file), verb)
     if os.environ.get("RAY_ADDRESS"):
         merged["ray_address"] = os.environ["RAY_ADDRESS"]
+    given: dict[str, Any] = {}
     for key, value in flags.items():
         if value is not None:
-            _put(merged, key.split("."), value)
+            _put(given, key.split("."), value)
     for text in sets:
-        _apply_set(name, merged, text)
+        _apply_set(name, given, text)
+    _layer(merged, given, verb)
     return build(verb, merged)
 
 
@@ -281,6 +288,14 @@ def _put(values: dict[str, Any], keys: list[str], value: Any) -> None:
         values[key] = dict(inner) if isinstance(inner, Mapping) else {}
         values = values[key]
     values[keys[-1]] = value
+
+
+def _layer(base: dict[str, Any], over: Mapping[str, Any], verb: type[VerbConfig]) -> None:
+    """Lay a stronger layer over a weaker one."""
+    if any(key in over for key in verb.exclusive):
+        for key in verb.exclusive:
+            base.pop(key, None)
+    _merge(base, over)
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:

@@ -81,12 +81,14 @@ class FaceSet:
                 f"dfscan extract SOURCE --out {self.root}"
             )
         content = storage.read_json(str(path))
+        if not isinstance(content, dict) or not {"recipe", "config"} <= content.keys():
+            raise SourceError(f"{path} is not the {MARKER} of a face dataset")
         if content.get("schema_version", 0) > SCHEMA_VERSION:
             raise SourceError(
                 f"{path} has schema_version {content['schema_version']}, this dfscan reads up to "
                 f"{SCHEMA_VERSION}: upgrade dfscan"
             )
-        return dict(content)
+        return content
 
     def recipe(self) -> FaceRecipe:
         """The recipe its faces were made with."""

@@ -13,7 +13,7 @@ Truth = npt.NDArray[np.bool_]
 
 
 def binary_metrics(logits: Logits, fake: Truth) -> dict[str, Any]:
-    """AUC, log loss and accuracy (at logit 0) of (N,) logits against (N,) truth.
+    """AUC, log loss and accuracy (FAKE from logit 0 on) of (N,) logits against (N,) truth.
 
     ``auc`` is None, and ``note`` says why, where one class is missing: half a ROC curve is none.
     """
@@ -30,7 +30,7 @@ def binary_metrics(logits: Logits, fake: Truth) -> dict[str, Any]:
     result = counts | {
         "auc": float(roc_auc_score(fake, logits)) if both else None,
         "log_loss": float(log_loss(fake, expit(logits), labels=[False, True])),
-        "accuracy": float(accuracy_score(fake, logits > 0)),
+        "accuracy": float(accuracy_score(fake, logits >= 0)),
     }
     if not both:
         only = "FAKE" if fakes else "REAL"

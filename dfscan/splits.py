@@ -15,7 +15,7 @@ def split_groups(
     A group goes by a hash of its name alone, so that videos added later move none of the old
     ones. Where that leaves a side without a kind of group (only reals, only fakes, both) that
     has at least two members, the group nearest to the border changes sides: this happens in
-    small corpora only, and keeps both classes on both sides where that is possible at all.
+    small corpora only, and keeps both classes on both sides wherever each kind has two groups.
 
     :param members: (group, label) of every labelled video or face.
     :raises UsageError: there are fewer than two groups.

@@ -29,7 +29,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dfscan.errors import DfscanError, OutputError, SourceError, UsageError, VideoError
+from dfscan.errors import DfscanError, OutputError, SourceError, VideoError
 
 MEMBER: Final = "!/"
 LEASE_S: Final = 60.0
@@ -60,11 +60,11 @@ def list_source(source: str | Path) -> list[Entry]:
     """Every file of a source: a folder (recursively), a zip archive, or one file.
 
     Zip archives inside a folder are looked into. Names that start with a dot are left out.
-    Sorted by path. Only directories and zip central directories are read.
+    Links to folders are followed, each folder once. Sorted by path. Only directories and zip central directories are read.
 
     :raises SourceError: nothing is there, or it cannot be read.
     """
-    root = Path(source).absolute()
+    root = Path(os.path.abspath(source))  # noqa: PTH100  ("a/.." is folded, links are kept)
     if not root.exists():
         raise SourceError(
             f"source {str(source)!r} does not exist: give a folder, a .zip or a video"
@@ -72,7 +72,13 @@ def list_source(source: str | Path) -> list[Entry]:
     if root.is_file():
         return _members(root, "") if _is_zip(root) else [_entry(root, "")]
     entries: list[Entry] = []
-    for folder, subfolders, names in os.walk(root):
+    seen: set[str] = set()
+    for folder, subfolders, names in os.walk(root, onerror=_unreadable, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link back up, or to a folder listed already
+            subfolders.clear()
+            continue
+        seen.add(real)
         subfolders[:] = sorted(d for d in subfolders if not d.startswith("."))
         for name in sorted(names):
             path = Path(folder) / name
@@ -81,6 +87,10 @@ def list_source(source: str | Path) -> list[Entry]:
                 continue
             entries += _members(path, inside) if _is_zip(path) else [_entry(path, inside)]
     return sorted(entries, key=lambda e: e.path)
+
+
+def _unreadable(error: OSError) -> None:
+    raise SourceError(f"cannot list {error.filename}: {error.strerror}") from None
 
 
 def _entry(path: Path, inside: str) -> Entry:
@@ -95,7 +105,7 @@ def _is_zip(path: Path) -> bool:
 def _members(archive: Path, inside: str) -> list[Entry]:
     try:
         infos = _open_zip(str(archive), archive.stat().st_mtime_ns).infolist()
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, OSError) as error:
         raise SourceError(f"{archive} is not a readable zip archive: {error}") from None
     return sorted(
         (
@@ -221,12 +231,13 @@ def commit_bytes(path: str | Path, data: bytes) -> None:
         temporary.replace(target)
         _sync_folder(target.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         hint = (
             "; free space, then run the same command again" if error.errno == errno.ENOSPC else ""
         )
         raise DfscanError(f"cannot write {target}: {error.strerror}{hint}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()  # gone already where the commit succeeded
 
 
 def commit_table(path: str | Path, table: pa.Table, row_group_rows: int = 512) -> None:
@@ -311,7 +322,10 @@ class Lock:
         self._thread = threading.Thread(target=self._renew, daemon=True, name="dfscan-lock")
 
     def __enter__(self) -> "Lock":
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make {self._path.parent}: {error.strerror}") from None
         for _ in range(2):
             if self._take():
                 self._thread.start()
@@ -339,14 +353,13 @@ class Lock:
         ready = self._path.with_name(f"{self._path.name}{_TEMPORARY}{self._token}")
         try:
             ready.write_text(json.dumps(content))
-        except OSError as error:
-            raise UsageError(f"cannot write to {self._path.parent}: {error.strerror}") from None
-        try:
             os.link(ready, self._path)  # fails if it exists: whole content or no lock
         except FileExistsError:
             return False
+        except OSError as error:
+            raise OutputError(f"cannot lock {self._what}: {error.strerror}") from None
         finally:
-            ready.unlink()
+            ready.unlink(missing_ok=True)
         return True
 
     def _owner(self) -> dict[str, Any]:
@@ -366,6 +379,8 @@ class Lock:
 
     def _renew(self) -> None:
         while not self._stop.wait(LEASE_S / 6):
+            if self._owner().get("token") != self._token:
+                return  # taken over by another run: the lease is not ours to renew
             with contextlib.suppress(OSError):
                 os.utime(self._path)
 

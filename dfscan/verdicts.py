@@ -57,6 +57,8 @@ def judge(
     if with_face < rule.min_frames:
         return Judgement(None, f"too_few_frames ({with_face} of {rule.min_frames} with a face)")
     score = math.fsum(f.score_raw for f in frames) / len(frames)
+    if not math.isfinite(score):
+        return Judgement(None, "the model gave no finite score (NaN or infinity)")
     top = sorted(frames, key=lambda f: (-f.score_raw, f.pts_s))[:TOP_FRAMES]
     calibration = rule.calibration
     p_fake = calibration.p_fake(score) if calibration else _sigmoid(score)

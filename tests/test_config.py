@@ -187,3 +187,10 @@ def test_the_recipe_holds_what_decides_about_pixels_and_nothing_else():
 
 def test_quickstart_defaults_do_not_need_ray_workers():
     assert resolve(QuickstartConfig, {}).workers is None
+
+
+def test_a_flag_replaces_another_way_of_sampling_in_the_file(folder):
+    (folder / "dfscan.yaml").write_text("score: {frames: 8}\n")
+    config = resolve(ScoreConfig, {"every": "2s"})
+    assert (config.every, config.frames) == (2.0, None)
+    assert resolve(ScoreConfig, {}).frames == 8

@@ -14,8 +14,8 @@ def test_metrics_of_a_hand_worked_example():
     found = binary_metrics(logits, fake)
     # fakes 0 and 2 against reals -1 and 0.5: three of the four pairs are in order
     assert found["auc"] == 0.75
-    # at logit 0: -1 and 2 are right, 0.5 is called fake, 0 is called real
-    assert found["accuracy"] == 0.5
+    # FAKE from logit 0 on: -1, 0 and 2 are right, 0.5 is called fake
+    assert found["accuracy"] == 0.75
     # -ln of the probability of the truth: ln(1 + e^(±logit))
     expected = sum(math.log1p(math.exp(x)) for x in (-1.0, 0.5, 0.0, -2.0)) / 4
     assert found["log_loss"] == pytest.approx(expected)

@@ -273,3 +273,12 @@ def test_a_lock_is_freed_when_the_run_fails(tmp_path):
     with pytest.raises(ZeroDivisionError), storage.Lock(tmp_path / "lock", "faces"):
         _ = 1 / 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.mp4").touch()
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "source" / "loop").symlink_to(tmp_path / "source")
+    assert [e.path for e in storage.list_source(tmp_path / "source")] == ["linked/a.mp4"]

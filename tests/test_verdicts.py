@@ -92,3 +92,10 @@ def test_top_frames_are_the_most_fake_ones_each_moment_once():
     many = judge("ok", None, frames(*range(20)), CALIBRATED).top_frames_s
     assert many == (9.5, 9.0, 8.5, 8.0, 7.5)
     assert len(many) == TOP_FRAMES
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_a_score_that_is_no_number_is_null(score):
+    judgement = judge("ok", None, frames(0.5, score), CALIBRATED)
+    assert nothing_judged(judgement)
+    assert "no finite score" in judgement.reason

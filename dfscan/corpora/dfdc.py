@@ -31,9 +31,17 @@ def recognises(source: Source) -> bool:
     if any(_name(e.path) == "labels.csv" for e in source.entries):
         return True
     for entry in source.entries:
-        if _name(entry.path) == "metadata.json":
-            return _is_metadata(storage.read_json(entry.uri))
+        if _name(entry.path) == "metadata.json" and _is_metadata(_json_or_none(entry.uri)):
+            return True
     return False
+
+
+def _json_or_none(uri: str) -> Any:
+    """Another program's ``metadata.json`` need not be JSON: then the corpus is not DFDC."""
+    try:
+        return storage.read_json(uri)
+    except SourceError:
+        return None
 
 
 def read(source: Source) -> list[VideoRef]:
@@ -100,9 +108,9 @@ def _label(uri: str, clip: str, value: Any) -> Label | None:
 
 
 def _is_metadata(content: Any) -> bool:
-    return isinstance(content, dict) and all(
-        isinstance(info, dict) and "label" in info for info in content.values()
-    )
+    if not isinstance(content, dict) or not content:
+        return False
+    return all(isinstance(info, dict) and "label" in info for info in content.values())
 
 
 def _name(path: str) -> str:

@@ -3,7 +3,7 @@
 ``original_sequences/youtube/c23/videos/519.mp4`` and
 ``manipulated_sequences/Deepfakes/c23/videos/519_515.mp4``: ``A_B`` puts the face of source B on
 target A. Both belong to one group with A_B's reverse B_A, so groups are the connected parts of
-that graph. DeepFakeDetection's ``01_02__scene__CODE`` has the original ``actors/…/01__scene``.
+that graph. Mask videos (``…/masks/videos/…``) are no clips and are left out. DeepFakeDetection's ``01_02__scene__CODE`` has the original ``actors/…/01__scene``.
 """
 
 import re
@@ -25,10 +25,11 @@ def recognises(source: Source) -> bool:
 
 def read(source: Source) -> list[VideoRef]:
     """Every video with manipulation, compression and group."""
-    ids = {e.path: _people(e) for e in source.videos()}
+    clips = [e for e in source.videos() if "masks" not in parts(e.path)]
+    ids = {e.path: _people(e) for e in clips}
     groups = connected(people for people in ids.values() if people)
     refs = []
-    for entry in source.videos():
+    for entry in clips:
         root = _root_index(source, entry)
         people = ids[entry.path]
         group = groups[people[0]] if people else parts(entry.path)[-1]

@@ -2,7 +2,8 @@
 
 Files of one name in several class folders (``real/Putin.mp4``, ``fake/Putin.mp4``) are taken for
 one group: such pairs show the same person or scene, and keeping them on one side of a split can
-only cost a little variety, while tearing them apart leaks.
+only cost a little variety, while tearing them apart leaks. That holds as well where the two class
+folders are given as two sources.
 """
 
 from typing import Final
@@ -21,7 +22,7 @@ CLASS_NAMES: Final[dict[str, Label]] = {
 
 def class_of(folder: str) -> Label | None:
     """The class a folder's name stands for: ``training_fake``, ``0_real`` and ``Fakes`` count."""
-    words = folder.lower().replace("-", "_").replace(" ", "_").split("_")
+    words = folder.lower().removesuffix(".zip").replace("-", "_").replace(" ", "_").split("_")
     found = {CLASS_NAMES[w] for w in words if w in CLASS_NAMES}
     return found.pop() if len(found) == 1 else None
 
@@ -45,7 +46,7 @@ def read(source: Source) -> list[VideoRef]:
                 entry,
                 part=source.name if index is None else "/".join(names[: index + 1]),
                 label=None if index is None else class_of(names[index]),
-                group=f"{source.name}:{stem}",
+                group=f"{'folders' if index == 0 else source.name}:{stem}",
             )
         )
     return refs

@@ -54,7 +54,7 @@ def run(config: QuickstartConfig, progress: Progress) -> QuickstartResult:
                     out=str(out / "run"),
                     epochs=config.epochs,
                     batch_size=16,
-                    val_fraction=0.35,
+                    val_fraction=0.4,
                     seed=config.seed,
                     **training,
                 ),

@@ -74,3 +74,14 @@ def test_connected_joins_exactly_what_a_chain_of_pairs_joins():
                 for n in joined:
                     expected[n] = joined
         assert connected(pairs) == {n: min(whole) for n, whole in expected.items()}
+
+
+def test_masks_are_no_clips(tree):
+    source = tree(
+        "ff",
+        {
+            "manipulated_sequences/Deepfakes/masks/videos/000_003.mp4": None,
+            "manipulated_sequences/Deepfakes/c23/videos/000_003.mp4": None,
+        },
+    )
+    assert [r.attributes["compression"] for r in list_videos([source])] == ["c23"]

@@ -45,3 +45,10 @@ def test_videos_outside_the_class_folders_are_listed_without_label(tree):
 def test_the_part_is_the_class_folder(tree):
     [ref] = list_videos([tree("set", {"train/real/p/a.mp4": None})])
     assert ref.part == "set/train/real"
+
+
+def test_class_folders_given_as_two_sources_keep_their_groups(tree):
+    sources = [tree("real", {"a.mp4": None, "b.mp4": None}), tree("fake", {"a.mp4": None})]
+    refs = {r.video_id: r for r in list_videos(sources)}
+    assert {r.label for r in refs.values()} == {"REAL", "FAKE"}
+    assert refs["real/a.mp4"].group == refs["fake/a.mp4"].group != refs["real/b.mp4"].group

@@ -121,7 +121,7 @@ def test_another_configuration_on_the_same_folder_is_refused(
 def test_a_foreign_folder_is_not_touched(corpus: Corpus, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("keep")
-    with pytest.raises(OutputError, match="holds no dataset.json"):
+    with pytest.raises(OutputError, match=r"holds no dataset\.json"):
         extract(str(corpus.test), tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "keep"
 

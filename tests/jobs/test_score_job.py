@@ -152,7 +152,7 @@ def test_an_unmounted_source_is_refused(
     score(str(source), model, out)
     before = out.read_bytes()
     (source / "b.mp4").unlink()
-    with pytest.raises(OutputError, match="1 of the 2 videos .* not at the source"):
+    with pytest.raises(OutputError, match=r"1 of the 2 videos .* not at the source"):
         score(str(source), model, out)
     assert out.read_bytes() == before
     assert score(str(source), model, out, allow_gone=True).gone == 1

@@ -1,0 +1,129 @@
+"""The command as a person types it, in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dfscan.synthetic import Corpus
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    def call(*args: str) -> subprocess.CompletedProcess[str]:
+        environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        return subprocess.run(
+            [sys.executable, "-m", "dfscan", *args],
+            cwd=tmp_path,
+            env=environment | {"HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+    return call
+
+
+def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['dfscan', '--help']\n"
+        "from dfscan.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        "heavy = {'torch', 'ray', 'pyarrow', 'pydantic', 'numpy', 'av', 'rich.console'}\n"
+        "print('LOADED', sorted(heavy & set(sys.modules)))\n"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    ).stdout
+    assert "Commands:" in out
+    assert "LOADED []" in out
+
+
+BAD = [
+    (("extract", "/no/such"), "'/no/such' does not exist: give a folder, a .zip or a video"),
+    (("extract",), "no source: give a folder"),
+    (("extract", "x", "--set", "extract.detctor.min_face=3"), "'extract.detctor': did you mean"),
+    (("extract", "x", "--set", "extract.crop.quality=101"), "extract.crop.quality: got 101"),
+    (("extract", "x", "--stride", "abc"), "extract.stride"),
+    (("extract", "x", "--layout", "dfcd"), "extract.layout: got 'dfcd'"),
+    (("extract", "x", "--preset", "dfcd"), "unknown preset 'dfcd' for extract"),
+    (("train", "faces", "--backbone", "resnet5"), "unknown backbone 'resnet5': did you mean"),
+    (("train", "faces"), "is not a face dataset"),
+    (("score", "x"), "no model: give --model"),
+    (("score", "x", "--model", "nothing"), "no model at 'nothing'"),
+    (("score", "x", "--frames", "3", "--stride", "3"), "exclude each other"),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), BAD, ids=[" ".join(a) for a, _ in BAD])
+def test_a_mistake_is_one_line_and_exit_code_2(
+    run: Run, args: tuple[str, ...], message: str
+) -> None:
+    done = run(*args)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("dfscan: ")
+    assert message in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_unknown_flag_and_verb(run: Run) -> None:
+    assert run("extract", "--bogus").returncode == 2
+    assert run("extrat").returncode == 2
+    assert "Traceback" not in run("extrat").stderr
+
+
+def test_the_three_verbs_take_what_is_missing_from_the_file(
+    run: Run, corpus: Corpus, tmp_path: Path
+) -> None:
+    assert run("init", "--source", str(corpus.parts[0])).returncode == 0
+    settings = yaml.safe_load((tmp_path / "dfscan.yaml").read_text())
+    settings["run"]["inline"] = True
+    settings["train"] |= {"epochs": 1, "batch_size": 8, "input": {"size": 64}}
+    settings["score"]["frames"] = 2
+    (tmp_path / "dfscan.yaml").write_text(yaml.safe_dump(settings))
+
+    extract = run("extract", "--stride", "3")
+    assert extract.returncode == 0, extract.stderr
+    assert "wrote" in extract.stdout
+    assert "6/6 videos" in extract.stderr
+    train = run("train")
+    assert train.returncode == 0, train.stderr
+    assert "28,615" not in train.stdout  # a smaller input, so fewer parameters
+    assert "by video" in train.stdout
+    score = run("score", str(corpus.test), "--out", "verdicts.parquet", "--json")
+    assert score.returncode == 0, score.stderr
+    result = json.loads(score.stdout)
+    assert result["videos"] == 4
+    assert (tmp_path / "verdicts.parquet").is_file()
+    again = json.loads(
+        run("score", str(corpus.test), "--out", "verdicts.parquet", "--json", "-q").stdout
+    )
+    assert again["new"] == 0
+
+
+def test_bad_files_are_rows_and_exit_code_3(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "text.mp4").write_text("hello")
+    (tmp_path / "src" / "empty.mp4").touch()
+    done = run("extract", "src", "--inline", "--json")
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["status"] == {"not_video": 2}
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_run_on_one_output_is_refused(run: Run, corpus: Corpus, tmp_path: Path) -> None:
+    from dfscan.storage import Lock
+
+    with Lock(tmp_path / "faces" / ".dfscan.lock", "faces"):
+        done = run("extract", str(corpus.test), "--inline")
+    assert done.returncode == 2
+    assert f"pid {os.getpid()}" in done.stderr

@@ -1,0 +1,127 @@
+"""The verbs on a local Ray, and what the driver does when workers die."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from dfscan import storage
+from dfscan.config import ExtractConfig, InputConfig, ScoreConfig, TrainConfig
+from dfscan.errors import ClusterError, DfscanError
+from dfscan.facesets import FaceSet
+from dfscan.jobs import extract_job, score_job, train_job
+from dfscan.jobs.pool import ray_session, run_units
+from dfscan.jobs.progress import Progress
+from dfscan.records import VideoRef
+from dfscan.steps.units import Unit, UnitResult, make_unit
+from dfscan.synthetic import Corpus
+
+# Ray's own modules warn about themselves; what dfscan does still has to be free of warnings.
+pytestmark = [
+    pytest.mark.filterwarnings("default:::ray"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session() -> Iterator[None]:
+    """One Ray for this module: the jobs use what is there."""
+    with ray_session(ExtractConfig(workers=2)):
+        yield
+
+
+def face_rows(root: Path) -> list[dict[str, Any]]:
+    rows = [r for _, t in storage.read_tables(root / "faces") for r in t.to_pylist()]
+    return sorted(rows, key=lambda r: (r["video_id"], r["frame_index"], r["face_index"]))
+
+
+def test_workers_write_what_one_process_writes(
+    corpus: Corpus, faceset: FaceSet, tmp_path: Path
+) -> None:
+    parts = tuple(str(p) for p in corpus.parts)
+    config = ExtractConfig(source=parts, out=str(tmp_path), stride="3", unit_size=2, workers=2)
+    result = extract_job.run(config, Progress())
+    assert result.videos == 12
+    assert face_rows(tmp_path) == face_rows(faceset.root)
+
+
+def test_two_workers_train_and_score(corpus: Corpus, faceset: FaceSet, tmp_path: Path) -> None:
+    config = TrainConfig(
+        faces=(str(faceset.root),), out=str(tmp_path / "run"), workers=2, epochs=2, batch_size=8,
+        val_fraction=0.34, input=InputConfig(size=64),
+    )  # fmt: skip
+    notes: list[str] = []
+
+    class Told(Progress):
+        def note(self, message: str) -> None:
+            notes.append(message)
+
+    result = train_job.run(config, Told())
+    assert [row["epoch"] for row in result.history] == ["1", "2"]
+    assert sum(n.startswith("epoch ") for n in notes) == 2
+    counts = result.metrics["split"]
+    assert result.metrics["validation"]["by_frame"]["reals"] == counts["validation"]["real_faces"]
+    score = ScoreConfig(
+        source=(str(corpus.test),), model=str(tmp_path / "run"), out=str(tmp_path / "v.parquet"),
+        frames=2, workers=2,
+    )  # fmt: skip
+    assert score_job.run(score, Progress()).videos == 4
+
+
+def test_an_error_of_a_training_worker_is_told_as_it_is(faceset: FaceSet, tmp_path: Path) -> None:
+    config = TrainConfig(
+        faces=(str(faceset.root),), out=str(tmp_path / "run"), input=InputConfig(size=64)
+    )
+    plan = train_job.make_plan(config, 1)
+    object.__setattr__(plan, "pretrained", True)
+    (tmp_path / "run").mkdir()
+    with pytest.raises(DfscanError, match="mesoinception4 has no published weights"):
+        train_job._on_ray(plan, tmp_path / "run", 1, "cpu", Progress())
+
+
+@dataclass(frozen=True)
+class DeadlyStep:
+    """Writes a file a video; the video called "deadly" kills its worker."""
+
+    folder: Path
+
+    def __call__(self, unit: Unit) -> UnitResult:
+        for video in unit.videos:
+            if video.video_id == "deadly":
+                os._exit(1)
+            (self.folder / video.video_id).write_text("ok")
+        return UnitResult(len(unit.videos), 0)
+
+    def give_up(self, unit: Unit, status: str, reason: str) -> UnitResult:
+        for video in unit.videos:
+            (self.folder / video.video_id).write_text(f"{status}: {reason}")
+        return UnitResult(len(unit.videos), 0)
+
+
+def make_refs(*names: str) -> list[VideoRef]:
+    return [VideoRef(n, f"/{n}", "p", None, None, n, 1, "1") for n in names]
+
+
+def test_a_video_that_kills_its_worker_costs_its_own_row_only(tmp_path: Path) -> None:
+    ray.cloudpickle.register_pickle_by_value(__import__(__name__))
+    units = [make_unit(make_refs("a", "deadly", "b"), "c"), make_unit(make_refs("x", "y"), "c")]
+    total = run_units(DeadlyStep(tmp_path), units, ExtractConfig(workers=2), Progress())
+    assert total.videos == 5
+    written = {p.name: p.read_text() for p in tmp_path.iterdir()}
+    assert written.pop("deadly").startswith("crashed: the worker was killed on this video")
+    assert written == dict.fromkeys("abxy", "ok")
+
+
+def test_an_address_where_nothing_listens_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    config = ExtractConfig(ray_address="127.0.0.1:1")
+    with (
+        pytest.raises(ClusterError, match=r"no Ray cluster at '127\.0\.0\.1:1'"),
+        ray_session(config),
+    ):
+        pass
