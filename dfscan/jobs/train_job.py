@@ -19,6 +19,8 @@ from dfscan.models.modelfile import FILE_NAME
 from dfscan.training.loop import HISTORY, METRICS, Plan, make_plan, train_rank
 
 MARKER = "run.json"
+FEW_STEPS = 200
+"""Fewer steps than this leave a network from scratch near where it began."""
 
 
 def run(config: TrainConfig, progress: Progress) -> TrainResult:
@@ -66,6 +68,11 @@ def _announce(plan: Plan, progress: Progress) -> None:
         progress.note(
             f"{side}: {counts['faces']} faces ({counts['real_faces']} real, {counts['fake_faces']} "
             f"fake) of {counts['videos']} videos in {counts['groups']} groups"
+        )
+    if plan.steps * config.epochs < FEW_STEPS:
+        progress.note(
+            f"only {plan.steps * config.epochs} steps in all, too few to learn much: raise --epochs "
+            "or lower --batch-size"
         )
     held_out = sides["validation"]
     if not held_out["real_faces"] or not held_out["fake_faces"]:
