@@ -1,6 +1,6 @@
 """How long ``dfscan --help`` takes, against starting Python and doing nothing.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 import statistics

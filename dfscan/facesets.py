@@ -21,9 +21,11 @@ from dfscan.errors import OutputError, SourceError
 from dfscan.recipe import FaceRecipe, differences
 from dfscan.records import (
     FACE_SCHEMA,
+    RETRIED,
     SCHEMA_VERSION,
     VIDEO_SCHEMA,
     FaceRow,
+    VideoRef,
     VideoRow,
     to_table,
 )
@@ -56,7 +58,7 @@ class FaceSet:
         :raises OutputError: the folder holds something else, or another configuration's faces.
         """
         storage.check_output_folder(
-            self.root, MARKER, overwrite, ("faces", "videos", MARKER, "README.md")
+            self.root, MARKER, overwrite, ("videos", "faces", MARKER, "README.md")
         )
         if storage.exists(self.root / MARKER):
             old = self.header()
@@ -103,15 +105,25 @@ class FaceSet:
             storage.remove(path)  # of a run that died between the two files
         storage.commit_table(self.videos / f"{unit}.parquet", to_table(videos, VIDEO_SCHEMA))
 
-    def done(self) -> dict[str, str]:
-        """``video_id`` → ``version`` of every committed video, the latest row where several."""
-        latest: dict[str, tuple[Any, str]] = {}
-        for _, table in storage.read_tables(self.videos, ["video_id", "version", "committed_at"]):
-            columns = table.to_pydict()
-            for name, version, when in zip(*columns.values(), strict=True):
-                if name not in latest or when > latest[name][0]:
-                    latest[name] = (when, version)
-        return {name: version for name, (_, version) in latest.items()}
+    def done(self, videos: Iterable[VideoRef]) -> set[str]:
+        """Ids of the ``videos`` that need no more work.
+
+        Committed with the same version and the same label, original and group, and not with a
+        status that a second look may mend (:data:`~dfscan.records.RETRIED`).
+        """
+        columns = ["video_id", "committed_at", "version", "label", "original", "group", "status"]
+        latest: dict[str, tuple[Any, ...]] = {}
+        for _, table in storage.read_tables(self.videos, columns):
+            rows = zip(*table.select(columns).to_pydict().values(), strict=True)
+            for name, *row in rows:
+                if name not in latest or row[0] > latest[name][0]:
+                    latest[name] = tuple(row)
+        wanted = {v.video_id: (v.version, v.label, v.original, v.group) for v in videos}
+        return {
+            name
+            for name, (_, *known, status) in latest.items()
+            if wanted.get(name) == tuple(known) and status not in RETRIED
+        }
 
     def reconcile(self) -> None:
         """Leave every video once and every face once: run when all units are committed.
@@ -176,14 +188,14 @@ class FaceSet:
 
 
 def open_facesets(paths: Iterable[str]) -> list[FaceSet]:
-    """Face datasets that a command names.
+    """Face datasets that a command names, each once.
 
     :raises SourceError: one of them is missing or is none.
     """
-    sets = [FaceSet(Path(p).absolute()) for p in paths]
-    for faceset in sets:
+    sets = {Path(p).resolve(): FaceSet(Path(p).absolute()) for p in paths}
+    for faceset in sets.values():
         faceset.header()
-    return sets
+    return list(sets.values())
 
 
 def _without(table: pa.Table, video_ids: set[str]) -> pa.Table:

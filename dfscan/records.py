@@ -40,6 +40,10 @@ HEALTHY: Final = frozenset({"ok", "no_face", "partial"})
 """Every other status counts as failed (``--max-failed``)."""
 
 
+RETRIED: Final = frozenset({"missing", "crashed", "timeout"})
+"""Statuses that may not be the file's fault: the next run looks at such videos again."""
+
+
 @dataclass(frozen=True, slots=True)
 class VideoRef:
     """One video of a corpus before it is opened: where it is and what is known of it.

@@ -1,4 +1,4 @@
-"""The only module that opens files: list, read, commit atomically, lock.
+"""The only module that opens data: list, read, commit atomically, lock.
 
 A ``uri`` is an absolute path, with ``!/`` before a member of a zip archive:
 ``/data/dfdc_train_part_00.zip!/dfdc_train_part_0/abc.mp4``. Archives are read in place.
@@ -106,7 +106,9 @@ def _members(archive: Path, inside: str) -> list[Entry]:
     try:
         infos = _open_zip(str(archive), archive.stat().st_mtime_ns).infolist()
     except (zipfile.BadZipFile, OSError) as error:
-        raise SourceError(f"{archive} is not a readable zip archive: {error}") from None
+        raise SourceError(
+            f"{archive} is not a readable zip archive ({error}): fetch it again or move it away"
+        ) from None
     return sorted(
         (
             Entry(
@@ -146,10 +148,11 @@ def read_bytes(uri: str, limit: int | None = None) -> bytes:
     try:
         if not member:
             with Path(path).open("rb") as file:
-                return _read_at_most(file, limit)
+                size = os.fstat(file.fileno()).st_size  # read() sets aside all that it may return
+                return _read_at_most(file, size if limit is None else min(size, limit), limit)
         archive = _open_zip(path, Path(path).stat().st_mtime_ns)
         with archive.open(member) as file:
-            return _read_at_most(file, limit)
+            return _read_at_most(file, archive.getinfo(member).file_size, limit)
     except (FileNotFoundError, KeyError):
         raise VideoError("missing", "the file is no longer at the source") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
@@ -164,11 +167,21 @@ def _split(uri: str) -> tuple[str, str]:
     return (uri, "") if end < 0 else (uri[: end + 4], uri[end + 4 + len(MEMBER) :])
 
 
-def _read_at_most(file: Any, limit: int | None) -> bytes:
-    data: bytes = file.read() if limit is None else file.read(limit + 1)
-    if limit is not None and len(data) > limit:
+def _read_at_most(file: Any, expected: int, limit: int | None) -> bytes:
+    """Read ``expected`` bytes and whatever follows them, unless that passes the limit."""
+    data: bytes = file.read(expected + 1)
+    if limit is None:
+        rest: bytes = file.read()
+        return data + rest
+    if len(data) > limit:
         raise VideoError("too_large", f"more than {limit:,} bytes (max_bytes)")
     return data
+
+
+def read_start(path: str | Path, count: int) -> bytes:
+    """The first ``count`` bytes of a file, fewer if it is shorter."""
+    with Path(path).open("rb") as file:
+        return file.read(min(count, os.fstat(file.fileno()).st_size))
 
 
 def read_text(path: str | Path) -> str:
@@ -205,6 +218,11 @@ def read_tables(
 def read_table(path: str | Path) -> pa.Table:
     """One Parquet file whole, with its own schema."""
     return pq.read_table(path, partitioning=None)
+
+
+def open_parquet(path: str | Path) -> pq.ParquetFile:
+    """One Parquet file, to read its row groups singly."""
+    return pq.ParquetFile(path)
 
 
 def parquet_files(folder: str | Path) -> list[Path]:
@@ -363,19 +381,22 @@ class Lock:
         return True
 
     def _owner(self) -> dict[str, Any]:
-        try:
-            content = json.loads(self._path.read_text())
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+        return _read_object(self._path)
 
     def _free_if_dead(self) -> None:
-        owner = self._owner()
+        """Move a dead lock aside; if a living one was caught meanwhile, put it back."""
+        aside = self._path.with_name(f"{self._path.name}{_TEMPORARY}{uuid.uuid4().hex}")
         with contextlib.suppress(FileNotFoundError):
+            owner = self._owner()
             age = time.time() - self._path.stat().st_mtime
             dead_here = owner.get("host") == socket.gethostname() and not _alive(owner.get("pid"))
-            if dead_here or age > LEASE_S:
-                self._path.unlink()
+            if not dead_here and age <= LEASE_S:
+                return
+            self._path.rename(aside)
+            if _read_object(aside).get("token") != owner.get("token"):
+                with contextlib.suppress(FileExistsError):
+                    os.link(aside, self._path)
+            aside.unlink()
 
     def _renew(self) -> None:
         while not self._stop.wait(LEASE_S / 6):
@@ -383,6 +404,15 @@ class Lock:
                 return  # taken over by another run: the lease is not ours to renew
             with contextlib.suppress(OSError):
                 os.utime(self._path)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A small JSON object; {} where there is none."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _alive(pid: Any) -> bool:

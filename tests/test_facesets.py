@@ -3,7 +3,7 @@ import pytest
 from dfscan.errors import OutputError, SourceError
 from dfscan.facesets import FaceSet, open_facesets
 from dfscan.recipe import FaceRecipe, Sampling, Stride
-from dfscan.records import SCHEMA_VERSION, FaceRow, VideoRow
+from dfscan.records import RETRIED, SCHEMA_VERSION, FaceRow, VideoRef, VideoRow
 from dfscan.storage import commit_json, read_tables
 
 RECIPE = FaceRecipe(sampling=Sampling(stride=Stride(real=30, fake=100)))
@@ -31,6 +31,15 @@ def video(name, version="1", at=1.0, status="ok", label="REAL", faces=1):
         faces=faces,
         committed_at=at,
     )
+
+
+def done(faceset, *wanted, label="REAL"):
+    """Which of ``"name@version"`` need no more work."""
+    refs = []
+    for text in wanted:
+        name, _, version = text.partition("@")
+        refs.append(VideoRef(name, f"/{name}", "p", label, None, name, 1, version))
+    return faceset.done(refs)
 
 
 def face(name, image=b"jpeg", index=0):
@@ -72,16 +81,28 @@ def faceset(tmp_path):
 
 
 def test_a_committed_video_is_done_with_its_version(faceset):
-    assert faceset.done() == {}
+    assert done(faceset, "a@1", "b@7") == set()
     faceset.commit("u1", [video("a"), video("b", version="7")], [face("a")])
-    assert faceset.done() == {"a": "1", "b": "7"}
+    assert done(faceset, "a@1", "b@7") == {"a", "b"}
+    assert done(faceset, "a@2", "b@7") == {"b"}
+
+
+def test_a_video_whose_label_was_corrected_is_not_done(faceset):
+    faceset.commit("u1", [video("a")], [face("a")])
+    assert done(faceset, "a@1", label="FAKE") == set()
+
+
+@pytest.mark.parametrize("status", sorted(RETRIED))
+def test_what_a_second_look_may_mend_is_not_done(faceset, status):
+    faceset.commit("u1", [video("a", status=status, faces=0), video("b")], [face("b")])
+    assert done(faceset, "a@1", "b@1") == {"b"}
 
 
 def test_faces_without_their_videos_file_are_not_done_and_reconcile_removes_them(faceset):
     faceset.commit("u1", [video("a")], [face("a")])
     faceset.commit("u2", [video("b")], [face("b")])
     (faceset.videos / "u2.parquet").unlink()
-    assert faceset.done() == {"a": "1"}
+    assert done(faceset, "a@1", "b@1") == {"a"}
     faceset.reconcile()
     assert names(faceset.faces) == ["u1.parquet"]
 
@@ -89,7 +110,7 @@ def test_faces_without_their_videos_file_are_not_done_and_reconcile_removes_them
 def test_a_changed_video_supersedes_its_old_row_and_faces(faceset):
     faceset.commit("u1", [video("a"), video("b")], [face("a", b"old"), face("b")])
     faceset.commit("u0", [video("a", version="2", at=2.0)], [face("a", b"new")])
-    assert faceset.done() == {"a": "2", "b": "1"}
+    assert done(faceset, "a@2", "b@1") == {"a", "b"}
     faceset.reconcile()
     assert sorted((r["video_id"], r["version"]) for r in rows(faceset.videos)) == [
         ("a", "2"),
@@ -127,7 +148,7 @@ def test_a_unit_done_again_without_faces_leaves_none_of_the_run_that_died(facese
 def test_the_same_configuration_continues(faceset):
     faceset.commit("u1", [video("a")], [face("a")])
     faceset.prepare(HEADER, overwrite=False)
-    assert faceset.done() == {"a": "1"}
+    assert done(faceset, "a@1") == {"a"}
 
 
 def test_another_configuration_is_refused_naming_the_key_and_the_way_out(faceset):
@@ -141,7 +162,7 @@ def test_overwrite_starts_anew(faceset):
     faceset.commit("u1", [video("a")], [face("a")])
     other = HEADER | {"config": {"crop": {"context": 0.3}}}
     faceset.prepare(other, overwrite=True)
-    assert faceset.done() == {}
+    assert done(faceset, "a@1") == set()
     assert faceset.header()["config"] == other["config"]
 
 

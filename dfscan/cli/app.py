@@ -274,10 +274,14 @@ def _run(
 ) -> None:
     from dfscan.cli.run import run_verb
 
-    code = run_verb(
-        verb, flags, config=config, preset=preset, sets=sets or (),
-        as_json=as_json, quiet=quiet, verbose=verbose,
-    )  # fmt: skip
+    try:
+        code = run_verb(
+            verb, flags, config=config, preset=preset, sets=sets or (),
+            as_json=as_json, quiet=quiet, verbose=verbose,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        typer.echo("dfscan: interrupted; the same command continues", err=True)
+        raise typer.Exit(130) from None
     if code:
         raise typer.Exit(code)
 
@@ -289,6 +293,3 @@ def main() -> None:
     except DfscanError as error:
         print(f"dfscan: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("dfscan: interrupted; the same command continues", file=sys.stderr)
-        sys.exit(130)

@@ -83,6 +83,8 @@ class LiveProgress(Progress):
         """See :class:`Progress`."""
         self.stop()
         self._faces, self._status = 0, Counter()
+        if unit == "epochs":
+            return  # the loop draws the steps of each epoch itself, with tqdm
         self._bars = RichBars(
             TextColumn("{task.description}"),
             BarColumn(),

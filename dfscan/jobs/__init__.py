@@ -1,7 +1,8 @@
 """One verb on a cluster or in this process. The only floor that imports ray.
 
 The functions here are the verbs as ``dfscan.extract`` and so on: keyword arguments are the
-configuration keys of the verb, the result is a small object.
+configuration keys of the verb, the result is a small object. They take nothing from
+``dfscan.yaml`` or the environment: what a program asks for is what it says.
 """
 
 from typing import Any

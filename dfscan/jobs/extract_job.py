@@ -46,8 +46,8 @@ def run(config: ExtractConfig, progress: Progress) -> ExtractResult:
     step = ExtractStep(Look(recipe, pick_device(config), config.max_bytes), target)
     with storage.Lock(target.root / ".dfscan.lock", target.root):
         target.prepare(header, config.overwrite)
-        done = target.done()
-        todo = [v for v in videos if done.get(v.video_id) != v.version]
+        done = target.done(videos)
+        todo = [v for v in videos if v.video_id not in done]
         if len(todo) < len(videos):
             progress.note(f"{len(videos) - len(todo)} of {len(videos)} videos are done already")
         progress.start("extract", len(todo), "videos")

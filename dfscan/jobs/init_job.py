@@ -13,39 +13,40 @@ from dfscan.errors import OutputError
 _TEMPLATE = """\
 # dfscan reads this file in the folder it is started in. Flags win over it; --set VERB.KEY=VALUE
 # reaches every key. Unknown keys are refused before any work.
+# Keys behind a # show their defaults; --preset NAME can set them.
 
 run:
   # workers: 8             # processes (default: one a CPU)
-  # gpus: 1                # GPUs they share (default: none)
+  # gpus: 1                # GPUs to use (default: none)
   # ray_address: auto      # a Ray cluster (default: a local Ray is started)
-  inline: false            # true: no Ray, everything in one process
+  # inline: true           # no Ray, everything in one process
 
 extract:                   # videos -> faces
   source: {source}
   out: {faces}
-  layout: auto             # where labels come from: auto, dfdc, ffpp, folders, flat
-  stride: 30               # every 30th frame; per label: {{real: 30, fake: 100}}
-  phase: hash              # each video starts at its own offset; 0: all at frame 0
-  detector:
-    min_face: auto         # pixels; auto = max(20, min(60, short side / 18))
-    min_score: 0.95        # probability a face must reach
-  crop:
-    context: 0.6           # stored around the box, as a share of it; models cut their margin from it
-    max_size: 512          # pixels; larger crops are scaled down
+  # layout: auto           # where labels come from: auto, dfdc, ffpp, folders, flat
+  # stride: 30             # every 30th frame; per label: {{real: 30, fake: 100}}
+  # phase: hash            # each video starts at its own offset; 0: all at frame 0
+  # detector:
+  #   min_face: auto       # pixels; auto = max(20, min(60, short side / 18))
+  #   min_score: 0.95      # probability a face must reach
+  # crop:
+  #   context: 0.6         # stored around the box, as a share of it; models cut their margin from it
+  #   max_size: 512        # pixels; larger crops are scaled down
 
 train:                     # faces -> a classifier
   faces: [{faces}]
   out: {run}
-  backbone: mesoinception4 # or any timm model: efficientnet_b0, resnet50, xception41 ...
-  epochs: 10
-  batch_size: 32
-  lr: 0.001
+  # backbone: mesoinception4   # or any timm model: efficientnet_b0, resnet50, xception41 ...
+  # epochs: 10
+  # batch_size: 32
+  # lr: 0.001
 
 score:                     # videos -> one verdict each
   source: {source}
   model: {run}
   out: {verdicts}
-  frames: 32               # spread evenly, never sparser than one in 2 s
+  # frames: 32             # spread evenly, never sparser than one in 2 s
 """
 
 

@@ -41,7 +41,14 @@ def run_units(
 
 def worker_count(config: VerbConfig) -> int:
     """Processes to use on this machine."""
-    return config.workers or os.cpu_count() or 1
+    return config.workers or cpu_count()
+
+
+def cpu_count() -> int:
+    """CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def pick_device(config: VerbConfig) -> str:
@@ -63,8 +70,15 @@ def _inline(step: Step, units: Sequence[Unit]) -> Generator[UnitResult, None, No
 
     before = torch.get_num_threads()
     try:
-        for unit in units:
-            yield _work(step, unit)
+        waiting = deque(units)
+        while waiting:
+            unit = waiting.popleft()
+            try:
+                yield _work(step, unit)
+            except DfscanError:
+                raise
+            except Exception as error:  # noqa: BLE001  (whatever it is, it costs one video its row)
+                yield from _after_failure(step, unit, _describe(error), waiting)
     finally:
         torch.set_num_threads(before)
 
@@ -74,6 +88,7 @@ def _work(step: Step, unit: Unit) -> UnitResult:
     import torch
 
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False  # boxes and logits must not depend on the card
     return step(unit)
 
 
@@ -83,49 +98,73 @@ def _on_ray(
     if not units:
         return
     import ray
-    from ray import exceptions
 
     with ray_session(config) as slots:
-        gpus = config.gpus / slots if config.gpus else 0
+        gpus = min(1.0, config.gpus / slots)
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_work)
         shared = ray.put(step)
         waiting, running = deque(units), dict[Any, Unit]()
         deaths: Counter[str] = Counter()
-        while waiting or running:
-            while waiting and len(running) < 2 * slots:
-                unit = waiting.popleft()
-                running[task.remote(shared, unit)] = unit
-            done, _ = ray.wait(list(running), num_returns=1, timeout=1)
-            for reference in done:
-                unit = running.pop(reference)
-                try:
-                    yield ray.get(reference)
-                except exceptions.NodeDiedError:
-                    waiting.append(unit)
-                except (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError) as error:
-                    deaths[unit.name] += 1
-                    yield from _after_death(step, unit, deaths[unit.name], error, waiting)
-                except exceptions.RayTaskError as error:
-                    cause = error.cause
-                    raise cause if isinstance(cause, DfscanError) else error from None
-                except exceptions.RayError as error:
-                    raise ClusterError(
-                        f"Ray lost the work ({type(error).__name__}): run the same command again, "
-                        "it continues"
-                    ) from error
+        try:
+            while waiting or running:
+                while waiting and len(running) < 2 * slots:
+                    unit = waiting.popleft()
+                    running[task.remote(shared, unit)] = unit
+                done, _ = ray.wait(list(running), num_returns=1, timeout=1)
+                for reference in done:
+                    yield from _collect(step, reference, running.pop(reference), waiting, deaths)
+        finally:
+            for reference in running:  # nothing may commit once the output is unlocked
+                ray.cancel(reference, force=True)
+            if running:
+                ray.wait(list(running), num_returns=len(running), timeout=30)
 
 
-def _after_death(
-    step: Step, unit: Unit, deaths: int, error: Exception, waiting: deque[Unit]
+def _collect(
+    step: Step, reference: Any, unit: Unit, waiting: deque[Unit], deaths: Counter[str]
 ) -> Iterator[UnitResult]:
-    """Try a unit again, then its videos one by one, then give a single video up."""
-    if deaths < TRIES:
+    """The result of a finished task; what failed is put back, split or given up.
+
+    :raises DfscanError: the work cannot go on.
+    """
+    import ray
+    from ray import exceptions
+
+    try:
+        yield ray.get(reference)
+    except exceptions.NodeDiedError:
         waiting.append(unit)
-    elif len(unit.videos) > 1:
+    except (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError) as error:
+        deaths[unit.name] += 1
+        if deaths[unit.name] < TRIES:
+            waiting.append(unit)
+        else:
+            yield from _after_failure(step, unit, _death(error), waiting)
+    except exceptions.RayTaskError as error:
+        if isinstance(error.cause, DfscanError):
+            raise error.cause from None
+        yield from _after_failure(step, unit, _describe(error.cause), waiting)
+    except exceptions.RayError as error:
+        raise ClusterError(
+            f"Ray lost the work ({type(error).__name__}): run the same command again, it continues"
+        ) from error
+
+
+def _after_failure(step: Step, unit: Unit, how: str, waiting: deque[Unit]) -> Iterator[UnitResult]:
+    """Try the videos of a failed unit one by one; give a single video up."""
+    if len(unit.videos) > 1:
         waiting.extend(make_unit([video], fingerprint(unit.name)) for video in unit.videos)
     else:
-        how = "ran out of memory" if "Memory" in type(error).__name__ else "was killed"
-        yield step.give_up(unit, "crashed", f"the worker {how} on this video, {TRIES} times")
+        yield step.give_up(unit, "crashed", how)
+
+
+def _death(error: BaseException) -> str:
+    how = "ran out of memory" if "Memory" in type(error).__name__ else "was killed"
+    return f"the worker {how} on this video, {TRIES} times"
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {_first_line(error)}"
 
 
 @contextlib.contextmanager

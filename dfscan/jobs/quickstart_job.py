@@ -1,5 +1,6 @@
 """``dfscan quickstart``: a synthetic corpus through extract, train and score."""
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -32,8 +33,11 @@ def run(config: QuickstartConfig, progress: Progress) -> QuickstartResult:
     made = ("corpus", "faces", "run", "verdicts.parquet", "verdicts.parquet.parts", MARKER)
     storage.check_output_folder(out, MARKER, config.overwrite, made)
     if storage.exists(out / MARKER):
-        raise OutputError(f"{out} holds a quickstart already: --overwrite starts anew")
-    storage.commit_json(out / MARKER, config.model_dump(mode="json"))
+        if storage.read_json(str(out / MARKER)).get("finished"):
+            raise OutputError(f"{out} holds a quickstart already: --overwrite starts anew")
+        for name in made:
+            storage.remove(out / name)
+    storage.commit_json(out / MARKER, {"finished": False})
     times: dict[str, float] = {}
     with _timed(times, "corpus"):
         corpus = _make(out / "corpus", config, progress)
@@ -73,7 +77,9 @@ def run(config: QuickstartConfig, progress: Progress) -> QuickstartResult:
                 ),
                 progress,
             )
-    return _result(out, verdicts, times)
+    result = _result(out, verdicts, times)
+    storage.commit_json(out / MARKER, {"finished": True, **dataclasses.asdict(result)})
+    return result
 
 
 def _make(folder: Path, config: QuickstartConfig, progress: Progress) -> Corpus:

@@ -18,7 +18,7 @@ from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import ScoreResult
 from dfscan.models.modelfile import ModelHeader, find_model, load_model
 from dfscan.recipe import fingerprint
-from dfscan.records import VERDICT_SCHEMA, VideoRef
+from dfscan.records import RETRIED, VERDICT_SCHEMA, VideoRef
 from dfscan.steps.look import Look
 from dfscan.steps.score import ScoreStep
 from dfscan.steps.units import plan_units
@@ -43,7 +43,8 @@ def run(config: ScoreConfig, progress: Progress) -> ScoreResult:
     step = _step(config, model, loaded.header, loaded.sha256, parts_folder(out))
     if loaded.header.calibration is None and config.threshold is None:
         progress.note(
-            "the model is not calibrated: every verdict will be UNCERTAIN; --threshold 0.5 decides anyway"
+            "the model is not calibrated: every verdict will be UNCERTAIN; --threshold 0.5 "
+            "decides anyway (with --overwrite where verdicts exist already)"
         )
     with storage.Lock(out.with_name(f".{out.name}.lock"), out):
         known = _Known.read(out, step, videos, config.overwrite)
@@ -111,6 +112,7 @@ class _Known:
     old: pa.Table
     todo: list[VideoRef]
     gone: frozenset[str]
+    gone_before: frozenset[str]
     stale: int
 
     @classmethod
@@ -124,26 +126,35 @@ class _Known:
         tables += list(_parts(step))
         old = _latest(pa.concat_tables(tables))
         names = old.column("video_id").to_pylist()
-        versions = dict(zip(names, old.column("version").to_pylist(), strict=True))
+        known = zip(
+            *(old.column(c).to_pylist() for c in ("version", "label", "status")), strict=True
+        )
+        done = {
+            name: (version, label)
+            for name, (version, label, status) in zip(names, known, strict=True)
+            if status not in RETRIED
+        }
         hashes = pc.struct_field(old.column("custody"), "config_hash").to_pylist()
         present = {v.video_id for v in videos}
-        todo = [v for v in videos if versions.get(v.video_id) != v.version]
+        todo = [v for v in videos if done.get(v.video_id) != (v.version, v.label)]
         redone = {v.video_id for v in todo}
         stale = sum(
             h != step.config_hash and n in present and n not in redone
             for n, h in zip(names, hashes, strict=True)
         )
-        return cls(old, todo, frozenset(names) - present, stale)
+        accepted = {n for n, g in zip(names, old.column("gone").to_pylist(), strict=True) if g}
+        return cls(old, todo, frozenset(names) - present, frozenset(accepted), stale)
 
     def check_gone(self, config: ScoreConfig) -> None:
         """Refuse to mark many verdicts as gone at once.
 
         :raises OutputError: unless told to go on.
         """
-        known = self.old.num_rows
-        if not config.allow_gone and len(self.gone) > GONE_LIMIT * known:
+        known = self.old.num_rows - len(self.gone_before)
+        newly = len(self.gone - self.gone_before)
+        if not config.allow_gone and newly > GONE_LIMIT * known:
             raise OutputError(
-                f"{len(self.gone)} of the {known} videos in {config.out} are not at the source: is "
+                f"{newly} of the {known} videos in {config.out} are not at the source: is "
                 "a disk unmounted, or is this another source? Give another --out, or --allow-gone"
             )
 

@@ -1,7 +1,7 @@
 """``dfscan train``: plan, then the same loop in this process or under Ray Train."""
 
 import csv
-import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from typing import Any
 
 from dfscan import storage
 from dfscan.config import TrainConfig
-from dfscan.errors import ClusterError, DfscanError, OutputError
-from dfscan.jobs.pool import pick_device, ray_session
+from dfscan.errors import ClusterError, ConfigError, DfscanError, OutputError
+from dfscan.jobs.pool import cpu_count, pick_device, ray_session
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import TrainResult
 from dfscan.models.modelfile import FILE_NAME
@@ -29,8 +29,8 @@ def run(config: TrainConfig, progress: Progress) -> TrainResult:
     :raises UsageError: the faces, the backbone or the output cannot be used.
     """
     started = time.monotonic()
-    world = 1 if config.inline else config.workers or max(1, config.gpus)
     device = pick_device(config)
+    world = 1 if config.inline else config.gpus or config.workers or 1
     plan = make_plan(config, world)
     out = Path(config.out).absolute()
     with _run_folder(out, config):
@@ -41,8 +41,9 @@ def run(config: TrainConfig, progress: Progress) -> TrainResult:
         else:
             _on_ray(plan, out, world, device, progress)
         progress.stop()
+        storage.commit_json(out / MARKER, _marker(config, finished=True))
     metrics = storage.read_json(str(out / METRICS))
-    history = list(csv.DictReader(storage.read_text(out / HISTORY).splitlines()))
+    history = read_history(out / HISTORY)
     return TrainResult(str(out), str(out / FILE_NAME), metrics, history, time.monotonic() - started)
 
 
@@ -52,10 +53,27 @@ def _run_folder(out: Path, config: TrainConfig) -> Iterator[None]:
     with storage.Lock(out / ".dfscan.lock", out):
         ours = (MARKER, FILE_NAME, METRICS, HISTORY, "ray")
         storage.check_output_folder(out, MARKER, config.overwrite, ours)
-        if storage.exists(out / FILE_NAME):
-            raise OutputError(f"{out} holds a run already: give another --out, or --overwrite")
-        storage.commit_json(out / MARKER, config.model_dump(mode="json", exclude={"ray_address"}))
+        if storage.exists(out / MARKER):
+            if storage.read_json(str(out / MARKER)).get("finished"):
+                raise OutputError(f"{out} holds a run already: give another --out, or --overwrite")
+            for name in ours:
+                storage.remove(out / name)  # of a run that was interrupted: it starts anew
+        storage.commit_json(out / MARKER, _marker(config, finished=False))
         yield
+
+
+def _marker(config: TrainConfig, finished: bool) -> dict[str, Any]:
+    settings = config.model_dump(mode="json", exclude={"ray_address"})
+    return {"finished": finished, "config": settings}
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """``history.csv`` as numbers, None where a metric does not exist."""
+    rows = csv.DictReader(storage.read_text(path).splitlines())
+    return [
+        {k: None if v == "" else int(v) if k == "epoch" else float(v) for k, v in row.items()}
+        for row in rows
+    ]
 
 
 def _announce(plan: Plan, progress: Progress) -> None:
@@ -84,7 +102,7 @@ def _inline(plan: Plan, out: Path, device: str, progress: Progress) -> None:
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(plan.config.workers or os.cpu_count() or 1)
+    torch.set_num_threads(plan.config.workers or cpu_count())
     try:
         train_rank(plan, out, 0, 1, device, lambda row: _show(row, plan, progress))
     finally:
@@ -92,13 +110,12 @@ def _inline(plan: Plan, out: Path, device: str, progress: Progress) -> None:
 
 
 def _on_ray(plan: Plan, out: Path, world: int, device: str, progress: Progress) -> None:
-    cores = os.cpu_count() or 1
-    config = plan.config.model_copy(update={"workers": max(world, cores)})
-    with ray_session(config) as slots:
+    config = plan.config.model_copy(update={"workers": max(world, cpu_count())})
+    with ray_session(config):
         import ray.train
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        threads = max(1, slots // world)
+        threads = _threads(world, device)
         options = {"plan": plan, "out": str(out), "device": device, "threads": threads}
         trainer = TorchTrainer(
             _ray_loop,
@@ -111,11 +128,45 @@ def _on_ray(plan: Plan, out: Path, world: int, device: str, progress: Progress) 
             ),
             run_config=ray.train.RunConfig(name="ray", storage_path=str(out)),
         )
-        with _watching(out, plan, progress):
+        with _watching(out, plan, progress), _interruptible():
             try:
                 trainer.fit()
             except ray.train.TrainingFailedError as error:
                 raise _cause(error) from error
+
+
+def _threads(world: int, device: str) -> int:
+    """CPUs for each rank, as many as every rank can get on one node.
+
+    :raises ConfigError: the cluster has fewer CPUs or GPUs than ranks: Ray would wait for ever.
+    """
+    import ray
+
+    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+    for kind, needed in (("CPU", world), ("GPU", world if device == "cuda" else 0)):
+        have = int(sum(n.get(kind, 0) for n in nodes))
+        if have < needed:
+            raise ConfigError(
+                f"train.workers: {world} workers need {needed} {kind}s, Ray has {have}: fewer "
+                "--workers or --gpus"
+            )
+    total, largest = sum(n.get("CPU", 0) for n in nodes), max(n.get("CPU", 0) for n in nodes)
+    return max(1, int(min(total // world, largest)))
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C stays Ctrl-C: Ray Train's own handler exits with code 0 and is never taken back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _ray_loop(options: dict[str, Any]) -> None:
@@ -162,7 +213,7 @@ def _watching(out: Path, plan: Plan, progress: Progress) -> Iterator[None]:
             last = stop.wait(0.5)
             if not storage.exists(out / HISTORY):
                 continue
-            rows = list(csv.DictReader(storage.read_text(out / HISTORY).splitlines()))
+            rows = read_history(out / HISTORY)
             for row in rows[shown:]:
                 _show(row, plan, progress)
             shown = len(rows)
@@ -179,7 +230,7 @@ def _watching(out: Path, plan: Plan, progress: Progress) -> Iterator[None]:
 def _show(row: dict[str, Any], plan: Plan, progress: Progress) -> None:
     def number(name: str) -> str:
         value = row.get(name)
-        return "–" if value in (None, "") else f"{float(value):.3f}"
+        return "–" if value is None else f"{value:.3f}"
 
     progress.note(
         f"epoch {row['epoch']}/{plan.config.epochs}: loss {number('train_loss')}; held out, by frame: "

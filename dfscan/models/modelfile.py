@@ -88,17 +88,16 @@ def read_header(path: Path) -> ModelHeader:
 
     :raises ModelError: the file is not a dfscan model.
     """
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
-            raise ModelError(
-                f"{path} is a torch checkpoint or another pickle or zip, which can run code when "
-                "loaded: dfscan opens safetensors only"
-            )
-        if len(start) < 8 or not 0 < length <= 64 << 20:
-            raise ModelError(f"{path} is not a safetensors file, or is cut off")
-        text = file.read(length)
+    start = storage.read_start(path, 8)
+    length = int.from_bytes(start, "little")
+    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
+        raise ModelError(
+            f"{path} is a torch checkpoint or another pickle or zip, which can run code when "
+            "loaded: dfscan opens safetensors only"
+        )
+    if len(start) < 8 or not 0 < length <= 64 << 20:
+        raise ModelError(f"{path} is not a safetensors file, or is cut off")
+    text = storage.read_start(path, 8 + length)[8:]
     try:
         metadata = json.loads(text).get("__metadata__") or {}
         content = json.loads(metadata[_KEY])

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
 from dfscan import __version__, calibration, storage
 from dfscan.config import TrainConfig
@@ -134,13 +136,17 @@ def train_rank(plan: Plan, out: Path, rank: int, world: int, device: str, report
     torch.manual_seed(config.seed)
     assert plan.recipe.input is not None
     network = create_network(config.backbone, plan.recipe.input.size, plan.pretrained).to(device)
+    torch.manual_seed(config.seed + rank)  # equal weights, but dropout of each rank's own
     model: nn.Module = DistributedDataParallel(network) if world > 1 else network
     run = _Run(plan, out, rank, world, device)
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=config.lr, weight_decay=config.weight_decay
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=config.lr, total_steps=config.epochs * plan.steps + 1, pct_start=0.2
+        optimiser,
+        max_lr=config.lr,
+        total_steps=config.epochs * plan.steps + 1,
+        pct_start=0.21,  # not 1/5: OneCycleLR divides by zero where that share is one step
     )
     for epoch in range(config.epochs):
         started = time.monotonic()
@@ -184,16 +190,22 @@ class _Run:
             seed=plan.config.seed * 100_003 + epoch,
             flip=plan.config.augment == "flip",
         )
-        with _joined(model):
-            for batch in batches:
-                pixels = normalise(batch.pixels.to(self._device), self._input)
-                fake = batch.fake.to(self._device)
-                loss = self._loss(model(pixels), fake)
-                optimiser.zero_grad(set_to_none=True)
-                torch.autograd.backward(loss)
-                optimiser.step()
-                schedule.step()
-                total += torch.stack([loss.detach(), torch.ones_like(loss)])
+        steps = tqdm(
+            batches,
+            desc=f"epoch {epoch + 1}",
+            total=plan.steps,
+            leave=False,
+            disable=self._rank > 0 or not sys.stderr.isatty(),
+        )
+        for batch in steps:
+            pixels = normalise(batch.pixels.to(self._device), self._input)
+            fake = batch.fake.to(self._device)
+            loss = self._loss(model(pixels), fake)
+            optimiser.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            optimiser.step()
+            schedule.step()
+            total += torch.stack([loss.detach(), torch.ones_like(loss)])
         if self._world > 1:
             dist.all_reduce(total)
         return float(total[0] / total[1])
@@ -219,6 +231,11 @@ class _Run:
             dist.all_gather_object(everyone, mine)
         position = np.concatenate([p for p, _, _ in everyone])
         logit = np.concatenate([x for _, x, _ in everyone])
+        if not np.isfinite(logit).all():
+            raise UsageError(
+                "training diverged (the network gives NaN or infinity): try a lower --lr than "
+                f"{self._plan.config.lr}"
+            )
         self._bad = sorted({name for _, _, bad in everyone for name in bad})
         index = self._plan.index
         videos = [index.video_ids[v] for v in index.video[position]]
@@ -290,13 +307,6 @@ class _Run:
             "identities": "not checked",
             "notes": notes,
         }
-
-
-def _joined(model: nn.Module) -> Any:
-    """DDP's answer to a rank that runs out of batches early (pictures that did not decode)."""
-    import contextlib
-
-    return model.join() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> bytes:

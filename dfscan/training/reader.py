@@ -5,11 +5,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -55,7 +55,7 @@ class FaceIndex:
 def build_index(datasets: Sequence[FaceSet]) -> FaceIndex:
     """Read labels, groups and positions; unlabelled faces are left out.
 
-    :raises SourceError: there is no labelled face.
+    :raises SourceError: there is no labelled face, or two datasets hold the same video.
     """
     files: list[str] = []
     columns: dict[str, list[Any]] = {
@@ -64,9 +64,10 @@ def build_index(datasets: Sequence[FaceSet]) -> FaceIndex:
     videos: dict[str, int] = {}
     groups: dict[str, int] = {}
     for dataset in datasets:
+        before = len(videos)
         for path in storage.parquet_files(dataset.faces):
             files.append(str(path))
-            parquet = pq.ParquetFile(path)
+            parquet = storage.open_parquet(path)
             for number in range(parquet.num_row_groups):
                 table = parquet.read_row_group(number, columns=["video_id", "label", "group"])
                 rows = zip(*table.to_pydict().values(), strict=True)
@@ -76,7 +77,12 @@ def build_index(datasets: Sequence[FaceSet]) -> FaceIndex:
                     columns["file"].append(len(files) - 1)
                     columns["row_group"].append(number)
                     columns["row"].append(row)
-                    columns["video"].append(videos.setdefault(video, len(videos)))
+                    if videos.setdefault(video, len(videos)) < before:
+                        raise SourceError(
+                            f"{video} is in {dataset.root} and in a dataset before it: its faces "
+                            "would count twice; leave one of them out"
+                        )
+                    columns["video"].append(videos[video])
                     columns["fake"].append(label == "FAKE")
                     columns["group"].append(groups.setdefault(group, len(groups)))
     if not columns["file"]:
@@ -128,10 +134,21 @@ class FaceReader:
         random = np.random.default_rng((seed, self._rank))
         order = self._shuffled(np.random.default_rng(seed))
         own = np.array_split(order, self._world)[self._rank]
-        stream = self._buffered(self._encoded(own), random)
+        stream = self._endless(own, random)
         batches = self._batches(stream, batch, random if flip else None)
-        for _, item in zip(range(steps), batches, strict=False):
-            yield item
+        yield from islice(batches, steps)
+
+    def _endless(
+        self, positions: npt.NDArray[np.int64], random: np.random.Generator
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The faces again from the start when pictures that do not decode left a gap.
+
+        :raises SourceError: two rounds over the faces gave no picture at all.
+        """
+        for rounds in count():
+            if rounds == 2 and len(self.bad) >= len(positions):
+                raise SourceError(f"no picture decodes; the first: {self.bad[0]}")
+            yield from self._buffered(self._encoded(positions), random)
 
     def all_batches(self, batch: int) -> Iterator[Batch]:
         """Each face of this rank's share once, in file order."""
@@ -158,7 +175,9 @@ class FaceReader:
                 index.file[positions[stop]] == file and index.row_group[positions[stop]] == group
             ):
                 stop += 1
-            table = pq.ParquetFile(index.files[file]).read_row_group(int(group), columns=_COLUMNS)
+            table = storage.open_parquet(index.files[file]).read_row_group(
+                int(group), columns=_COLUMNS
+            )
             rows = table.take(index.row[positions[start:stop]]).to_pylist()
             yield from zip(positions[start:stop].tolist(), rows, strict=True)
             start = stop

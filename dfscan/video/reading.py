@@ -103,7 +103,8 @@ class _PyAVVideo(Video):
     def __init__(self, data: bytes, container: str) -> None:
         self._data, self._container = data, container
         self.info = probe(data, container)
-        self._table = self._frame_table()
+        scan = _scan_packets(data, container)
+        self._table, self._discarded = scan.times, scan.discarded
         self.count = len(self._table) or (self.info.frames_claimed or 0)
 
     def read(self, indices: Sequence[int]) -> Iterator[list[Frame]]:
@@ -125,22 +126,39 @@ class _PyAVVideo(Video):
                     time = float(frame.time) if frame.time is not None else fallback
                     yield [Frame(index, time, bool(frame.key_frame), rgb)]
         self.frames_decoded = len(seen)
-        claimed = max(self.info.frames_claimed or 0, len(self._table))
+        claimed = max((self.info.frames_claimed or 0) - self._discarded, len(self._table))
         self.frames_lost = max(0, claimed - len(seen))
 
-    def _frame_table(self) -> dict[int, int]:
-        """Time stamp → index in presentation order, from the packets alone; {} without stamps."""
-        stamps: list[int] = []
-        with _open(self._data, self._container) as container:
-            stream = _video_stream(container)
-            for packet in _packets(container, stream):
-                if packet.size == 0:
-                    continue
-                if packet.pts is None:
-                    return {}
-                if not packet.is_discard:
-                    stamps.append(packet.pts)
-        return {pts: i for i, pts in enumerate(sorted(set(stamps)))}
+
+@dataclass(frozen=True, slots=True)
+class _Packets:
+    """What the packets of a stream say without decoding any.
+
+    ``times``: time stamp → index in presentation order, {} where packets have none;
+    ``discarded``: packets that an edit list takes out of the presentation.
+    """
+
+    times: Mapping[int, int]
+    discarded: int
+    time_base: float
+
+
+def _scan_packets(data: bytes, container: str) -> _Packets:
+    stamps: list[int] = []
+    discarded = 0
+    with _open(data, container) as opened:
+        stream = _video_stream(opened)
+        base = float(stream.time_base or 0)
+        for packet in _packets(opened, stream):
+            if packet.size == 0:
+                continue
+            if packet.pts is None:
+                return _Packets({}, 0, base)
+            if packet.is_discard:
+                discarded += 1
+            else:
+                stamps.append(packet.pts)
+    return _Packets({pts: i for i, pts in enumerate(sorted(set(stamps)))}, discarded, base)
 
 
 def probe(data: bytes, container: str) -> StreamInfo:
@@ -253,7 +271,12 @@ class _DecordVideo(Video):
             )
         if not np.all(np.diff(times) > 0):
             raise DecoderTrouble("decord gives time stamps that repeat or run backwards")
-        self._times = times
+        scan = _scan_packets(data, container)
+        if len(scan.times) != self.count or scan.discarded:
+            raise DecoderTrouble(
+                f"decord counts {self.count} frames, {len(scan.times)} are to be shown"
+            )
+        self._times = np.array(sorted(scan.times)) * scan.time_base
 
     def read(self, indices: Sequence[int]) -> Iterator[list[Frame]]:
         """See :meth:`Video.read`."""

@@ -86,7 +86,7 @@ def test_the_three_verbs_take_what_is_missing_from_the_file(
 ) -> None:
     assert run("init", "--source", str(corpus.parts[0])).returncode == 0
     settings = yaml.safe_load((tmp_path / "dfscan.yaml").read_text())
-    settings["run"]["inline"] = True
+    settings["run"] = {"inline": True}
     settings["train"] |= {"epochs": 1, "batch_size": 8, "input": {"size": 64}}
     settings["score"]["frames"] = 2
     (tmp_path / "dfscan.yaml").write_text(yaml.safe_dump(settings))

@@ -11,7 +11,7 @@ import ray
 
 from dfscan import storage
 from dfscan.config import ExtractConfig, InputConfig, ScoreConfig, TrainConfig
-from dfscan.errors import ClusterError, DfscanError
+from dfscan.errors import ClusterError, ConfigError, DfscanError
 from dfscan.facesets import FaceSet
 from dfscan.jobs import extract_job, score_job, train_job
 from dfscan.jobs.pool import ray_session, run_units
@@ -62,7 +62,7 @@ def test_two_workers_train_and_score(corpus: Corpus, faceset: FaceSet, tmp_path:
             notes.append(message)
 
     result = train_job.run(config, Told())
-    assert [row["epoch"] for row in result.history] == ["1", "2"]
+    assert [row["epoch"] for row in result.history] == [1, 2]
     assert sum(n.startswith("epoch ") for n in notes) == 2
     counts = result.metrics["split"]
     assert result.metrics["validation"]["by_frame"]["reals"] == counts["validation"]["real_faces"]
@@ -86,7 +86,7 @@ def test_an_error_of_a_training_worker_is_told_as_it_is(faceset: FaceSet, tmp_pa
 
 @dataclass(frozen=True)
 class DeadlyStep:
-    """Writes a file a video; the video called "deadly" kills its worker."""
+    """Writes a file a video; "deadly" kills its worker, "odd" raises what nobody expects."""
 
     folder: Path
 
@@ -94,6 +94,8 @@ class DeadlyStep:
         for video in unit.videos:
             if video.video_id == "deadly":
                 os._exit(1)
+            if video.video_id == "odd":
+                raise ZeroDivisionError("never expected")
             (self.folder / video.video_id).write_text("ok")
         return UnitResult(len(unit.videos), 0)
 
@@ -109,11 +111,15 @@ def make_refs(*names: str) -> list[VideoRef]:
 
 def test_a_video_that_kills_its_worker_costs_its_own_row_only(tmp_path: Path) -> None:
     ray.cloudpickle.register_pickle_by_value(__import__(__name__))
-    units = [make_unit(make_refs("a", "deadly", "b"), "c"), make_unit(make_refs("x", "y"), "c")]
+    units = [
+        make_unit(make_refs("a", "deadly", "b"), "c"),
+        make_unit(make_refs("x", "odd", "y"), "c"),
+    ]
     total = run_units(DeadlyStep(tmp_path), units, ExtractConfig(workers=2), Progress())
-    assert total.videos == 5
+    assert total.videos == 6
     written = {p.name: p.read_text() for p in tmp_path.iterdir()}
     assert written.pop("deadly").startswith("crashed: the worker was killed on this video")
+    assert written.pop("odd") == "crashed: ZeroDivisionError: never expected"
     assert written == dict.fromkeys("abxy", "ok")
 
 
@@ -125,3 +131,12 @@ def test_an_address_where_nothing_listens_fails_at_once(monkeypatch: pytest.Monk
         ray_session(config),
     ):
         pass
+
+
+def test_more_ranks_than_cpus_are_refused_not_waited_for(faceset: FaceSet, tmp_path: Path) -> None:
+    config = TrainConfig(
+        faces=(str(faceset.root),), out=str(tmp_path / "run"), workers=3, batch_size=9,
+        input=InputConfig(size=64),
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="3 workers need 3 CPUs, Ray has 2"):
+        train_job.run(config, Progress())

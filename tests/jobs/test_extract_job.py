@@ -12,6 +12,7 @@ from dfscan.facesets import FaceSet
 from dfscan.jobs import extract_job
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import ExtractResult
+from dfscan.steps.look import Look
 from dfscan.synthetic import Corpus
 
 
@@ -53,18 +54,16 @@ def test_running_again_opens_nothing(
 ) -> None:
     extract(str(corpus.test), tmp_path / "faces")
     before = without_times(tmp_path / "faces" / "faces")
-    monkeypatch.setattr(storage, "read_bytes", lambda *_: pytest.fail("opened a video again"))
-    monkeypatch.setattr(storage, "read_json", lambda p: json.loads(Path(p).read_text()))
-    monkeypatch.setattr("dfscan.corpora.LAYOUTS", {"flat": extract_job_flat()})
+    read = storage.read_bytes
+
+    def no_video(uri: str, limit: int | None = None) -> bytes:
+        assert not uri.endswith(".mp4"), "opened a video again"
+        return read(uri, limit)
+
+    monkeypatch.setattr(storage, "read_bytes", no_video)
     result = extract(str(corpus.test), tmp_path / "faces")
     assert result.new == 0
     assert without_times(tmp_path / "faces" / "faces") == before
-
-
-def extract_job_flat() -> Any:
-    from dfscan.corpora import flat
-
-    return flat.LAYOUT
 
 
 def test_an_interrupted_run_continues_to_the_same_dataset(
@@ -107,6 +106,28 @@ def test_a_changed_video_supersedes_its_rows(
     decoded = {v["video_id"]: v["frames_decoded"] for v in rows(tmp_path / "faces" / "videos")}
     assert decoded == {"src/a.mp4": 20, "src/b.mp4": 31, "src/c.mp4": 20}
     assert result.videos == 3
+
+
+def test_an_exception_nobody_expected_costs_one_video_its_row(
+    tmp_path: Path, write_clip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_clip("src/a.mp4").parent
+    write_clip("src/b.mp4", frames=9)
+    look = Look._look
+
+    def fails(self: Look, ref: Any, *args: Any) -> Any:
+        if ref.video_id == "src/b.mp4":
+            raise MemoryError("no room")
+        return look(self, ref, *args)
+
+    monkeypatch.setattr(Look, "_look", fails)
+    extract(str(source), tmp_path / "faces")
+    found = {v["video_id"]: (v["status"], v["reason"]) for v in rows(tmp_path / "faces" / "videos")}
+    assert found["src/b.mp4"] == ("crashed", "MemoryError: no room")
+    assert found["src/a.mp4"][0] == "no_face"
+    monkeypatch.setattr(Look, "_look", look)
+    result = extract(str(source), tmp_path / "faces")
+    assert (result.new, result.videos, result.status) == (1, 2, {"no_face": 2})
 
 
 def test_another_configuration_on_the_same_folder_is_refused(

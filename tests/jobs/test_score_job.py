@@ -157,6 +157,7 @@ def test_an_unmounted_source_is_refused(
     assert out.read_bytes() == before
     assert score(str(source), model, out, allow_gone=True).gone == 1
     assert {k: v["gone"] for k, v in rows(out).items()} == {"src/a.mp4": False, "src/b.mp4": True}
+    assert score(str(source), model, out).gone == 1  # accepted once is accepted
 
 
 def test_verdicts_do_not_depend_on_batches(corpus: Corpus, model: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dfscan.config import InputConfig, TrainConfig
@@ -11,7 +12,7 @@ from dfscan.facesets import FaceSet
 from dfscan.jobs import train_job
 from dfscan.jobs.progress import Progress
 from dfscan.models.modelfile import load_model
-from dfscan.training.loop import make_plan
+from dfscan.training.loop import _Run, make_plan, train_rank
 
 
 def config(faceset: FaceSet, out: Path, **changes: Any) -> TrainConfig:
@@ -67,10 +68,6 @@ def test_equal_seeds_give_equal_runs(faceset: FaceSet, tmp_path: Path) -> None:
 
 
 def test_one_class_held_out_gives_no_auc_and_says_so(faceset: FaceSet, tmp_path: Path) -> None:
-    import numpy as np
-
-    from dfscan.training.loop import train_rank
-
     plan = make_plan(config(faceset, tmp_path), world=1)
     reals = plan.val[~plan.index.fake[plan.val]]
     object.__setattr__(plan, "val", np.asarray(reals))
@@ -79,6 +76,36 @@ def test_one_class_held_out_gives_no_auc_and_says_so(faceset: FaceSet, tmp_path:
     assert rows[0]["val_frame_auc"] is None
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert "the held-out side has only REAL: no AUC" in metrics["notes"]
+
+
+def test_a_run_that_was_interrupted_starts_anew(
+    faceset: FaceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = _Run.keep
+
+    def stops(self: _Run, *args: Any) -> None:
+        keep(self, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Run, "keep", stops)
+    with pytest.raises(KeyboardInterrupt):
+        train_job.run(config(faceset, tmp_path, epochs=2), Progress())
+    assert (tmp_path / "model.safetensors").exists()
+    monkeypatch.setattr(_Run, "keep", keep)
+    assert len(train_job.run(config(faceset, tmp_path, epochs=2), Progress()).history) == 2
+
+
+def test_a_run_that_diverges_says_so(faceset: FaceSet, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"diverged.*lower --lr"):
+        train_job.run(config(faceset, tmp_path, lr=1e30, epochs=3), Progress())
+
+
+@pytest.mark.parametrize(("epochs", "batch_size"), [(1, 8), (4, 64), (2, 16), (1, 1000)])
+def test_any_number_of_steps_can_be_scheduled(
+    faceset: FaceSet, tmp_path: Path, epochs: int, batch_size: int
+) -> None:
+    settings = config(faceset, tmp_path, epochs=epochs, batch_size=batch_size)
+    assert len(train_job.run(settings, Progress()).history) == epochs
 
 
 def test_a_run_is_not_overwritten_unasked(faceset: FaceSet, tmp_path: Path) -> None:

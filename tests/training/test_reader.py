@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -103,6 +105,19 @@ def test_a_picture_that_does_not_decode_is_skipped_and_named(
     assert seen == [p for p in range(len(other)) if p != 1]
     assert len(reader.bad) == 1
     assert rows.column("video_id")[1].as_py() in reader.bad[0]
+    steps = len(other) // 4
+    shuffled = FaceReader(other, everything(other), INPUT)
+    batches = list(shuffled.train_batches(4, steps, seed=0, flip=False))
+    assert len(batches) == steps  # every rank takes as many steps, whatever it had to skip
+
+
+def test_the_same_video_in_two_datasets_is_refused(
+    faceset: FaceSet, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    copy = tmp_path_factory.mktemp("copy") / "faces"
+    shutil.copytree(faceset.root, copy)
+    with pytest.raises(SourceError, match="would count twice"):
+        build_index([faceset, FaceSet(copy)])
 
 
 def test_unlabelled_faces_are_no_training_material(

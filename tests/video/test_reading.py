@@ -80,3 +80,12 @@ def test_sound_alone_is_no_video(samples: Path) -> None:
     with pytest.raises(VideoError, match="no video stream") as caught:
         open_video(data, "decord")
     assert caught.value.status == "not_video"
+
+
+def test_what_an_edit_list_hides_is_not_lost(samples: Path) -> None:
+    data = (samples / "odd" / "mp4__iibbibb_editlist_videoonly.mp4").read_bytes()
+    with pytest.raises(DecoderTrouble, match="12 are to be shown"):
+        open_video(data, "decord")
+    frames, decoded, lost = read(data, "pyav")
+    assert len(frames) == decoded == 12
+    assert lost == 0
