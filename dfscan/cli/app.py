@@ -280,7 +280,8 @@ def _run(
             as_json=as_json, quiet=quiet, verbose=verbose,
         )  # fmt: skip
     except KeyboardInterrupt:
-        typer.echo("dfscan: interrupted; the same command continues", err=True)
+        then = "starts this run anew" if verb in ("train", "quickstart") else "continues"
+        typer.echo(f"dfscan: interrupted; the same command {then}", err=True)
         raise typer.Exit(130) from None
     if code:
         raise typer.Exit(code)

@@ -1,0 +1,29 @@
+from pathlib import Path
+
+import pytest
+
+import dfscan
+from dfscan.errors import ConfigError
+from dfscan.synthetic import Corpus
+
+
+def test_the_public_surface() -> None:
+    assert set(dfscan.__all__) == {"__version__", "extract", "init", "quickstart", "score", "train"}
+    assert all(callable(getattr(dfscan, name)) for name in dfscan.__all__ if name != "__version__")
+    with pytest.raises(AttributeError, match="no attribute 'scan'"):
+        _ = dfscan.scan  # type: ignore[attr-defined]
+
+
+def test_the_verbs_are_functions(corpus: Corpus, tmp_path: Path) -> None:
+    faces, run = str(tmp_path / "faces"), str(tmp_path / "run")
+    parts = [str(p) for p in corpus.parts]
+    stride = {"real": 4, "fake": 4}
+    extracted = dfscan.extract(*parts, out=faces, stride=stride, inline=True)
+    assert extracted.videos == 12
+    trained = dfscan.train(faces, out=run, epochs=1, batch_size=8, input={"size": 64}, inline=True)
+    assert Path(trained.model).is_file()
+    out = str(tmp_path / "v.parquet")
+    scored = dfscan.score(str(corpus.test), model=run, out=out, frames=2, inline=True)
+    assert scored.verdicts == {"UNCERTAIN": 4}
+    with pytest.raises(ConfigError, match=r"'score\.frame': did you mean 'frames'"):
+        dfscan.score("x", frame=3)
