@@ -10,6 +10,7 @@ from rich.text import Text
 
 from dfscan import storage
 from dfscan.jobs.results import ExtractResult, QuickstartResult, ScoreResult, TrainResult
+from dfscan.records import HEALTHY
 
 FEW: Final = 20
 """Up to so many verdicts are shown one by one."""
@@ -52,14 +53,15 @@ def _(value: ExtractResult) -> None:
 
 
 def _show_failures(console: Console, folder: Path) -> None:
-    shown = 0
-    for _, videos in storage.read_tables(folder, ["video_id", "status", "reason"]):
-        for row in videos.to_pylist():
-            if row["status"] != "ok" and shown < FEW:
-                shown += 1
-                console.print(
-                    f"  {row['video_id']}: {row['status']}: {row['reason']}", markup=False
-                )
+    """The first few videos that are not ``ok``, failed ones before those without a face."""
+    columns = ["video_id", "status", "reason"]
+    rows = [r for _, table in storage.read_tables(folder, columns) for r in table.to_pylist()]
+    odd = [r for r in rows if r["status"] != "ok"]
+    odd.sort(key=lambda r: (r["status"] in HEALTHY, r["video_id"]))
+    for row in odd[:FEW]:
+        console.print(f"  {row['video_id']}: {row['status']}: {row['reason']}", markup=False)
+    if len(odd) > FEW:
+        console.print(f"  … and {len(odd) - FEW:,} more: see status and reason in {folder}")
 
 
 @result.register
