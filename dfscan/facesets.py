@@ -68,7 +68,6 @@ class FaceSet:
                     f"{self.root} was made with another configuration ({'; '.join(changed)}): "
                     "give another --out, or --overwrite to start anew"
                 )
-            return
         storage.commit_json(self.root / MARKER, {**header, "finished": False})
 
     def header(self) -> dict[str, Any]:

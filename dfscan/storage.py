@@ -36,6 +36,7 @@ LEASE_S: Final = 60.0
 """A lock whose owner has not renewed it for so many seconds is free."""
 
 _TEMPORARY: Final = ".tmp-"
+_PIECE: Final = 8 << 20
 
 
 # ---------------------------------------------------------------- listing
@@ -60,7 +61,8 @@ def list_source(source: str | Path) -> list[Entry]:
     """Every file of a source: a folder (recursively), a zip archive, or one file.
 
     Zip archives inside a folder are looked into. Names that start with a dot are left out.
-    Links to folders are followed, each folder once. Sorted by path. Only directories and zip central directories are read.
+    Links to folders are followed, each folder once. Sorted by path. Only directories and the
+    central directories of zips are read.
 
     :raises SourceError: nothing is there, or it cannot be read.
     """
@@ -148,11 +150,10 @@ def read_bytes(uri: str, limit: int | None = None) -> bytes:
     try:
         if not member:
             with Path(path).open("rb") as file:
-                size = os.fstat(file.fileno()).st_size  # read() sets aside all that it may return
-                return _read_at_most(file, size if limit is None else min(size, limit), limit)
+                return _read_at_most(file, limit)
         archive = _open_zip(path, Path(path).stat().st_mtime_ns)
         with archive.open(member) as file:
-            return _read_at_most(file, archive.getinfo(member).file_size, limit)
+            return _read_at_most(file, limit)
     except (FileNotFoundError, KeyError):
         raise VideoError("missing", "the file is no longer at the source") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
@@ -167,15 +168,16 @@ def _split(uri: str) -> tuple[str, str]:
     return (uri, "") if end < 0 else (uri[: end + 4], uri[end + 4 + len(MEMBER) :])
 
 
-def _read_at_most(file: Any, expected: int, limit: int | None) -> bytes:
-    """Read ``expected`` bytes and whatever follows them, unless that passes the limit."""
-    data: bytes = file.read(expected + 1)
-    if limit is None:
-        rest: bytes = file.read()
-        return data + rest
-    if len(data) > limit:
-        raise VideoError("too_large", f"more than {limit:,} bytes (max_bytes)")
-    return data
+def _read_at_most(file: Any, limit: int | None) -> bytes:
+    """Everything, in pieces: one read() sets aside all that it may return, and sizes can lie."""
+    pieces: list[bytes] = []
+    total = 0
+    while piece := file.read(_PIECE):
+        total += len(piece)
+        if limit is not None and total > limit:
+            raise VideoError("too_large", f"more than {limit:,} bytes (max_bytes)")
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def read_start(path: str | Path, count: int) -> bytes:

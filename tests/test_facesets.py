@@ -197,3 +197,10 @@ def test_a_newer_dataset_is_refused(faceset):
     commit_json(faceset.root / "dataset.json", HEADER | {"schema_version": SCHEMA_VERSION + 1})
     with pytest.raises(SourceError, match="upgrade dfscan"):
         open_facesets([str(faceset.root)])
+
+
+def test_a_dataset_is_unfinished_while_a_later_run_adds_to_it(faceset):
+    faceset.finish(HEADER, "card")
+    assert faceset.header()["finished"]
+    faceset.prepare(HEADER, overwrite=False)
+    assert not faceset.header()["finished"]

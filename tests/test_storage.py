@@ -282,3 +282,8 @@ def test_links_to_folders_are_followed_once(tmp_path):
     (tmp_path / "source" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "source" / "loop").symlink_to(tmp_path / "source")
     assert [e.path for e in storage.list_source(tmp_path / "source")] == ["linked/a.mp4"]
+
+
+def test_a_limit_far_above_the_file_costs_no_memory(tmp_path):
+    (tmp_path / "small").write_bytes(b"abc")
+    assert storage.read_bytes(str(tmp_path / "small"), limit=10**15) == b"abc"

@@ -1,8 +1,8 @@
 """Running units: in this process, or as Ray tasks whose retries the driver owns.
 
 Ray itself retries nothing (``max_retries=0``). A unit whose worker dies twice is split into
-single videos; a video that kills its worker twice alone gets the row ``crashed``. The death of a
-node is never charged to a video.
+single videos; a video that kills its worker twice alone gets the row ``crashed``, and so does one
+that raises what nobody expected. The death of a node is never charged to a video.
 """
 
 import contextlib
@@ -84,7 +84,10 @@ def _inline(step: Step, units: Sequence[Unit]) -> Generator[UnitResult, None, No
 
 
 def _work(step: Step, unit: Unit) -> UnitResult:
-    """One unit on one thread: the cascade's patches are far too small to share among several."""
+    """One unit on one thread, inline too.
+
+    There are as many workers as CPUs, and faces come out equal to the bit wherever they are found.
+    """
     import torch
 
     torch.set_num_threads(1)
@@ -175,6 +178,7 @@ def ray_session(config: VerbConfig) -> Iterator[int]:
     """
     import ray
 
+    # Without this Ray warns at every start without GPUs that it will stop hiding them.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     started = not ray.is_initialized()

@@ -78,8 +78,8 @@ def network_input(backbone: str, wanted: InputConfig) -> NetworkInput:
 def create_network(backbone: str, size: int, pretrained: bool = False) -> nn.Module:
     """A fresh network: (N, 3, size, size) float32 → (N,) logits of FAKE.
 
-    Its weights lie channels last, as decoded pictures do: MesoInception-4 trains four times as
-    fast that way on a CPU.
+    Its weights lie channels last, as decoded pictures do: MesoInception-4 trains almost three
+    times as fast that way on a CPU (``benchmarks/cpu_choices.py``).
 
     :param pretrained: load timm's published weights, from its cache or the hub.
     :raises ConfigError: unknown name, no published weights, or the hub cannot be reached.

@@ -177,6 +177,7 @@ class _Run:
         self._history: list[dict[str, Any]] = []
         self._best: float | None = None
         self._outputs: dict[str, Any] = {}
+        self._by: dict[str, dict[str, Any]] = {}
         self._bad: list[str] = []
 
     def train_epoch(self, model: nn.Module, optimiser: Any, schedule: Any, epoch: int) -> float:

@@ -8,7 +8,7 @@ from dfscan.recipe import Detector
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_every_detector_keeps_the_contract(name: str) -> None:
-    detector = load_detector(Detector(name=name), "cpu")  # type: ignore[arg-type]
+    detector = load_detector(Detector(name=name), "cpu")
     portrait, empty = astronaut(), np.zeros((512, 512, 3), np.uint8)
     found, nothing = detector.detect([portrait, empty], 40)
     assert len(found) == 1

@@ -36,7 +36,7 @@ def test_stored_faces_and_scored_frames_give_equal_logits(
     dataset = FaceSet(tmp_path / "faces")
 
     torch.manual_seed(0)
-    wanted = InputConfig(square=square, size=128)  # type: ignore[arg-type]
+    wanted = InputConfig(square=square, size=128)
     seen = network_input(backbone, wanted)
     network = create_network(backbone, seen.size).eval()
     recipe = dataset.recipe().model_copy(update={"input": seen})
