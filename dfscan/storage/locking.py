@@ -1,0 +1,121 @@
+"""One run at a time on an output."""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from dfscan.errors import OutputError
+from dfscan.storage.committing import TEMPORARY
+
+LEASE_S: Final = 60.0
+"""A lock whose owner has not renewed it for so many seconds is free."""
+
+
+class Lock:
+    """One run at a time on an output, as a file with a lease: ``with Lock(path, output): …``
+
+    A thread renews the lease; a lock of a dead process on this machine, or one not renewed for
+    :data:`LEASE_S` seconds, is taken over.
+
+    :raises OutputError: another run holds it; the message names its host and process.
+    """
+
+    def __init__(self, path: str | Path, what: str | Path) -> None:
+        self._path, self._what = Path(path), what
+        self._token = uuid.uuid4().hex
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._renew, daemon=True, name="dfscan-lock")
+
+    def __enter__(self) -> "Lock":
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make {self._path.parent}: {error.strerror}") from None
+        for _ in range(2):
+            if self._take():
+                self._thread.start()
+                return self
+            self._free_if_dead()
+        owner = self._owner()
+        raise OutputError(
+            f"{self._what} is in use by another dfscan run (host {owner.get('host')}, "
+            f"pid {owner.get('pid')}): wait for it, or give another --out"
+        )
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self._owner().get("token") == self._token:
+            self._path.unlink(missing_ok=True)
+
+    def _take(self) -> bool:
+        content = {"host": socket.gethostname(), "pid": os.getpid(), "token": self._token}
+        ready = self._path.with_name(f"{self._path.name}{TEMPORARY}{self._token}")
+        try:
+            ready.write_text(json.dumps(content))
+            os.link(ready, self._path)  # fails if it exists: whole content or no lock
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise OutputError(f"cannot lock {self._what}: {error.strerror}") from None
+        finally:
+            ready.unlink(missing_ok=True)
+        return True
+
+    def _owner(self) -> dict[str, Any]:
+        return _read_object(self._path)
+
+    def _free_if_dead(self) -> None:
+        """Move a dead lock aside; if a living one was caught meanwhile, put it back."""
+        aside = self._path.with_name(f"{self._path.name}{TEMPORARY}{uuid.uuid4().hex}")
+        with contextlib.suppress(FileNotFoundError):
+            owner = self._owner()
+            age = time.time() - self._path.stat().st_mtime
+            dead_here = owner.get("host") == socket.gethostname() and not _alive(owner.get("pid"))
+            if not dead_here and age <= LEASE_S:
+                return
+            self._path.rename(aside)
+            if _read_object(aside).get("token") != owner.get("token"):
+                with contextlib.suppress(FileExistsError):
+                    os.link(aside, self._path)
+            aside.unlink()
+
+    def _renew(self) -> None:
+        while not self._stop.wait(LEASE_S / 6):
+            if self._owner().get("token") != self._token:
+                return  # taken over by another run: the lease is not ours to renew
+            with contextlib.suppress(OSError):
+                os.utime(self._path)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A small JSON object; {} where there is none."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _alive(pid: Any) -> bool:
+    if not isinstance(pid, int):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,91 @@
+import os
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from dfscan import storage
+from dfscan.errors import SourceError, VideoError
+
+CLIP = bytes(range(256)) * 40
+
+
+def paths(source):
+    return [e.path for e in storage.list_source(source)]
+
+
+def make_zip(path, compression=zipfile.ZIP_STORED, **members):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in (members or {"a.mp4": CLIP}).items():
+            archive.writestr(name, data)
+    return path
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_members_are_read_in_place(tmp_path, compression):
+    make_zip(tmp_path / "p.zip", compression, **{"x/a.mp4": CLIP})
+    [entry] = storage.list_source(tmp_path)
+    assert entry.bytes == len(CLIP)
+    assert storage.read_bytes(entry.uri) == CLIP
+    assert [p.name for p in tmp_path.iterdir()] == ["p.zip"]
+
+
+def test_an_archive_replaced_under_its_name_is_opened_anew(tmp_path):
+    for data, when in ((b"old", 1), (b"new!", 2)):
+        path = make_zip(tmp_path / "p.zip", **{"a.mp4": data})
+        os.utime(path, ns=(when, when))
+        [entry] = storage.list_source(path)
+        assert entry.bytes == len(data)
+        assert storage.read_bytes(entry.uri) == data
+
+
+def test_a_folder_may_end_in_an_exclamation_mark(tmp_path):
+    (tmp_path / "wow!").mkdir()
+    (tmp_path / "wow!" / "a.mp4").write_bytes(CLIP)
+    [entry] = storage.list_source(tmp_path)
+    assert storage.read_bytes(entry.uri) == CLIP
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_damaged_member_is_a_decode_error(tmp_path, compression):
+    path = make_zip(tmp_path / "p.zip", compression)
+    data = bytearray(path.read_bytes())
+    data[30 + len("a.mp4")] ^= 0xFF  # the first byte after the local header
+    path.write_bytes(data)
+    with pytest.raises(VideoError) as caught:
+        storage.read_bytes(f"{path}!/a.mp4")
+    assert caught.value.status == "decode_error"
+
+
+@pytest.mark.parametrize("gone", ["a.mp4", "p.zip!/other.mp4", "q.zip!/a.mp4"])
+def test_what_is_gone_is_missing(tmp_path, gone):
+    make_zip(tmp_path / "p.zip")
+    with pytest.raises(VideoError) as caught:
+        storage.read_bytes(f"{tmp_path}/{gone}")
+    assert caught.value.status == "missing"
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "p.zip!/a.mp4"])
+def test_more_than_the_limit_is_too_large(tmp_path, name):
+    (tmp_path / "a.mp4").write_bytes(CLIP)
+    make_zip(tmp_path / "p.zip", zipfile.ZIP_DEFLATED)
+    assert storage.read_bytes(f"{tmp_path}/{name}", limit=len(CLIP)) == CLIP
+    with pytest.raises(VideoError) as caught:
+        storage.read_bytes(f"{tmp_path}/{name}", limit=len(CLIP) - 1)
+    assert caught.value.status == "too_large"
+    assert "10,239" in caught.value.reason
+
+
+def test_what_is_not_json_is_named(tmp_path):
+    (tmp_path / "m.json").write_text("{")
+    with pytest.raises(SourceError, match=r"m\.json is not valid JSON"):
+        storage.read_json(str(tmp_path / "m.json"))
+
+
+def test_only_committed_tables_are_read(tmp_path):
+    for name in ("b.parquet", "a.parquet", ".a.parquet.tmp-1"):
+        storage.commit_table(tmp_path / name, pa.table({"x": [name], "y": [1]}))
+    read = [(Path(p).name, t.to_pydict()) for p, t in storage.read_tables(tmp_path, ["x"])]
+    assert read == [("a.parquet", {"x": ["a.parquet"]}), ("b.parquet", {"x": ["b.parquet"]})]
+    assert list(storage.read_tables(tmp_path / "absent")) == []
