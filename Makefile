@@ -4,11 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 DONE   := $(VENV)/.installed
 
-.PHONY: help install quickstart test lint format clean
+.PHONY: help install quickstart test chaos lint format clean
 
 help:
 	@echo "make quickstart  a synthetic corpus through extract, train and score (under 6 minutes)"
 	@echo "make test        the test suite (under 10 minutes on two cores)"
+	@echo "make chaos       300 processes and nodes killed, every dataset compared (about an hour)"
 	@echo "make lint        ruff, mypy, import-linter"
 	@echo "make format      ruff's formatter and safe fixes"
 	@echo "make clean       removes .venv and caches"
@@ -27,6 +28,9 @@ quickstart: $(DONE)
 
 test: $(DONE)
 	$(BIN)/python -m pytest
+
+chaos: $(DONE)
+	$(BIN)/python tests/chaos/campaign.py --count 300
 
 lint: $(DONE)
 	$(BIN)/ruff check .

@@ -10,15 +10,23 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from dfscan.errors import ConfigError, did_you_mean
 from dfscan.recipe import Crop, Detector, FaceRecipe, NetworkInput, Sampling, Strict, Stride
+from dfscan.records import STATUSES
 
 CONFIG_FILE: Final = "dfscan.yaml"
 
-Layout = Literal["auto", "dfdc", "ffpp", "folders", "flat"]
+Layout = Literal["auto", "dfdc", "ffpp", "celebdf", "folders", "flat"]
 
 
 def _listed(value: Any) -> Any:
@@ -36,6 +44,20 @@ PathText = Annotated[
 ]
 Paths = Annotated[tuple[PathText, ...], BeforeValidator(_listed)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+
+
+def _names(value: Any) -> Any:
+    """``"timeout,crashed"`` → its parts."""
+    return tuple(p.strip() for p in value.split(",")) if isinstance(value, str) else value
+
+
+def _status(value: str) -> str:
+    if value not in STATUSES:
+        raise ValueError(f"must be a status: {', '.join(STATUSES)}")
+    return value
+
+
+Statuses = Annotated[tuple[Annotated[str, AfterValidator(_status)], ...], BeforeValidator(_names)]
 
 
 class VerbConfig(Strict):
@@ -63,6 +85,13 @@ class LookConfig(VerbConfig):
     unit_size: int = Field(16, ge=1, le=1024, description="videos a commit")
     max_bytes: int = Field(4 << 30, ge=1, description="larger files get the row too_large")
     max_failed: float = Field(0.05, ge=0, le=1, description="above this share: exit code 3")
+    retry: Statuses = Field((), description="work only on videos that ended with these statuses")
+    timeout: Seconds = Field(120.0, description="seconds a video, and one more a megabyte")
+    max_memory: ByteSize | None = Field(
+        None, description="that decoding one video may take; null: a CPU's share, 2 to 8 GiB"
+    )
+    recycle: int = Field(500, ge=1, description="videos after which a decoding process is replaced")
+    isolate: bool = Field(True, description="open videos in a process that can be ended")
 
 
 class ExtractConfig(LookConfig):
@@ -74,6 +103,10 @@ class ExtractConfig(LookConfig):
     phase: Literal["hash"] | Annotated[int, Field(ge=0)] = "hash"
     detector: Detector = Detector()
     crop: Crop = Crop()
+    boxes_from: Literal["detected", "original"] = Field(
+        "detected", description="original: cut fakes where their original's faces are"
+    )
+    dry_run: bool = Field(False, description="only say what there is to do")
 
     def recipe(self) -> FaceRecipe:
         """The part of this configuration that decides about pixels."""
@@ -153,11 +186,26 @@ class QuickstartConfig(VerbConfig):
     epochs: int = Field(12, ge=1)
 
 
+class InspectConfig(VerbConfig):
+    """``dfscan inspect``: what is this?"""
+
+    path: PathText = "."
+
+
+class PurgeConfig(VerbConfig):
+    """``dfscan purge``: remove every trace of some videos."""
+
+    path: PathText = "faces"
+    video: Paths = ()
+
+
 VERBS: Final[Mapping[str, type[VerbConfig]]] = {
     "extract": ExtractConfig,
     "train": TrainConfig,
     "score": ScoreConfig,
     "quickstart": QuickstartConfig,
+    "inspect": InspectConfig,
+    "purge": PurgeConfig,
 }
 _SHARED: Final = frozenset(VerbConfig.model_fields) - {"overwrite"}
 
@@ -349,8 +397,10 @@ __all__ = [
     "VERBS",
     "ExtractConfig",
     "InputConfig",
+    "InspectConfig",
     "LookConfig",
     "NetworkInput",
+    "PurgeConfig",
     "QuickstartConfig",
     "ScoreConfig",
     "TrainConfig",

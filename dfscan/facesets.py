@@ -7,21 +7,22 @@ that the same unit overwrites when it is done again, since equal input has the e
 is no ledger that could disagree with the files.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dfscan import storage
+from dfscan import faults, storage
 from dfscan.errors import OutputError, SourceError
-from dfscan.recipe import FaceRecipe, differences
+from dfscan.recipe import FaceRecipe, differences, fingerprint
 from dfscan.records import (
     FACE_SCHEMA,
-    RETRIED,
     SCHEMA_VERSION,
     VIDEO_SCHEMA,
     FaceRow,
@@ -33,6 +34,12 @@ from dfscan.records import (
 MARKER: Final = "dataset.json"
 ROW_GROUP: Final = 64
 """Faces a row group: some 5 MB, so that a training rank can read scattered ones."""
+
+COMPACT_BYTES: Final = 128 << 20
+"""Units are merged until their faces take about so many bytes, …"""
+
+COMPACT_VIDEOS: Final = 8192
+"""… or until they hold about so many videos."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +68,25 @@ class FaceSet:
             self.root, MARKER, overwrite, ("videos", "faces", MARKER, "README.md")
         )
         if storage.exists(self.root / MARKER):
-            old = self.header()
-            changed = differences(old.get("config"), header["config"])
-            if changed:
-                raise OutputError(
-                    f"{self.root} was made with another configuration ({'; '.join(changed)}): "
-                    "give another --out, or --overwrite to start anew"
-                )
+            self.check(header)
         storage.commit_json(self.root / MARKER, {**header, "finished": False})
+
+    def check(self, header: Mapping[str, Any]) -> None:
+        """Refuse to mix faces of two configurations.
+
+        :raises OutputError: what is there was made with another one; says what differs.
+        """
+        changed = differences(self.header().get("config"), header["config"])
+        if changed:
+            raise OutputError(
+                f"{self.root} was made with another configuration ({'; '.join(changed)}): "
+                "give another --out, or --overwrite to start anew"
+            )
+
+    def sweep(self, now: float) -> None:
+        """Remove temporary files of runs that died long before ``now``."""
+        for folder in (self.root, self.faces, self.videos):
+            storage.sweep(folder, now)
 
     def header(self) -> dict[str, Any]:
         """The content of ``dataset.json``.
@@ -95,94 +113,205 @@ class FaceSet:
         """The recipe its faces were made with."""
         return FaceRecipe.model_validate(self.header()["recipe"])
 
-    def commit(self, unit: str, videos: Sequence[VideoRow], faces: Sequence[FaceRow]) -> None:
-        """Commit one unit: its faces, then a row for every one of its videos."""
+    def commit(
+        self,
+        unit: str,
+        videos: Sequence[VideoRow],
+        faces: Sequence[FaceRow],
+        check: Callable[[], None] | None = None,
+    ) -> None:
+        """Commit one unit: its faces, then a row for every one of its videos.
+
+        :param check: called at the last moment before each file gets its name.
+        """
         path = self.faces / f"{unit}.parquet"
         if faces:
-            storage.commit_table(path, to_table(faces, FACE_SCHEMA), ROW_GROUP)
+            storage.commit_table(path, to_table(faces, FACE_SCHEMA), ROW_GROUP, check)
         else:
             storage.remove(path)  # of a run that died between the two files
-        storage.commit_table(self.videos / f"{unit}.parquet", to_table(videos, VIDEO_SCHEMA))
+        rows = to_table(videos, VIDEO_SCHEMA)
+        storage.commit_table(self.videos / f"{unit}.parquet", rows, check=check)
 
-    def done(self, videos: Iterable[VideoRef]) -> set[str]:
-        """Ids of the ``videos`` that need no more work.
+    def committed(self, videos: Sequence[VideoRef]) -> dict[str, str]:
+        """Status by ``video_id`` of those ``videos`` that have a row.
 
-        Committed with the same version and the same label, original and group, and not with a
-        status that a second look may mend (:data:`~dfscan.records.RETRIED`).
+        A row counts that was committed last, with the same version and the same label, original
+        and group.
         """
+        places = {v.video_id: i for i, v in enumerate(videos)}
+        when = np.full(len(videos), -1, np.int64)
         columns = ["video_id", "committed_at", "version", "label", "original", "group", "status"]
-        latest: dict[str, tuple[Any, ...]] = {}
+        found: dict[str, str] = {}
         for _, table in storage.read_tables(self.videos, columns):
-            rows = zip(*table.select(columns).to_pydict().values(), strict=True)
-            for name, *row in rows:
-                if name not in latest or row[0] > latest[name][0]:
-                    latest[name] = tuple(row)
-        wanted = {v.video_id: (v.version, v.label, v.original, v.group) for v in videos}
-        return {
-            name
-            for name, (_, *known, status) in latest.items()
-            if wanted.get(name) == tuple(known) and status not in RETRIED
-        }
+            stamps = table.column("committed_at").cast(pa.int64()).to_numpy()
+            lists = [table.column(c).to_pylist() for c in columns if c != "committed_at"]
+            for stamp, name, *known, status in zip(stamps, *lists, strict=True):
+                place = places.get(name)
+                if place is None or stamp <= when[place]:
+                    continue
+                when[place] = stamp
+                video = videos[place]
+                if [video.version, video.label, video.original, video.group] == known:
+                    found[video.video_id] = sys.intern(status)
+                else:
+                    found.pop(video.video_id, None)
+        return found
 
     def reconcile(self) -> None:
-        """Leave every video once and every face once: run when all units are committed.
+        """Leave every video once and every face once: run while no unit is being committed.
 
         Rewrites units that hold rows superseded by a later one (a changed file was read again),
-        and removes face files that no committed unit names.
+        removes units whose faces are not there (whose run was overtaken by another while it
+        committed), and face files that no committed unit names.
         """
-        owners: dict[str, tuple[Any, str]] = {}
-        for path, table in storage.read_tables(self.videos, ["video_id", "committed_at"]):
-            columns = table.to_pydict()
-            for name, when in zip(*columns.values(), strict=True):
-                if name not in owners or when > owners[name][0]:
-                    owners[name] = (when, path)
-        for path, table in storage.read_tables(self.videos):
-            names = table.column("video_id").to_pylist()
-            stale = {n for n in names if owners[n][1] != path}
-            if stale:
-                self._rewrite(Path(path), table, stale)
+        self._drop_broken_units()
+        for path, stale in self._superseded().items():
+            faults.reach("reconcile.file")
+            self._rewrite(Path(path), storage.read_table(path), stale)
         committed = {p.name for p in storage.parquet_files(self.videos)}
         for path_ in storage.parquet_files(self.faces):
             if path_.name not in committed:
                 storage.remove(path_)
 
-    def _rewrite(self, path: Path, videos: pa.Table, stale: set[str]) -> None:
+    def _drop_broken_units(self) -> None:
+        for path, table in storage.read_tables(self.videos, ["faces"]):
+            promised = pc.sum(table.column("faces")).as_py() or 0
+            there = self.faces / Path(path).name
+            if promised and not storage.exists(there):
+                storage.remove(path)
+
+    def _superseded(self) -> dict[str, set[str]]:
+        """File → ids of the videos in it that another file has a later row of."""
+        files: list[str] = []
+        tables = []
+        for path, table in storage.read_tables(self.videos, ["video_id", "committed_at"]):
+            number = pa.array(np.full(table.num_rows, len(files), np.int32))
+            tables.append(table.append_column("file", number))
+            files.append(path)
+        if not tables:
+            return {}
+        rows = pa.concat_tables(tables).replace_schema_metadata(None)
+        counts = rows.group_by("video_id").aggregate([("file", "count")])
+        twice = counts.filter(pc.greater(counts.column("file_count"), 1)).column("video_id")
+        rows = rows.filter(pc.is_in(rows.column("video_id"), value_set=twice.combine_chunks()))
+        rows = rows.sort_by([("committed_at", "ascending"), ("file", "ascending")])
+        lists = [rows.column(c).to_pylist() for c in ("video_id", "file")]
+        owner = dict(zip(*lists, strict=True))  # the last one wins
+        stale: dict[str, set[str]] = defaultdict(set)
+        for name, number in zip(*lists, strict=True):
+            if owner[name] != number:
+                stale[files[number]].add(name)
+        return stale
+
+    def _rewrite(self, path: Path, videos: pa.Table, without: set[str]) -> None:
+        """Take some videos out of one unit's files."""
         faces_path = self.faces / path.name
+        rest = _without(videos, without)
         if storage.exists(faces_path):
-            faces = _without(storage.read_table(faces_path), stale)
+            faces = _without(storage.read_table(faces_path), without)
             if faces.num_rows:
                 storage.commit_table(faces_path, faces, ROW_GROUP)
-            else:
+            elif rest.num_rows:
                 storage.remove(faces_path)
-        rest = _without(videos, stale)
         if rest.num_rows:
             storage.commit_table(path, rest)
         else:
             storage.remove(path)
+            storage.remove(faces_path)
 
-    def finish(self, header: Mapping[str, Any], card: str) -> dict[str, Any]:
-        """Count what is there, write ``dataset.json`` and the dataset card; returns the counts."""
-        counts = self.counts()
+    def compact(self) -> None:
+        """Merge small units, so that a large dataset is some hundred files and not some thousand.
+
+        A merged unit is committed like any other before those it replaces are removed; a run that
+        dies between the two leaves rows twice, which :meth:`reconcile` mends.
+        """
+        for batch in self._batches():
+            videos = pa.concat_tables([storage.read_table(p) for p in batch])
+            paths = [self.faces / p.name for p in batch if storage.exists(self.faces / p.name)]
+            name = fingerprint(sorted(p.stem for p in batch))
+            if paths:
+                faces = pa.concat_tables([storage.read_table(p) for p in paths])
+                storage.commit_table(self.faces / f"{name}.parquet", faces, ROW_GROUP)
+                faults.reach("compact.faces")
+            storage.commit_table(self.videos / f"{name}.parquet", videos)
+            faults.reach("compact.videos")
+            for path in batch:
+                storage.remove(path)
+                faults.reach("compact.removing")
+                storage.remove(self.faces / path.name)
+
+    def _batches(self) -> Iterator[list[Path]]:
+        """Groups of small units to be merged, in order of what is in them."""
+        small: list[tuple[str, int, int, Path]] = []
+        for path, table in storage.read_tables(self.videos, ["video_id"]):
+            size = storage.size(self.faces / Path(path).name)
+            if size < COMPACT_BYTES // 2 and table.num_rows < COMPACT_VIDEOS // 2:
+                first = pc.min(table.column("video_id")).as_py()
+                small.append((first, size, table.num_rows, Path(path)))
+        batch: list[Path] = []
+        total = rows = 0
+        for _, size, videos, file in sorted(small):
+            if batch and (total + size > COMPACT_BYTES or rows + videos > COMPACT_VIDEOS):
+                if len(batch) > 1:
+                    yield batch
+                batch, total, rows = [], 0, 0
+            batch.append(file)
+            total, rows = total + size, rows + videos
+        if len(batch) > 1:
+            yield batch
+
+    def purge(self, video_ids: set[str]) -> dict[str, int]:
+        """Remove every row and face of some videos; returns how many of each were there.
+
+        Also says how many rows of other videos name one of them as their original.
+        """
+        found = Counter[str]()
+        for path in storage.parquet_files(self.videos):
+            videos = storage.read_table(path)
+            mine = _named(videos, "video_id", video_ids)
+            others = pc.and_(_named(videos, "original", video_ids), pc.invert(mine))
+            found["videos"] += pc.sum(mine).as_py() or 0
+            found["made_from_it"] += pc.sum(others).as_py() or 0
+            faces_path = self.faces / path.name
+            if storage.exists(faces_path):
+                ids = storage.open_parquet(faces_path).read(["video_id"])
+                found["faces"] += pc.sum(_named(ids, "video_id", video_ids)).as_py() or 0
+            if pc.any(mine).as_py():
+                self._rewrite(path, videos, video_ids)
+        self.reconcile()  # faces of a unit that was never committed
+        return dict(found)
+
+    def finish(
+        self, header: Mapping[str, Any], counts: Mapping[str, Any], card: str | None
+    ) -> None:
+        """Write ``dataset.json`` with the counts, and the dataset card where there is one."""
         storage.commit_json(self.root / MARKER, {**header, "finished": True, "counts": counts})
-        storage.commit_bytes(self.root / "README.md", card.encode())
-        return counts
+        if card is not None:
+            storage.commit_bytes(self.root / "README.md", card.encode())
 
     def counts(self) -> dict[str, Any]:
-        """Videos by status and label, frames and faces."""
+        """Videos by status, label and part; frames, faces and tracks."""
         statuses: Counter[str] = Counter()
         labels: Counter[str] = Counter()
+        parts: dict[str, Counter[str]] = defaultdict(Counter)
         sums: Counter[str] = Counter()
-        columns = ["status", "label", "frames_sampled", "frames_decoded", "faces"]
-        for _, table in storage.read_tables(self.videos, columns):
-            statuses.update(table.column("status").to_pylist())
-            labels.update(v or "unlabelled" for v in table.column("label").to_pylist())
-            for name in columns[2:]:
+        columns = ["part", "status", "label"]
+        numbers = ["frames_sampled", "frames_decoded", "frames_lost", "faces", "tracks", "bytes"]
+        for _, table in storage.read_tables(self.videos, columns + numbers):
+            for part, status, label in zip(
+                *(table.column(c).to_pylist() for c in columns), strict=True
+            ):
+                statuses[status] += 1
+                labels[label or "unlabelled"] += 1
+                parts[part][status] += 1
+            for name in numbers:
                 sums[name] += pc.sum(table.column(name)).as_py() or 0
         return {
             "videos": sum(statuses.values()),
             "status": dict(sorted(statuses.items())),
             "label": dict(sorted(labels.items())),
-            **{name: sums[name] for name in columns[2:]},
+            **{name: sums[name] for name in numbers},
+            "parts": {part: dict(sorted(parts[part].items())) for part in sorted(parts)},
         }
 
 
@@ -197,6 +326,9 @@ def open_facesets(paths: Iterable[str]) -> list[FaceSet]:
     return list(sets.values())
 
 
+def _named(table: pa.Table, column: str, values: set[str]) -> pa.ChunkedArray:
+    return pc.is_in(table.column(column), value_set=pa.array(sorted(values), pa.string()))
+
+
 def _without(table: pa.Table, video_ids: set[str]) -> pa.Table:
-    named = pc.is_in(table.column("video_id"), value_set=pa.array(sorted(video_ids)))
-    return table.filter(pc.invert(named))
+    return table.filter(pc.invert(_named(table, "video_id", video_ids)))

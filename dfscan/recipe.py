@@ -82,17 +82,20 @@ class Sampling(Strict):
 class Detector(Strict):
     """How faces are found.
 
+    ``name="none"`` takes each frame or picture whole, for material that is cropped already.
     ``min_face`` is the smallest face in pixels of the displayed frame; ``auto`` is
     max(20, min(60, short side / 18)). ``thresholds`` are MTCNN's for its three stages;
-    ``min_score`` is the probability a face must reach to be stored.
+    ``min_score`` is the probability a face must reach to be stored. ``max_faces`` keeps that many
+    a frame, the largest.
     """
 
-    name: Literal["mtcnn"] = "mtcnn"
+    name: Literal["mtcnn", "none"] = "mtcnn"
     weights: Literal["facenet-pytorch-2.5.3"] = "facenet-pytorch-2.5.3"
     min_face: Literal["auto"] | Annotated[int, Field(ge=12, le=4096)] = "auto"
     thresholds: tuple[Fraction, Fraction, Fraction] = (0.6, 0.7, 0.7)
     factor: float = Field(0.709, gt=0.1, lt=1)
     min_score: Fraction = 0.95
+    max_faces: int | None = Field(None, ge=1)
 
     def min_face_px(self, width: int, height: int) -> int:
         """The smallest face looked for in a frame of this size, in pixels."""

@@ -40,8 +40,8 @@ HEALTHY: Final = frozenset({"ok", "no_face", "partial"})
 """Every other status counts as failed (``--max-failed``)."""
 
 
-RETRIED: Final = frozenset({"missing", "crashed", "timeout"})
-"""Statuses that may not be the file's fault: the next run looks at such videos again."""
+RETRIED: Final = frozenset({"missing"})
+"""Statuses that every later run looks at again; ``--retry`` names others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,9 @@ class FaceRow:
 
     ``box`` and ``crop_box`` are (x0, y0, x1, y1) in pixels of the displayed frame (after
     rotation); ``landmarks`` are five (x, y) pairs: left eye, right eye, nose, left and right
-    corner of the mouth, as seen by the viewer. ``image`` is the encoded crop.
+    corner of the mouth, as seen by the viewer (null where no detector looked). ``image`` is the
+    encoded crop. ``track_id`` is one number a person a video. ``face_diff`` is 1 − SSIM of a
+    fake's face against the original's at the same place and frame.
     """
 
     video_id: str
@@ -122,7 +124,7 @@ class FaceRow:
     key_frame: bool
     face_index: int
     box: tuple[float, float, float, float]
-    landmarks: tuple[float, ...]
+    landmarks: tuple[float, ...] | None
     detector_score: float
     box_from: str
     crop_box: tuple[float, float, float, float]
@@ -364,6 +366,18 @@ def to_table(rows: Iterable[VideoRow | FaceRow | Verdict], schema: pa.Schema) ->
     data = {name: [_plain(name, getattr(row, name)) for row in columns] for name in schema.names}
     arrays = [pa.array(data[f.name], type=f.type) for f in schema]
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def face_rows(table: pa.Table) -> list[FaceRow]:
+    """The rows of a table of :data:`FACE_SCHEMA`: the inverse of :func:`to_table`."""
+    rows = []
+    for values in table.to_pylist():
+        values["attributes"] = entries_to_dict(values["attributes"])
+        values["image"] = values["image"]["bytes"]
+        for name in ("box", "crop_box", "landmarks"):
+            values[name] = None if values[name] is None else tuple(values[name])
+        rows.append(FaceRow(**values))
+    return rows
 
 
 def entries_to_dict(entries: Iterable[Mapping[str, str]] | None) -> dict[str, str]:

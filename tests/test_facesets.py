@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 
+from dfscan import facesets
 from dfscan.errors import OutputError, SourceError
 from dfscan.facesets import FaceSet, open_facesets
 from dfscan.recipe import FaceRecipe, Sampling, Stride
-from dfscan.records import RETRIED, SCHEMA_VERSION, FaceRow, VideoRef, VideoRow
+from dfscan.records import SCHEMA_VERSION, FaceRow, VideoRef, VideoRow
 from dfscan.storage import commit_json, read_tables
 
 RECIPE = FaceRecipe(sampling=Sampling(stride=Stride(real=30, fake=100)))
@@ -39,7 +42,7 @@ def done(faceset, *wanted, label="REAL"):
     for text in wanted:
         name, _, version = text.partition("@")
         refs.append(VideoRef(name, f"/{name}", "p", label, None, name, 1, version))
-    return faceset.done(refs)
+    return {name for name, status in faceset.committed(refs).items() if status != "missing"}
 
 
 def face(name, image=b"jpeg", index=0):
@@ -92,10 +95,11 @@ def test_a_video_whose_label_was_corrected_is_not_done(faceset):
     assert done(faceset, "a@1", label="FAKE") == set()
 
 
-@pytest.mark.parametrize("status", sorted(RETRIED))
-def test_what_a_second_look_may_mend_is_not_done(faceset, status):
-    faceset.commit("u1", [video("a", status=status, faces=0), video("b")], [face("b")])
-    assert done(faceset, "a@1", "b@1") == {"b"}
+def test_the_status_of_the_last_row_counts(faceset):
+    faceset.commit("u1", [video("a", status="timeout", faces=0)], [])
+    faceset.commit("u0", [video("a", at=2.0)], [face("a")])
+    refs = [VideoRef("a", "/a", "p", "REAL", None, "a", 1, "1")]
+    assert faceset.committed(refs) == {"a": "ok"}
 
 
 def test_faces_without_their_videos_file_are_not_done_and_reconcile_removes_them(faceset):
@@ -120,6 +124,79 @@ def test_a_changed_video_supersedes_its_old_row_and_faces(faceset):
         ("a", b"new"),
         ("b", b"jpeg"),
     ]
+
+
+def test_a_unit_whose_faces_are_gone_is_not_committed(faceset):
+    faceset.commit("u1", [video("a")], [face("a")])
+    faceset.commit("u2", [video("b")], [face("b")])
+    (faceset.faces / "u2.parquet").unlink()
+    faceset.reconcile()
+    assert done(faceset, "a@1", "b@1") == {"a"}
+
+
+def several(faceset, count=6):
+    for number in range(count):
+        name = f"v{number}"
+        faceset.commit(f"u{number}", [video(name), video(f"{name}x", faces=0)], [face(name)])
+
+
+def content(faceset):
+    videos = sorted(r["video_id"] for r in rows(faceset.videos))
+    return videos, sorted(r["video_id"] for r in rows(faceset.faces))
+
+
+def test_small_units_are_merged_and_nothing_is_lost(faceset):
+    several(faceset)
+    before = content(faceset)
+    faceset.compact()
+    assert content(faceset) == before
+    assert len(names(faceset.videos)) == len(names(faceset.faces)) == 1
+    assert names(faceset.videos) == names(faceset.faces)
+    faceset.compact()
+    assert content(faceset) == before
+
+
+def test_units_that_are_large_enough_are_left_alone(faceset, monkeypatch):
+    several(faceset, 3)
+    monkeypatch.setattr(facesets, "COMPACT_VIDEOS", 4)
+    faceset.compact()
+    assert names(faceset.videos) == ["u0.parquet", "u1.parquet", "u2.parquet"]
+    monkeypatch.setattr(facesets, "COMPACT_VIDEOS", 6)
+    faceset.compact()
+    assert len(names(faceset.videos)) == 1  # three of two videos each
+
+
+@pytest.mark.parametrize("point", ["compact.faces", "compact.videos", "compact.removing"])
+def test_a_merge_that_breaks_off_leaves_every_row_once(faceset, monkeypatch, point):
+    several(faceset)
+    before = content(faceset)
+
+    def strike(where, name=""):
+        if where == point:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(facesets.faults, "reach", strike)
+    with pytest.raises(KeyboardInterrupt):
+        faceset.compact()
+    monkeypatch.undo()
+    faceset.reconcile()
+    assert content(faceset) == before
+    faceset.compact()
+    assert content(faceset) == before
+
+
+def test_a_purged_video_leaves_no_trace_and_its_fakes_are_counted(faceset):
+    several(faceset, 2)
+    fake = replace(video("fake"), original="v0")
+    faceset.commit("u9", [fake], [face("fake")])
+    faceset.commit("orphan", [video("v0")], [face("v0", b"SECRET")])
+    (faceset.videos / "orphan.parquet").unlink()
+    found = faceset.purge({"v0"})
+    assert found == {"videos": 1, "faces": 1, "made_from_it": 1}
+    videos, faces = content(faceset)
+    assert "v0" not in videos + faces
+    assert {"v0x", "v1", "fake"} <= set(videos)
+    assert all(b"SECRET" not in p.read_bytes() for p in faceset.faces.iterdir())
 
 
 def test_a_unit_that_is_superseded_whole_loses_both_files(faceset):
@@ -170,14 +247,19 @@ def test_finish_counts_what_is_there(faceset):
     faceset.commit("u1", [video("a"), video("b", label="FAKE", faces=3)], [face("a")])
     faceset.commit("u2", [video("c", label=None, status="no_face", faces=0)], [])
     assert faceset.header()["finished"] is False
-    counts = faceset.finish(HEADER, "# card")
+    counts = faceset.counts()
+    faceset.finish(HEADER, counts, "# card")
     assert counts == {
         "videos": 3,
         "status": {"no_face": 1, "ok": 2},
         "label": {"FAKE": 1, "REAL": 1, "unlabelled": 1},
         "frames_sampled": 6,
         "frames_decoded": 30,
+        "frames_lost": 0,
         "faces": 4,
+        "tracks": 0,
+        "bytes": 3,
+        "parts": {"p": {"no_face": 1, "ok": 2}},
     }
     assert faceset.header()["finished"] is True
     assert faceset.header()["counts"] == counts
@@ -200,7 +282,7 @@ def test_a_newer_dataset_is_refused(faceset):
 
 
 def test_a_dataset_is_unfinished_while_a_later_run_adds_to_it(faceset):
-    faceset.finish(HEADER, "card")
+    faceset.finish(HEADER, faceset.counts(), "card")
     assert faceset.header()["finished"]
     faceset.prepare(HEADER, overwrite=False)
     assert not faceset.header()["finished"]

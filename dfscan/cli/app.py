@@ -47,18 +47,30 @@ Verbose = Annotated[
 Sources = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="SOURCE...", help="Folders, .zip archives or videos.", show_default=False
+        metavar="SOURCE...",
+        help="Folders, videos, pictures, .zip or .tar archives, lists (.txt, .csv, .parquet); "
+        "here or at s3://, gs://, abfs://, hdfs://.",
+        show_default=False,
     ),
 ]
 LayoutFlag = Annotated[
     str | None,
-    typer.Option("--layout", help="Where labels come from: auto, dfdc, ffpp, folders, flat."),
+    typer.Option(
+        "--layout", help="Where labels come from: auto, dfdc, ffpp, celebdf, folders, flat."
+    ),
 ]
 StrideFlag = Annotated[
     str | None, typer.Option("--stride", help="Every n-th frame: 30, or real=30,fake=100.")
 ]
 Phase = Annotated[
     str | None, typer.Option(help="First frame: hash (each video its own) or a number.")
+]
+Retry = Annotated[
+    str | None,
+    typer.Option(help="Only videos that ended so: timeout,crashed.", metavar="STATUS,…"),
+]
+Timeout = Annotated[
+    str | None, typer.Option(help="Seconds a video, one more a megabyte (default: 120).")
 ]
 MaxFailed = Annotated[
     float | None, typer.Option(help="Share of failed videos above which the exit code is 3.")
@@ -120,6 +132,21 @@ def extract(
     margin: Annotated[
         float | None, typer.Option(help="Context stored around the box (default: 0.6 of it).")
     ] = None,
+    detector: Annotated[
+        str | None, typer.Option(help="mtcnn, or none: take each picture whole.")
+    ] = None,
+    max_faces: Annotated[
+        int | None, typer.Option(help="Faces kept a frame, the largest (default: all).")
+    ] = None,
+    boxes_from: Annotated[
+        str | None,
+        typer.Option(help="detected, or original: cut fakes where their original's faces are."),
+    ] = None,
+    retry: Retry = None,
+    timeout: Timeout = None,
+    dry_run: Annotated[
+        bool | None, typer.Option("--dry-run", help="Only say what there is to do.")
+    ] = None,
     max_failed: MaxFailed = None,
     inline: Inline = None,
     workers: Workers = None,
@@ -137,6 +164,8 @@ def extract(
     flags = {
         "source": source or None, "out": out, "stride": stride, "phase": phase, "layout": layout,
         "detector.min_face": min_face, "crop.face_size": face_size, "crop.context": margin,
+        "detector.name": detector, "detector.max_faces": max_faces, "boxes_from": boxes_from,
+        "retry": retry, "timeout": timeout, "dry_run": dry_run,
         "max_failed": max_failed, "inline": inline, "workers": workers, "gpus": gpus,
         "ray_address": ray_address, "overwrite": overwrite,
     }  # fmt: skip
@@ -260,6 +289,31 @@ def quickstart(
         "overwrite": overwrite,
     }  # fmt: skip
     _run("quickstart", flags, None, None, sets, as_json, quiet, verbose)
+
+
+@app.command()
+def inspect(
+    path: Annotated[
+        str,
+        typer.Argument(metavar="PATH", help="A source, video, dataset, run, model or verdicts."),
+    ],
+    as_json: Json = False,
+) -> None:
+    """What is this archive, dataset, run, model, verdict file or video?"""
+    _run("inspect", {"path": path}, None, None, None, as_json, quiet=False, verbose=False)
+
+
+@app.command()
+def purge(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A face dataset, or a verdict file.")],
+    video: Annotated[
+        list[str] | None, typer.Option(help="A video_id; as often as needed.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Remove every trace of a video from a dataset or from verdicts."""
+    flags = {"path": path, "video": video or None}
+    _run("purge", flags, None, None, None, as_json, quiet=False, verbose=False)
 
 
 def _run(

@@ -9,8 +9,19 @@ from rich.table import Table
 from rich.text import Text
 
 from dfscan import storage
-from dfscan.jobs.results import ExtractResult, QuickstartResult, ScoreResult, TrainResult
+from dfscan.jobs.results import (
+    ExtractResult,
+    InspectResult,
+    PlanResult,
+    PurgeResult,
+    QuickstartResult,
+    ScoreResult,
+    TrainResult,
+)
 from dfscan.records import HEALTHY
+
+MANY: Final = 60
+"""Up to so many parts are shown."""
 
 FEW: Final = 20
 """Up to so many verdicts are shown one by one."""
@@ -38,11 +49,8 @@ def result(value: Any) -> None:
 @result.register
 def _(value: ExtractResult) -> None:
     counts = value.counts
-    table = _table("videos by status", "status", "videos")
-    for status, number in counts["status"].items():
-        table.add_row(status, f"{number:,}")
     console = _console()
-    console.print(table)
+    _show_parts(console, counts)
     labels = ", ".join(f"{n:,} {label}" for label, n in counts["label"].items())
     console.print(
         f"{counts['faces']:,} faces in {counts['frames_sampled']:,} frames of "
@@ -50,6 +58,26 @@ def _(value: ExtractResult) -> None:
     )
     _show_failures(console, Path(value.out) / "videos")
     console.print(f"wrote {value.out}")
+
+
+def _show_parts(console: Console, counts: dict[str, Any]) -> None:
+    """A line a part, a column a status; at most so many lines."""
+    statuses = list(counts["status"])
+    parts = counts["parts"]
+    table = _table("videos by part and status", "part", *statuses, "all")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    few = dict(list(parts.items())[:MANY])
+    for part, status in few.items() if len(parts) > 1 else ():
+        cells = (f"{status[s]:,}" if s in status else "" for s in statuses)
+        table.add_row(Text(part), *cells, f"{sum(status.values()):,}")
+    if len(parts) > MANY:
+        table.add_row(f"… and {len(parts) - MANY:,} more parts")
+    total = (f"{n:,}" for n in counts["status"].values())
+    name = "all" if len(parts) > 1 else next(iter(parts), "all")
+    table.add_section()
+    table.add_row(Text(name), *total, f"{counts['videos']:,}")
+    console.print(table)
 
 
 def _show_failures(console: Console, folder: Path) -> None:
@@ -135,6 +163,77 @@ def _(value: QuickstartResult) -> None:
     )
     times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in value.elapsed_s.items())
     console.print(f"{times}; everything is in {value.out}")
+
+
+@result.register
+def _(value: PlanResult) -> None:
+    console = _console()
+    labels = ", ".join(f"{n:,} {label}" for label, n in value.label.items()) or "none"
+    table = _table("plan", "", "")
+    table.show_header = False
+    table.add_row("videos at the source", f"{value.videos:,}")
+    table.add_row("to do", f"{value.todo:,} ({labels})")
+    table.add_row("bytes", _bytes(value.bytes))
+    table.add_row("units", f"{value.units:,} in {value.parts:,} part(s)")
+    if value.frames is not None:
+        table.add_row("frames to sample", f"about {value.frames:,}")
+        table.add_row("faces", f"about {value.faces:,}, {_bytes(value.face_bytes or 0)}")
+        table.add_row("time", f"about {_duration(value.seconds or 0)}, {value.workers} worker(s)")
+    console.print(table)
+    if value.frames is not None:
+        console.print(f"estimates: from a look at {value.looked_at} of the videos")
+    elif value.todo:
+        console.print("no estimates: none of the videos looked at could be decoded")
+    console.print("nothing was written")
+
+
+@result.register
+def _(value: PurgeResult) -> None:
+    _console().print(f"removed {value.rows:,} row(s) and {value.faces:,} face(s) from {value.path}")
+
+
+@result.register
+def _(value: InspectResult) -> None:
+    console = _console()
+    table = _table(f"{value.path}: {value.kind}", "", "")
+    table.show_header = False
+    for name, fact in value.facts.items():
+        table.add_row(name, Text(_fact(name, fact)))
+    console.print(table)
+    if len(value.rows) < 2:
+        return
+    columns = list(dict.fromkeys(name for row in value.rows for name in row))
+    rows = _table("", *columns)
+    for row in value.rows[:MANY]:
+        rows.add_row(*(Text(_fact(c, row.get(c, ""))) for c in columns))
+    if len(value.rows) > MANY:
+        rows.add_row(f"… and {len(value.rows) - MANY:,} more")
+    console.print(rows)
+
+
+def _fact(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k}: {_fact(k, v)}" for k, v in value.items()) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return _bytes(value) if name.startswith("bytes") else f"{value:,}"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _bytes(value: float) -> str:
+    """``"471.84 GB"``: decimal units, as disks and archives are sold."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:,.2f} {unit}"
+        value /= 1000
+    return f"{value:,.2f} TB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _number(value: float | None) -> str:

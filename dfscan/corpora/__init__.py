@@ -6,58 +6,89 @@ Adding a layout is one file with a :class:`~dfscan.corpora.base.Layout` and one 
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Final
 
 from dfscan import storage
-from dfscan.corpora import dfdc, ffpp, flat, folders
-from dfscan.corpora.base import VIDEO_SUFFIXES, Layout, Source
+from dfscan.corpora import celebdf, dfdc, ffpp, flat, folders, lists, sidecars
+from dfscan.corpora.base import MEDIA_SUFFIXES, Layout, Source, parts, suffix
+from dfscan.corpora.given import apply_given
 from dfscan.errors import SourceError
 from dfscan.records import VideoRef
 
 LAYOUTS: Final[Mapping[str, Layout]] = {
     "dfdc": dfdc.LAYOUT,
     "ffpp": ffpp.LAYOUT,
+    "celebdf": celebdf.LAYOUT,
     "folders": folders.LAYOUT,
     "flat": flat.LAYOUT,
 }
 """In the order in which ``auto`` tries them: the first that recognises a source reads it."""
 
 
-def list_videos(sources: Iterable[str], layout: str = "auto") -> list[VideoRef]:
-    """Every video of the sources, sorted by ``video_id``.
+@dataclass(frozen=True)
+class Listing:
+    """What the sources hold.
 
-    :raises SourceError: a source is missing or holds no video, or two share a name.
+    ``layouts`` says for each source's name by which layout it was read; ``unreadable`` are the
+    ``video_id`` of archives that could not be looked into. Those are among ``videos`` too, so that
+    each ends as a row.
     """
-    names: dict[str, str] = {}
+
+    videos: list[VideoRef]
+    layouts: dict[str, str]
+    unreadable: tuple[str, ...]
+
+
+def list_videos(sources: Iterable[str], layout: str = "auto") -> Listing:
+    """Every video and picture of the sources, sorted by ``video_id``.
+
+    :param layout: where labels come from. What a list says wins, and what a WebDataset's sidecars
+        say, which ``flat`` leaves unread.
+    :raises SourceError: a source is missing or holds no media, or two share a name.
+    """
+    texts: dict[str, str] = {}
+    layouts: dict[str, str] = {}
+    unreadable: list[str] = []
     refs: list[VideoRef] = []
     for text in sources:
         source = open_source(text)
-        if source.name in names:
+        if source.name in texts:
             raise SourceError(
-                f"two sources are called {source.name!r} ({names[source.name]}, {text}): their "
+                f"two sources are called {source.name!r} ({texts[source.name]}, {text}): their "
                 f"video_ids would clash; rename one, or give the folder above both"
             )
-        names[source.name] = text
+        texts[source.name] = text
         reader = recognise(source) if layout == "auto" else LAYOUTS[layout]
-        refs += reader.read(source)
-    return sorted(refs, key=lambda r: r.video_id)
+        layouts[source.name] = reader.name
+        unreadable += (source.video_id(e.path) for e in source.unreadable())
+        beside = {} if layout == "flat" else sidecars.read(source)
+        found = reader.read(source)
+        apply_given(source, found, {**beside, **source.given} if beside else source.given)
+        refs += found
+    storage.forget()
+    return Listing(sorted(refs, key=lambda r: r.video_id), layouts, tuple(unreadable))
 
 
 def open_source(text: str) -> Source:
     """List one source.
 
-    :raises SourceError: it is missing or holds no video.
+    :raises SourceError: it is missing or holds no media.
     """
-    path = Path(text).absolute()
-    entries = storage.list_source(text)
-    source = Source(name=path.name or "root", entries=tuple(entries), is_file=path.is_file())
-    if not source.videos():
-        kinds = Counter(Path(e.path).suffix or "(none)" for e in entries).most_common(3)
-        found = ", ".join(f"{n} {suffix}" for suffix, n in kinds) or "nothing"
+    uri = storage.absolute(text)
+    entries = tuple(storage.list_source(text))
+    name = parts(uri)[-1] if parts(uri) else "root"
+    is_file = len(entries) == 1 and entries[0].path == ""
+    if is_file and lists.is_list(uri):
+        source = lists.open_list(uri, name)
+    else:
+        source = Source(name, entries, frozenset([""] if is_file else []))
+    if not source.media():
+        kinds = Counter(suffix(e.path) or "(none)" for e in source.entries).most_common(3)
+        found = ", ".join(f"{n} {kind}" for kind, n in kinds) or "nothing"
         raise SourceError(
-            f"source {text!r} holds no video (found {found}; videos end in "
-            f"{', '.join(sorted(VIDEO_SUFFIXES))})"
+            f"source {text!r} holds no video or picture (found {found}; their names end in "
+            f"{', '.join(sorted(MEDIA_SUFFIXES))})"
         )
     return source
 

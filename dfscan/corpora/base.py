@@ -1,12 +1,12 @@
 """What every layout shares: a listed source, and groups that must not be torn apart."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Final
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Final
 
 from dfscan.records import Label, VideoRef
-from dfscan.storage import MEMBER, Entry
+from dfscan.storage import MEMBER, Entry, is_archive
 
 VIDEO_SUFFIXES: Final = frozenset(
     [
@@ -30,27 +30,76 @@ VIDEO_SUFFIXES: Final = frozenset(
         ".gif",
     ]
 )
+PICTURE_SUFFIXES: Final = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"])
+MEDIA_SUFFIXES: Final = VIDEO_SUFFIXES | PICTURE_SUFFIXES
+
+_LABELS: Final[Mapping[str, Label]] = {
+    "real": "REAL",
+    "fake": "FAKE",
+    "0": "REAL",
+    "1": "FAKE",
+    "0.0": "REAL",  # what a table makes of 0 and 1 where others are missing
+    "1.0": "FAKE",
+    "false": "REAL",
+    "true": "FAKE",
+}
+LABELS_ALLOWED: Final = "REAL, FAKE, 0, 1 (1 = FAKE)"
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a list or a sidecar says of one file; it wins over what the layout says.
+
+    ``labelled`` is True where a label was asked for, so that an empty one is null and not the
+    layout's. ``original`` is a path inside the source, as in :class:`~dfscan.storage.Entry`.
+    """
+
+    label: Label | None = None
+    labelled: bool = False
+    original: str | None = None
+    group: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=lambda: NO_ATTRIBUTES)
+
+
+NO_ATTRIBUTES: Final[Mapping[str, str]] = {}
+"""One for all that have none."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One SOURCE of the command line, listed but not opened."""
+    """One SOURCE of the command line, listed but not opened.
+
+    ``named`` are the paths that were given one by one: they count as media whatever they are
+    called. ``given`` says what a list tells of a path.
+    """
 
     name: str
     entries: tuple[Entry, ...]
-    is_file: bool
+    named: Collection[str] = frozenset()
+    given: Mapping[str, Given] = field(default_factory=dict)
 
-    def videos(self) -> list[Entry]:
-        """Files that are called videos; a file given by itself counts whatever its name."""
-        if self.is_file and len(self.entries) == 1 and self.entries[0].path == "":
-            return list(self.entries)
-        return [e for e in self.entries if suffix(e.path) in VIDEO_SUFFIXES]
+    def media(self) -> list[Entry]:
+        """Videos and pictures by name, files given by name, and archives that are unreadable."""
+        return [
+            e
+            for e in self.entries
+            if suffix(e.path) in MEDIA_SUFFIXES or e.path in self.named or is_archive(e.path)
+        ]
+
+    def unreadable(self) -> list[Entry]:
+        """Archives that could not be looked into; the readable ones are listed as their members."""
+        return [e for e in self.entries if is_archive(e.path) and e.version]
 
     def video_id(self, path: str) -> str:
         """The source's name, then the path inside."""
         if path == "" or path.startswith(MEMBER):
             return self.name + path
         return f"{self.name}/{path}"
+
+    def path_of(self, video_id: str) -> str:
+        """The path inside: the inverse of :meth:`video_id`."""
+        rest = video_id[len(self.name) :]
+        return rest[1:] if rest.startswith("/") else rest
 
 
 @dataclass(frozen=True)
@@ -62,9 +111,16 @@ class Layout:
     read: Callable[[Source], list[VideoRef]]
 
 
+def is_picture(path: str) -> bool:
+    """Whether a file is called a picture."""
+    return suffix(path) in PICTURE_SUFFIXES
+
+
 def suffix(path: str) -> str:
     """``"a/B.MP4"`` → ``".mp4"``."""
-    return PurePosixPath(path).suffix.lower()
+    name = path[path.rfind("/") + 1 :]
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > 0 else ""
 
 
 def parts(path: str) -> tuple[str, ...]:
@@ -74,8 +130,31 @@ def parts(path: str) -> tuple[str, ...]:
 
 def parent(path: str) -> str:
     """The folder of a path with the separator at its end; ``""`` at the root of the source."""
-    name = parts(path)[-1] if parts(path) else ""
-    return path[: len(path) - len(name)]
+    return path[: path.rfind("/") + 1]
+
+
+def clip_names(names: tuple[str, ...]) -> list[tuple[int, str]]:
+    """What may name the clip that a file shows: (index in ``names``, name without suffix).
+
+    A picture is a frame of the clip that its folder is called after, or shows it by itself.
+    """
+    own = (len(names) - 1, names[-1].rsplit(".", 1)[0])
+    if is_picture(names[-1]) and len(names) > 1:
+        return [(len(names) - 2, names[-2]), own]
+    return [own]
+
+
+def label_of(value: Any) -> Label | None:
+    """REAL, FAKE, 0 or 1 in any spelling; None for nothing.
+
+    :raises ValueError: it is anything else.
+    """
+    text = "" if value is None else str(value).strip().lower()
+    if text in {"", "nan", "null", "none"}:
+        return None
+    if text not in _LABELS:
+        raise ValueError(f"label {value!r}; allowed: {LABELS_ALLOWED}")
+    return _LABELS[text]
 
 
 def video_ref(
@@ -86,20 +165,37 @@ def video_ref(
     label: Label | None,
     group: str,
     original: str | None = None,
-    attributes: dict[str, str] | None = None,
+    attributes: Mapping[str, str] | None = None,
 ) -> VideoRef:
-    """A :class:`VideoRef` for one entry."""
+    """A :class:`VideoRef` for one entry. Texts that recur are kept once."""
+    video_id = source.video_id(entry.path)
     return VideoRef(
-        video_id=source.video_id(entry.path),
+        video_id=video_id,
         uri=entry.uri,
-        part=part,
+        part=once(part),
         label=label,
-        original=original,
-        group=group,
+        original=None if original is None else once(original),
+        group=video_id if group == video_id else once(group),
         bytes=entry.bytes,
         version=entry.version,
-        attributes=attributes or {},
+        attributes=shared(attributes or {}),
     )
+
+
+def shared(attributes: Mapping[str, str]) -> Mapping[str, str]:
+    """The same attributes, as one mapping for all videos that have them."""
+    return _mapping(tuple(attributes.items())) if attributes else NO_ATTRIBUTES
+
+
+@lru_cache(maxsize=4096)
+def once(text: str) -> str:
+    """The same text, as the one object that was met before where that was lately."""
+    return text
+
+
+@lru_cache(maxsize=4096)
+def _mapping(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    return dict(items)
 
 
 def connected(pairs: Iterable[tuple[str, ...]]) -> dict[str, str]:

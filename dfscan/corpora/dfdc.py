@@ -2,59 +2,60 @@
 
 ``metadata.json`` beside the clips (or one folder up) maps a file name to
 ``{"label": "FAKE", "split": "train", "original": "b.mp4"}``; ``original`` is absent or null for
-reals. The released test set has ``labels.csv`` with ``filename,label`` (1 or FAKE is fake).
-An original and all its fakes are one group; both lie in the same part.
+reals. The released test set has ``labels.csv`` with ``filename,label`` (1 or FAKE is fake), or
+``{"is_fake": 1}`` in its ``metadata.json``. An original and all its fakes are one group; both lie
+in the same part.
 """
 
 import csv
 import io
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 from dfscan import storage
-from dfscan.corpora.base import Layout, Source, parent, parts, video_ref
-from dfscan.errors import SourceError
+from dfscan.corpora.base import Layout, Source, label_of, parent, parts, video_ref
+from dfscan.errors import SourceError, VideoError
 from dfscan.records import Label, VideoRef
+from dfscan.storage import Entry
 
-_LABELS: Mapping[str, Label] = {"REAL": "REAL", "FAKE": "FAKE", "0": "REAL", "1": "FAKE"}
+_TRUTHS: Final = frozenset(["labels.csv", "metadata.json"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Truth:
     label: Label | None
     original: str | None
 
 
+_UNKNOWN: Final = _Truth(None, None)
+
+
 def recognises(source: Source) -> bool:
-    """A ``metadata.json`` of DFDC's shape, or a ``labels.csv``, lies in the source."""
-    if any(_name(e.path) == "labels.csv" for e in source.entries):
-        return True
-    for entry in source.entries:
-        if _name(entry.path) == "metadata.json" and _is_metadata(_json_or_none(entry.uri)):
-            return True
-    return False
+    """A ``metadata.json`` or a ``labels.csv`` of DFDC's shape lies in the source."""
+    found = [e for e in source.entries if _name(e.path) in _TRUTHS]
+    return any(_looks_right(e) for e in found)
 
 
-def _json_or_none(uri: str) -> Any:
+def _looks_right(entry: Entry) -> bool:
     """Another program's ``metadata.json`` need not be JSON: then the corpus is not DFDC."""
     try:
-        return storage.read_json(uri)
+        if _name(entry.path) == "labels.csv":
+            return _is_table(_rows(entry.uri))
+        return _is_metadata(storage.read_json(entry.uri))
     except SourceError:
-        return None
+        return False
 
 
 def read(source: Source) -> list[VideoRef]:
     """Every video with its label, its original's ``video_id`` and its group."""
-    truths = {
-        parent(e.path): _read_truth(e.uri, _name(e.path))
-        for e in source.entries
-        if _name(e.path) in {"metadata.json", "labels.csv"}
-    }
+    truth_of = _finder(source)
     refs = []
-    for entry in source.videos():
+    for entry in source.media():
         folder, name = parent(entry.path), _name(entry.path) or source.name
-        truth = _find(truths, folder, name)
+        truth = truth_of(folder, name)
         original = truth.original
         folders = parts(folder)
         refs.append(
@@ -70,11 +71,27 @@ def read(source: Source) -> list[VideoRef]:
     return refs
 
 
-def _find(truths: Mapping[str, Mapping[str, _Truth]], folder: str, name: str) -> _Truth:
-    for place in (folder, parent(folder.rstrip("/!"))):
-        if name in truths.get(place, {}):
-            return truths[place][name]
-    return _Truth(None, None)
+def _finder(source: Source) -> Callable[[str, str], _Truth]:
+    """Looks a clip up in the metadata of its folder, or one up; few of those are kept."""
+    places: dict[str, list[Entry]] = defaultdict(list)
+    for entry in source.entries:
+        if _name(entry.path) in _TRUTHS:
+            places[parent(entry.path)].append(entry)
+
+    @lru_cache(maxsize=8)
+    def truths(place: str) -> dict[str, _Truth]:
+        found: dict[str, _Truth] = {}
+        for entry in places.get(place, ()):
+            found |= _read_truth(entry.uri, _name(entry.path))
+        return found
+
+    def find(folder: str, name: str) -> _Truth:
+        for place in (folder, parent(folder.rstrip("/!"))):
+            if name in truths(place):
+                return truths(place)[name]
+        return _UNKNOWN
+
+    return find
 
 
 def _read_truth(uri: str, name: str) -> dict[str, _Truth]:
@@ -85,12 +102,14 @@ def _read_truth(uri: str, name: str) -> dict[str, _Truth]:
                 f'{uri}: not DFDC metadata; expected {{"a.mp4": {{"label": "FAKE"}}}}'
             )
         return {
-            clip: _Truth(_label(uri, clip, info.get("label")), info.get("original") or None)
+            clip: _Truth(
+                _label(uri, clip, info.get("label", info.get("is_fake"))),
+                info.get("original") or None,
+            )
             for clip, info in content.items()
         }
-    text = storage.read_bytes(uri).decode("utf-8-sig")
-    rows = csv.DictReader(io.StringIO(text))
-    if not {"filename", "label"} <= set(rows.fieldnames or ()):
+    rows = _rows(uri)
+    if not _is_table(rows):
         raise SourceError(f"{uri}: expected the columns filename,label, got {rows.fieldnames}")
     return {
         r["filename"]: _Truth(_label(uri, r["filename"], r["label"]), r.get("original") or None)
@@ -98,23 +117,38 @@ def _read_truth(uri: str, name: str) -> dict[str, _Truth]:
     }
 
 
+def _rows(uri: str) -> "csv.DictReader[str]":
+    try:
+        text = storage.read_bytes(uri).decode("utf-8-sig")
+    except VideoError as error:
+        raise SourceError(f"{uri}: {error.reason}") from None
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{uri} is not UTF-8 text (byte {error.start:,})") from None
+    return csv.DictReader(io.StringIO(text))
+
+
+def _is_table(rows: "csv.DictReader[str]") -> bool:
+    return {"filename", "label"} <= set(rows.fieldnames or ())
+
+
 def _label(uri: str, clip: str, value: Any) -> Label | None:
-    if value in (None, ""):
-        return None
-    label = _LABELS.get(str(value).upper())
-    if label is None:
-        raise SourceError(f"{uri}: label {value!r} of {clip}; allowed: REAL, FAKE, 0, 1")
-    return label
+    try:
+        return label_of(value)
+    except ValueError:
+        raise SourceError(f"{uri}: label {value!r} of {clip}; allowed: REAL, FAKE, 0, 1") from None
 
 
 def _is_metadata(content: Any) -> bool:
     if not isinstance(content, dict) or not content:
         return False
-    return all(isinstance(info, dict) and "label" in info for info in content.values())
+    return all(
+        isinstance(info, dict) and ("label" in info or "is_fake" in info)
+        for info in content.values()
+    )
 
 
 def _name(path: str) -> str:
-    return parts(path)[-1] if parts(path) else ""
+    return path[len(parent(path)) :]
 
 
 LAYOUT = Layout("dfdc", recognises, read)

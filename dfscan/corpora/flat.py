@@ -1,4 +1,4 @@
-"""Videos without labels, wherever they lie. Each is its own group."""
+"""Videos and pictures without labels, wherever they lie. Each is its own group."""
 
 from dfscan.corpora.base import Layout, Source, video_ref
 from dfscan.records import VideoRef
@@ -11,10 +11,10 @@ def recognises(source: Source) -> bool:
 
 
 def read(source: Source) -> list[VideoRef]:
-    """Every video, unlabelled."""
+    """Every video and picture, unlabelled."""
     return [
         video_ref(source, e, part=source.name, label=None, group=source.video_id(e.path))
-        for e in source.videos()
+        for e in source.media()
     ]
 
 

@@ -6,36 +6,44 @@ only cost a little variety, while tearing them apart leaks. That holds as well w
 folders are given as two sources.
 """
 
+import re
 from typing import Final
 
 from dfscan.corpora.base import Layout, Source, parts, video_ref
 from dfscan.records import Label, VideoRef
+from dfscan.storage import is_archive
 
 _NAMES: Final[dict[Label, str]] = {
-    "REAL": "real reals original originals authentic genuine pristine bonafide",
-    "FAKE": "fake fakes deepfake deepfakes manipulated synthetic forged forgery generated",
+    "REAL": "real reals original originals authentic genuine pristine bonafide unaltered "
+    "unmanipulated",
+    "FAKE": "fake fakes deepfake deepfakes manipulated manipulation manipulations synthetic "
+    "synthesis synthesized generated forged forgery forgeries tampered altered spoof spoofed "
+    "faceswap faceswaps",
 }
 CLASS_NAMES: Final[dict[str, Label]] = {
     name: label for label, names in _NAMES.items() for name in names.split()
 }
+_WORD: Final = re.compile(r"[A-Z]*[a-z]+|[A-Z]+")
+_NOT: Final = frozenset(["not", "non", "no"])
 
 
 def class_of(folder: str) -> Label | None:
-    """The class a folder's name stands for: ``training_fake``, ``0_real`` and ``Fakes`` count."""
-    words = folder.lower().removesuffix(".zip").replace("-", "_").replace(" ", "_").split("_")
+    """The class a folder's name stands for: ``training_fake``, ``0_real``, ``FakeVideos`` count."""
+    name = folder[:-4] if is_archive(folder) else folder
+    words = {w.lower() for w in _WORD.findall(name)}
     found = {CLASS_NAMES[w] for w in words if w in CLASS_NAMES}
-    return found.pop() if len(found) == 1 else None
+    return found.pop() if len(found) == 1 and not words & _NOT else None
 
 
 def recognises(source: Source) -> bool:
-    """At least one video lies in a folder with a class's name."""
-    return any(_class_index(source, e.path) is not None for e in source.videos())
+    """At least one video or picture lies in a folder with a class's name."""
+    return any(_class_index(source, e.path) is not None for e in source.media())
 
 
 def read(source: Source) -> list[VideoRef]:
-    """Every video; those outside the class folders have no label."""
+    """Every video and picture; those outside the class folders have no label."""
     refs = []
-    for entry in source.videos():
+    for entry in source.media():
         names = (source.name, *parts(entry.path))
         index = _class_index(source, entry.path)
         rest = names[1:] if index is None else names[max(index, 0) + 1 :]

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,9 @@ class Detections:
 
 
 class FaceDetector(ABC):
-    """Finds faces in frames of equal size."""
+    """Finds faces in frames of equal size. ``box_from`` is what its rows say of their boxes."""
+
+    box_from: ClassVar[str] = "detected"
 
     @abstractmethod
     def detect(self, frames: Sequence[npt.NDArray[np.uint8]], min_face: int) -> list[Detections]:

@@ -5,13 +5,26 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from dfscan.faces.base import FaceDetector
-from dfscan.faces.mtcnn import MTCNN
+from dfscan.faces.whole import WholePicture
 from dfscan.recipe import Detector
 
-DETECTORS: Final[Mapping[str, Callable[[Detector, str], FaceDetector]]] = {"mtcnn": MTCNN}
+
+def _mtcnn(recipe: Detector, device: str) -> FaceDetector:
+    import torch  # seconds and half a gigabyte
+
+    from dfscan.faces.mtcnn import MTCNN
+
+    torch.set_num_threads(1)  # as many workers as CPUs, and boxes equal to the bit wherever
+    torch.backends.cudnn.allow_tf32 = False  # they must not depend on the card
+    return MTCNN(recipe, device)
+
+
+DETECTORS: Final[Mapping[str, Callable[[Detector, str], FaceDetector]]] = {"mtcnn": _mtcnn}
 
 
 @functools.lru_cache(maxsize=2)
 def load_detector(recipe: Detector, device: str) -> FaceDetector:
     """The detector of a recipe; its networks are loaded once a process."""
+    if recipe.name == "none":
+        return WholePicture()
     return DETECTORS[recipe.name](recipe, device)

@@ -7,27 +7,52 @@ configuration keys of the verb, the result is a small object. They take nothing 
 
 from typing import Any
 
-from dfscan.config import ExtractConfig, QuickstartConfig, ScoreConfig, TrainConfig, build
+from dfscan.config import (
+    ExtractConfig,
+    InspectConfig,
+    PurgeConfig,
+    QuickstartConfig,
+    ScoreConfig,
+    TrainConfig,
+    build,
+)
 from dfscan.jobs.init_job import init
 from dfscan.jobs.progress import Progress
-from dfscan.jobs.results import ExtractResult, QuickstartResult, ScoreResult, TrainResult
+from dfscan.jobs.results import (
+    ExtractResult,
+    InspectResult,
+    PlanResult,
+    PurgeResult,
+    QuickstartResult,
+    ScoreResult,
+    TrainResult,
+)
 
 __all__ = [
     "ExtractResult",
+    "InspectResult",
+    "PlanResult",
     "Progress",
+    "PurgeResult",
     "QuickstartResult",
     "ScoreResult",
     "TrainResult",
     "extract",
     "init",
+    "inspect",
+    "purge",
     "quickstart",
     "score",
     "train",
 ]
 
 
-def extract(*source: str, progress: Progress | None = None, **config: Any) -> ExtractResult:
+def extract(
+    *source: str, progress: Progress | None = None, **config: Any
+) -> ExtractResult | PlanResult:
     """Videos → a face dataset; keys of :class:`~dfscan.config.ExtractConfig`.
+
+    With ``dry_run=True`` nothing is written and the plan is returned.
 
     :raises UsageError: the configuration, a source or the output cannot be used.
     """
@@ -66,6 +91,26 @@ def quickstart(
     from dfscan.jobs.quickstart_job import run
 
     return run(build(QuickstartConfig, {**config, "out": out}), progress or Progress())
+
+
+def inspect(path: str, progress: Progress | None = None) -> InspectResult:
+    """What is this archive, dataset, run, model, verdict file or video?
+
+    :raises UsageError: nothing is there, or it is nothing that dfscan knows.
+    """
+    from dfscan.jobs.inspect_job import run
+
+    return run(build(InspectConfig, {"path": path}), progress or Progress())
+
+
+def purge(path: str, *video: str, progress: Progress | None = None) -> PurgeResult:
+    """Remove every trace of some videos from a face dataset or a verdict file.
+
+    :raises UsageError: the path is neither, it is in use, or it holds none of the videos.
+    """
+    from dfscan.jobs.purge_job import run
+
+    return run(build(PurgeConfig, {"path": path, "video": video}), progress or Progress())
 
 
 def _with(config: dict[str, Any], **positional: tuple[str, ...]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Running units: in this process, or as Ray tasks whose retries the driver owns.
 
-Ray itself retries nothing (``max_retries=0``). A unit whose worker dies twice is split into
-single videos; a video that kills its worker twice alone gets the row ``crashed``, and so does one
-that raises what nobody expected. The death of a node is never charged to a video.
+Ray itself retries nothing (``max_retries=0``). A unit whose worker dies three times is split into
+single videos; a video that kills its worker alone as often gets the row ``crashed``, and so does
+one that raises what nobody expected. The death of a node is never charged to a video.
 """
 
 import contextlib
@@ -12,23 +12,28 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Final
 
+from dfscan import faults
 from dfscan.config import VerbConfig
 from dfscan.errors import ClusterError, ConfigError, DfscanError
 from dfscan.jobs.progress import Progress
 from dfscan.recipe import fingerprint
 from dfscan.steps.units import NOTHING, Step, Unit, UnitResult, make_unit
+from dfscan.storage import Lease
 
-TRIES: Final = 2
-"""Workers a unit may cost before it is split, and a single video before it is given up."""
+TRIES: Final = 3
+"""Workers a unit may cost before it is split, and a single video before it is given up.
+
+Decoding goes on in a child of the worker, so a worker that dies is rarely a video's fault.
+"""
 
 
 def run_units(
-    step: Step, units: Sequence[Unit], config: VerbConfig, progress: Progress
+    step: Step, units: Sequence[Unit], config: VerbConfig, progress: Progress, lease: Lease
 ) -> UnitResult:
     """Do every unit, in any order; returns the sum of what they came to.
 
-    :raises DfscanError: the work cannot go on (a full disk, a lost cluster); what is committed
-        stays, and the same command continues.
+    :raises DfscanError: the work cannot go on (a full disk, a lost cluster, another run took the
+        output over); what is committed stays, and the same command continues.
     """
     total = NOTHING
     results = _inline(step, units) if config.inline else _on_ray(step, units, config)
@@ -36,6 +41,7 @@ def run_units(
         for result in results:
             total += result
             progress.advance(result.videos, result)
+            lease.check()
     return total
 
 
@@ -66,32 +72,20 @@ def pick_device(config: VerbConfig) -> str:
 
 
 def _inline(step: Step, units: Sequence[Unit]) -> Generator[UnitResult, None, None]:
-    import torch
-
-    before = torch.get_num_threads()
-    try:
-        waiting = deque(units)
-        while waiting:
-            unit = waiting.popleft()
-            try:
-                yield _work(step, unit)
-            except DfscanError:
-                raise
-            except Exception as error:  # noqa: BLE001  (whatever it is, it costs one video its row)
-                yield from _after_failure(step, unit, _describe(error), waiting)
-    finally:
-        torch.set_num_threads(before)
+    waiting = deque(units)
+    while waiting:
+        unit = waiting.popleft()
+        try:
+            yield _work(step, unit)
+        except DfscanError:
+            raise
+        except Exception as error:  # noqa: BLE001  (whatever it is, it costs one video its row)
+            yield from _after_failure(step, unit, _describe(error), waiting)
 
 
 def _work(step: Step, unit: Unit) -> UnitResult:
-    """One unit on one thread, inline too.
-
-    There are as many workers as CPUs, and faces come out equal to the bit wherever they are found.
-    """
-    import torch
-
-    torch.set_num_threads(1)
-    torch.backends.cudnn.allow_tf32 = False  # boxes and logits must not depend on the card
+    """One unit; what runs as a Ray task."""
+    faults.reach("worker.unit")
     return step(unit)
 
 

@@ -67,3 +67,49 @@ class QuickstartResult:
     accuracy: float | None
     elapsed_s: dict[str, float]
     exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """What a run would do (``--dry-run``).
+
+    ``todo`` of the ``videos`` are left, with their ``bytes``, in so many ``parts`` and ``units``.
+    From ``frames`` on: estimates from the videos ``looked_at``, null where none could be;
+    ``face_bytes`` is what the stored faces take, ``seconds`` the time with ``workers`` workers.
+    """
+
+    videos: int
+    todo: int
+    bytes: int
+    parts: int
+    label: dict[str, int]
+    units: int
+    looked_at: int
+    frames: int | None
+    faces: int | None
+    face_bytes: int | None
+    workers: int
+    seconds: float | None
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class PurgeResult:
+    """Rows and faces that were removed; ``made_from_it`` rows still name a purged original."""
+
+    path: str
+    rows: int
+    faces: int
+    made_from_it: int
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class InspectResult:
+    """What something is: its ``kind``, ``facts`` by name, and a table of its parts or faces."""
+
+    path: str
+    kind: str
+    facts: dict[str, Any]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    exit_code: int = 0

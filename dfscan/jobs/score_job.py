@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,13 @@ import pyarrow.compute as pc
 from dfscan import storage
 from dfscan.config import ScoreConfig
 from dfscan.errors import ConfigError, OutputError
-from dfscan.jobs.extract_job import list_sources
-from dfscan.jobs.pool import pick_device, run_units
+from dfscan.jobs.looking import left_to_do, list_sources, make_looker
+from dfscan.jobs.pool import run_units
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import ScoreResult
 from dfscan.models.modelfile import ModelHeader, find_model, load_model
 from dfscan.recipe import fingerprint
-from dfscan.records import RETRIED, VERDICT_SCHEMA, VideoRef
-from dfscan.steps.look import Look
+from dfscan.records import VERDICT_SCHEMA, VideoRef
 from dfscan.steps.score import ScoreStep
 from dfscan.steps.units import plan_units
 from dfscan.verdicts import Rule
@@ -34,20 +33,22 @@ def run(config: ScoreConfig, progress: Progress) -> ScoreResult:
     :raises UsageError: no model, nothing at the source, or the output cannot be used.
     """
     started = time.monotonic()
+    storage.check_is_local(config.out)
     out = Path(config.out).absolute()
     if out.suffix != ".parquet" or out.is_dir():
         raise ConfigError(f"score.out: got {config.out!r}; must be a file that ends in .parquet")
     model = find_model(config.model)
     loaded = load_model(model)
-    videos = list_sources(config)
-    step = _step(config, model, loaded.header, loaded.sha256, parts_folder(out))
+    videos = list_sources(config, progress)
+    step = _step(config, model, loaded.header, loaded.sha256, parts_folder(out), progress)
     if loaded.header.calibration is None and config.threshold is None:
         progress.note(
             "the model is not calibrated: every verdict will be UNCERTAIN; --threshold 0.5 "
             "decides anyway (with --overwrite where verdicts exist already)"
         )
-    with storage.Lock(out.with_name(f".{out.name}.lock"), out):
-        known = _Known.read(out, step, videos, config.overwrite)
+    with storage.Lock(out.with_name(f".{out.name}.lock"), out) as lock:
+        step = replace(step, lease=lock.lease)
+        known = _Known.read(out, step, videos, config)
         known.check_gone(config)
         if known.stale:
             progress.note(
@@ -55,9 +56,8 @@ def run(config: ScoreConfig, progress: Progress) -> ScoreResult:
                 "--overwrite scores everything again"
             )
         progress.start("score", len(known.todo), "videos")
-        run_units(
-            step, plan_units(known.todo, config.unit_size, step.config_hash), config, progress
-        )
+        units = plan_units(known.todo, config.unit_size, step.config_hash)
+        run_units(step, units, config, progress, lock.lease)
         progress.stop()
         table = known.merge(step)
         storage.commit_table(out, table)
@@ -81,7 +81,12 @@ def parts_folder(out: Path) -> Path:
 
 
 def _step(
-    config: ScoreConfig, model: Path, header: ModelHeader, sha256: str, target: Path
+    config: ScoreConfig,
+    model: Path,
+    header: ModelHeader,
+    sha256: str,
+    target: Path,
+    progress: Progress,
 ) -> ScoreStep:
     recipe = header.recipe.model_copy(update={"sampling": config.sampling()})
     threshold = header.threshold if config.threshold is None else config.threshold
@@ -95,7 +100,7 @@ def _step(
         "max_bytes": config.max_bytes,
     }
     return ScoreStep(
-        look=Look(recipe, pick_device(config), config.max_bytes),
+        look=make_looker(config, recipe, progress),
         model=model,
         model_sha256=sha256,
         rule=rule,
@@ -116,27 +121,28 @@ class _Known:
     stale: int
 
     @classmethod
-    def read(cls, out: Path, step: ScoreStep, videos: list[VideoRef], overwrite: bool) -> "_Known":
+    def read(
+        cls, out: Path, step: ScoreStep, videos: list[VideoRef], config: ScoreConfig
+    ) -> "_Known":
         """Verdicts of earlier runs: the finished file, and units of one that was interrupted."""
         tables = [VERDICT_SCHEMA.empty_table()]
-        if storage.exists(out) and not overwrite:
+        if storage.exists(out) and not config.overwrite:
             tables.append(_read_verdicts(out))
-        if overwrite:
+        if config.overwrite:
             storage.remove(step.target)
         tables += list(_parts(step))
         old = _latest(pa.concat_tables(tables))
         names = old.column("video_id").to_pylist()
-        known = zip(
-            *(old.column(c).to_pylist() for c in ("version", "label", "status")), strict=True
-        )
-        done = {
-            name: (version, label)
-            for name, (version, label, status) in zip(names, known, strict=True)
-            if status not in RETRIED
-        }
+        known = (old.column(c).to_pylist() for c in ("version", "label", "status"))
         hashes = pc.struct_field(old.column("custody"), "config_hash").to_pylist()
         present = {v.video_id for v in videos}
-        todo = [v for v in videos if done.get(v.video_id) != (v.version, v.label)]
+        rows = {name: row for name, *row in zip(names, *known, strict=True)}
+        status = {
+            v.video_id: rows[v.video_id][2]
+            for v in videos
+            if v.video_id in rows and rows[v.video_id][:2] == [v.version, v.label]
+        }
+        todo = left_to_do(videos, status, config.retry)
         redone = {v.video_id for v in todo}
         stale = sum(
             h != step.config_hash and n in present and n not in redone

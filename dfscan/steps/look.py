@@ -1,72 +1,167 @@
 """Looking at one video: bytes → frames → boxes → crops. Extracting and scoring both begin here."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from dfscan import storage
+from dfscan.corpora.base import PICTURE_SUFFIXES, VIDEO_SUFFIXES, suffix
 from dfscan.errors import VideoError
-from dfscan.faces.base import FaceDetector
-from dfscan.faces.crops import store
+from dfscan.faces import tracks
+from dfscan.faces.crops import Box, store
 from dfscan.faces.detectors import load_detector
+from dfscan.faces.similarity import face_difference
 from dfscan.recipe import FaceRecipe
 from dfscan.records import FaceRow, VideoRef, VideoRow
 from dfscan.video import DECODERS, DecoderTrouble, Frame, Video, frame_indices, open_video
+from dfscan.video.pictures import is_picture, open_picture
 from dfscan.video.reading import decoder_version
+
+ASPECT_TOLERANCE = 0.01
+"""An original's boxes fit its fake where their aspect ratios differ by less than this share."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What became of one video, its faces, and when its sampled frames are shown.
+
+    ``times``: frame index → seconds, of every frame that was looked at, with a face or without.
+    """
+
+    row: VideoRow
+    faces: list[FaceRow]
+    times: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An original, as far as its fakes need it: where its faces are, frame by frame."""
+
+    width: int
+    height: int
+    times: Mapping[int, float]
+    faces: tuple[FaceRow, ...]
+
+
+class Looker(Protocol):
+    """Looks at videos: in this process (:class:`Look`) or in a child that can be ended."""
+
+    @property
+    def recipe(self) -> FaceRecipe:
+        """How frames are taken and faces found."""
+
+    @property
+    def device(self) -> str:
+        """Where the detector runs."""
+
+    def see(
+        self, ref: VideoRef, also: Sequence[int] = (), reference: Reference | None = None
+    ) -> Seen:
+        """One video's row and its faces; whatever goes wrong with the file ends in the row.
+
+        :param also: indices of frames to look at besides those of the recipe.
+        :param reference: take the boxes of this original instead of detecting faces.
+        """
+
+    def survey(self, ref: VideoRef) -> list[int]:
+        """Indices of the frames that :meth:`see` would look at; none of an unreadable video."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """How to look at videos: the recipe, the device of the detector, and the size limit."""
+    """How to look at videos: the recipe, the detector's device, the size limit, the decoders."""
 
     recipe: FaceRecipe
     device: str
     max_bytes: int
+    decoders: tuple[str, ...] = tuple(DECODERS)
 
-    def __call__(self, ref: VideoRef) -> tuple[VideoRow, list[FaceRow]]:
-        """One video's row and its faces; whatever goes wrong with the file ends in the row."""
+    def see(
+        self, ref: VideoRef, also: Sequence[int] = (), reference: Reference | None = None
+    ) -> Seen:
+        """See :meth:`Looker.see`."""
         started = time.monotonic()
         row = empty_row(ref)
-        faces: list[FaceRow] = []
+        seen = Seen(row, [])
         try:
-            if ref.bytes > self.max_bytes:
-                raise VideoError("too_large", f"{ref.bytes:,} bytes, more than max_bytes")
-            data = storage.read_bytes(ref.uri, self.max_bytes)
+            data = self._read(ref)
             row = replace(row, content_sha256=storage.sha256(data), bytes=len(data))
-            row, faces = self._decode(ref, row, data)
+            seen = self._decode(row, data, also, reference)
         except VideoError as error:
-            row = replace(row, status=error.status, reason=error.reason)
-        return replace(row, elapsed_s=time.monotonic() - started), faces
+            seen = Seen(replace(row, status=error.status, reason=error.reason), [])
+        return replace(seen, row=replace(seen.row, elapsed_s=time.monotonic() - started))
 
-    def _decode(self, ref: VideoRef, row: VideoRow, data: bytes) -> tuple[VideoRow, list[FaceRow]]:
+    def survey(self, ref: VideoRef) -> list[int]:
+        """See :meth:`Looker.survey`."""
+        try:
+            data = self._read(ref)
+            sha256 = storage.sha256(data)
+            for video in self._open(ref.uri, data, []):
+                return self._indices(video, ref.label, sha256)
+        except VideoError:
+            pass  # its own look will end in a row that says why
+        return []
+
+    def _read(self, ref: VideoRef) -> bytes:
+        if ref.bytes > self.max_bytes:
+            raise VideoError("too_large", f"{ref.bytes:,} bytes, more than max_bytes")
+        return storage.read_bytes(ref.uri, self.max_bytes)
+
+    def _decode(
+        self, row: VideoRow, data: bytes, also: Sequence[int], reference: Reference | None
+    ) -> Seen:
         """Try each decoder on the whole clip; the first that delivers it faithfully counts."""
         trouble: list[str] = []
-        for decoder in DECODERS:
+        for video in self._open(row.uri, data, trouble):
             try:
-                return self._look(ref, row, open_video(data, decoder))
+                return self._look(row, video, also, reference)
             except DecoderTrouble as error:
                 trouble.append(str(error))
         raise VideoError("decode_error", "; ".join(trouble))
 
-    def _look(self, ref: VideoRef, row: VideoRow, video: Video) -> tuple[VideoRow, list[FaceRow]]:
-        assert row.content_sha256 is not None
-        info = video.info
-        indices = frame_indices(
+    def _open(self, uri: str, data: bytes, trouble: list[str]) -> Iterator[Video]:
+        """Every way to open a file that may deliver it; what speaks against one: ``trouble``.
+
+        A file's name says whether it is to be a picture or a video; without a known ending its
+        first bytes do.
+        """
+        ending = suffix(uri)
+        if ending in PICTURE_SUFFIXES or (ending not in VIDEO_SUFFIXES and is_picture(data)):
+            yield open_picture(data)
+            return
+        for decoder in self.decoders:
+            try:
+                yield open_video(data, decoder)
+            except DecoderTrouble as error:
+                trouble.append(str(error))
+
+    def _indices(self, video: Video, label: str | None, content_sha256: str) -> list[int]:
+        return frame_indices(
             self.recipe.sampling,
             frames=video.count,
-            fps=info.fps,
-            label=ref.label,
-            content_sha256=row.content_sha256,
+            fps=video.info.fps,
+            label=label,
+            content_sha256=content_sha256,
         )
-        detector = load_detector(self.recipe.detector, self.device)
-        min_face = self.recipe.detector.min_face_px(info.width, info.height)
-        weight = video.count / max(1, len(indices))
-        faces: list[FaceRow] = []
-        sampled = 0
+
+    def _look(
+        self, row: VideoRow, video: Video, also: Sequence[int], reference: Reference | None
+    ) -> Seen:
+        assert row.content_sha256 is not None
+        info = video.info
+        own = self._indices(video, row.label, row.content_sha256)
+        indices = sorted({*own, *(i for i in also if i < video.count)})
+        finder = _Finder(self.recipe, self.device, row, video, len(indices), reference)
+        times: dict[int, float] = {}
+        faces: list[list[FaceRow]] = []
         for frames in video.read(indices):
-            sampled += len(frames)
-            faces += self._faces(ref, frames, detector, min_face, weight)
+            times.update((f.index, f.pts_s) for f in frames)
+            faces += finder.find(frames)
+        joined = _with_tracks(list(times.values()), faces)
         row = replace(
             row,
             codec=info.codec,
@@ -77,52 +172,143 @@ class Look:
             duration_s=info.duration_s,
             frames_claimed=info.frames_claimed,
             frames_decoded=video.frames_decoded,
-            frames_sampled=sampled,
+            frames_sampled=len(times),
             frames_lost=video.frames_lost,
-            faces=len(faces),
+            faces=len(joined),
+            tracks=len({f.track_id for f in joined}),
             decoder=decoder_version(video.decoder),
         )
-        return _with_status(row, len(indices)), faces
+        return Seen(_with_status(row, len(indices), video.frames_damaged), joined, times)
 
-    def _faces(
-        self,
-        ref: VideoRef,
-        frames: Sequence[Frame],
-        detector: FaceDetector,
-        min_face: int,
-        weight: float,
-    ) -> list[FaceRow]:
-        rows: list[FaceRow] = []
-        found = detector.detect([f.rgb for f in frames], min_face)
-        for frame, faces in zip(frames, found, strict=True):
-            for number in range(len(faces)):
-                box = _box(faces.boxes[number])
-                crop = store(frame.rgb, box, self.recipe.crop)
-                if crop is None:
-                    continue
-                rows.append(
-                    FaceRow(
-                        video_id=ref.video_id,
-                        uri=ref.uri,
-                        part=ref.part,
-                        label=ref.label,
-                        original=ref.original,
-                        group=ref.group,
-                        attributes=ref.attributes,
-                        frame_index=frame.index,
-                        pts_s=frame.pts_s,
-                        key_frame=frame.key_frame,
-                        face_index=number,
-                        box=box,
-                        landmarks=tuple(float(v) for v in faces.landmarks[number].ravel()),
-                        detector_score=float(faces.scores[number]),
-                        box_from="detected",
-                        crop_box=crop.crop_box,
-                        image=crop.image,
-                        weight=weight,
+
+@dataclass(frozen=True)
+class _Finder:
+    """Finds the faces of one video's frames, or takes them from its original."""
+
+    recipe: FaceRecipe
+    device: str
+    row: VideoRow
+    video: Video
+    sampled: int
+    reference: Reference | None
+
+    def find(self, frames: Sequence[Frame]) -> list[list[FaceRow]]:
+        """The faces of each frame, largest first."""
+        info = self.video.info
+        found: dict[int, list[FaceRow]] = {}
+        fresh = []
+        for frame in frames:
+            known = self._known(frame)
+            if known is None:
+                fresh.append(frame)
+            else:
+                found[frame.index] = known
+        if fresh:
+            detector = load_detector(self.recipe.detector, self.device)
+            min_face = self.recipe.detector.min_face_px(info.width, info.height)
+            detected = detector.detect([f.rgb for f in fresh], min_face)
+            for frame, faces in zip(fresh, detected, strict=True):
+                rows = (
+                    self._row(frame, number, detector.box_from, _box(box), marks, float(score))
+                    for number, (box, marks, score) in enumerate(
+                        zip(faces.boxes, faces.landmarks, faces.scores, strict=True)
                     )
                 )
+                kept = [row for row in rows if row is not None]
+                found[frame.index] = kept[: self.recipe.detector.max_faces]
+        return [found[frame.index] for frame in frames]
+
+    def _known(self, frame: Frame) -> list[FaceRow] | None:
+        """The original's faces at this frame; None where it was not looked at there."""
+        if self.reference is None or not self._same_frame(frame):
+            return None
+        scale = self.video.info.width / self.reference.width
+        rows = []
+        for face in self.reference.faces:
+            if face.frame_index != frame.index:
+                continue
+            box = _scaled(face.box, scale)
+            marks = None if face.landmarks is None else np.array(face.landmarks) * scale
+            row = self._row(frame, face.face_index, "original", box, marks, face.detector_score)
+            if row is not None:
+                there = _scaled(face.crop_box, scale)
+                difference = face_difference(row.image, row.crop_box, face.image, there, box)
+                rows.append(replace(row, track_id=face.track_id, face_diff=difference))
         return rows
+
+    def _same_frame(self, frame: Frame) -> bool:
+        """Whether the original has this frame, at the same time and in the same shape."""
+        assert self.reference is not None
+        info, other = self.video.info, self.reference
+        when = other.times.get(frame.index)
+        if when is None or abs(when - frame.pts_s) > 0.5 / (info.fps or 25.0):
+            return False
+        aspects = (info.width * other.height) / (info.height * other.width)
+        return abs(aspects - 1) < ASPECT_TOLERANCE
+
+    def _row(
+        self,
+        frame: Frame,
+        number: int,
+        box_from: str,
+        box: Box,
+        landmarks: npt.NDArray[np.floating[Any]] | None,
+        score: float,
+    ) -> FaceRow | None:
+        crop = store(frame.rgb, box, self.recipe.crop)
+        if crop is None:
+            return None
+        marks = None if landmarks is None or np.isnan(landmarks).any() else landmarks.ravel()
+        row = self.row
+        return FaceRow(
+            video_id=row.video_id,
+            uri=row.uri,
+            part=row.part,
+            label=row.label,
+            original=row.original,
+            group=row.group,
+            attributes=row.attributes,
+            frame_index=frame.index,
+            pts_s=frame.pts_s,
+            key_frame=frame.key_frame,
+            face_index=number,
+            box=box,
+            landmarks=None if marks is None else tuple(float(v) for v in marks),
+            detector_score=score,
+            box_from=box_from,
+            crop_box=crop.crop_box,
+            image=crop.image,
+            weight=self.video.count / max(1, self.sampled),
+        )
+
+
+def _with_tracks(times: Sequence[float], frames: Sequence[Sequence[FaceRow]]) -> list[FaceRow]:
+    """The faces of all frames in order, each with the number of its person.
+
+    Faces with an original's boxes keep its numbers.
+    """
+    faces = [face for frame in frames for face in frame]
+    if faces and all(face.box_from == "original" for face in faces):
+        return faces
+    boxes = [np.array([f.box for f in frame], np.float32).reshape(-1, 4) for frame in frames]
+    numbers = [number for frame in tracks.join(times, boxes) for number in frame]
+    return [replace(f, track_id=number) for f, number in zip(faces, numbers, strict=True)]
+
+
+def as_reference(seen: Seen, frames: Iterable[int]) -> Reference | None:
+    """What the fakes of an original need of it; None where it could not be read.
+
+    :param frames: the fakes' frames.
+    """
+    row, wanted = seen.row, set(frames)
+    if not row.width or not row.height or not seen.times:
+        return None
+    return Reference(
+        width=row.width,
+        height=row.height,
+        times={index: when for index, when in seen.times.items() if index in wanted},
+        faces=tuple(face for face in seen.faces if face.frame_index in wanted),
+    )
 
 
 def empty_row(ref: VideoRef, status: str = "ok", reason: str | None = None) -> VideoRow:
@@ -142,19 +328,26 @@ def empty_row(ref: VideoRef, status: str = "ok", reason: str | None = None) -> V
     )
 
 
-def _with_status(row: VideoRow, wanted: int) -> VideoRow:
+def _with_status(row: VideoRow, wanted: int, damaged: int) -> VideoRow:
     """The first status that applies to a clip that could be opened."""
     if not row.frames_decoded:
-        return replace(row, status="decode_error", reason="no frame could be decoded")
+        how = f"none of {damaged} frame(s) is intact" if damaged else "no frame could be decoded"
+        return replace(row, status="decode_error", reason=how)
     missed = wanted - (row.frames_sampled or 0)
     if row.frames_lost or missed:
-        reason = f"{row.frames_lost or 0} frame(s) lost, {missed} of them wanted"
+        reason = (
+            f"{row.frames_lost or 0} frame(s) lost ({damaged} damaged), {missed} of them wanted"
+        )
         return replace(row, status="partial", reason=reason)
     if not row.faces:
         return replace(row, status="no_face", reason=f"no face in {row.frames_sampled} frame(s)")
     return replace(row, status="ok")
 
 
-def _box(values: Any) -> tuple[float, float, float, float]:
+def _box(values: Any) -> Box:
     x0, y0, x1, y1 = (float(v) for v in values)
     return x0, y0, x1, y1
+
+
+def _scaled(box: Box, scale: float) -> Box:
+    return box if scale == 1 else _box(v * scale for v in box)

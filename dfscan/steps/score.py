@@ -27,8 +27,9 @@ from dfscan.records import (
     VideoRow,
     to_table,
 )
-from dfscan.steps.look import Look, empty_row
+from dfscan.steps.look import Looker, empty_row
 from dfscan.steps.units import Unit, UnitResult
+from dfscan.storage import Lease
 from dfscan.verdicts import Rule, judge
 
 _LIBRARIES: Final = ("torch", "torchvision", "timm", "numpy", "pillow", "facenet-pytorch")
@@ -38,20 +39,21 @@ _LIBRARIES: Final = ("torch", "torchvision", "timm", "numpy", "pillow", "facenet
 class ScoreStep:
     """Looks at each video, scores its faces, and commits the unit's verdicts to ``target``."""
 
-    look: Look
+    look: Looker
     model: Path
     model_sha256: str
     rule: Rule
     batch_size: int
     config_hash: str
     target: Path
+    lease: Lease | None = None
 
     def __call__(self, unit: Unit) -> UnitResult:
         """Do and commit the unit."""
         verdicts = []
         for ref in unit.videos:
-            row, faces = self.look(ref)
-            verdicts.append(self._verdict(row, faces, self.scores(faces)))
+            seen = self.look.see(ref)
+            verdicts.append(self._verdict(seen.row, seen.faces, self.scores(seen.faces)))
         return self._commit(unit, verdicts)
 
     def give_up(self, unit: Unit, status: str, reason: str) -> UnitResult:
@@ -122,7 +124,9 @@ class ScoreStep:
 
     def _commit(self, unit: Unit, verdicts: Sequence[Verdict]) -> UnitResult:
         storage.commit_table(
-            self.target / f"{unit.name}.parquet", to_table(verdicts, VERDICT_SCHEMA)
+            self.target / f"{unit.name}.parquet",
+            to_table(verdicts, VERDICT_SCHEMA),
+            check=self.lease.check if self.lease else None,
         )
         faces = sum(len(v.frames) for v in verdicts)
         return UnitResult(len(verdicts), faces, Counter(v.status for v in verdicts))
@@ -137,5 +141,7 @@ def _model(path: Path, sha256: str, device: str) -> Model:
     model = load_model(path)
     if model.sha256 != sha256:
         raise ModelError(f"{path} was replaced while scoring: run the same command again")
+    torch.set_num_threads(1)  # as many workers as CPUs, and logits equal to the bit wherever
+    torch.backends.cudnn.allow_tf32 = False  # they must not depend on the card
     model.network.to(device)
     return model

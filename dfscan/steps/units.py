@@ -1,7 +1,7 @@
 """A unit: the videos that are worked on and committed together."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Protocol
@@ -54,14 +54,33 @@ class Step(Protocol):
         """Commit a row with this status for every video, without opening any."""
 
 
+def family(video: VideoRef) -> str:
+    """What an original and its fakes have in common: the original's ``video_id``."""
+    return video.original or video.video_id
+
+
+def families(videos: Iterable[VideoRef]) -> Iterator[list[VideoRef]]:
+    """Originals with their fakes, the original first; ``videos`` in the order of a unit."""
+    for _, members in groupby(videos, key=family):
+        yield sorted(members, key=lambda v: (v.original is not None, v.video_id))
+
+
 def plan_units(videos: Iterable[VideoRef], size: int, config_hash: str) -> list[Unit]:
-    """Cut videos into units of about ``size``; a group larger than that has a unit of its own."""
+    """Cut videos into units of about ``size``; a family larger than that has a unit of its own.
+
+    A unit's videos come from one part, and fakes that lie in another (FaceForensics++) from there.
+    """
     units: list[Unit] = []
-    ordered = sorted(videos, key=lambda v: (v.part, v.group, v.video_id))
-    for _, part in groupby(ordered, key=lambda v: v.part):
+    chosen = list(videos)
+    homes = {v.video_id: v.part for v in chosen if v.original is None}
+
+    def home(video: VideoRef) -> str:
+        return homes.get(family(video), video.part)
+
+    chosen.sort(key=lambda v: (home(v), v.group, family(v), v.video_id))
+    for _, part in groupby(chosen, key=home):
         pending: list[VideoRef] = []
-        for _, group in groupby(part, key=lambda v: v.group):
-            members = list(group)
+        for members in families(part):
             if pending and len(pending) + len(members) > size:
                 units.append(make_unit(pending, config_hash))
                 pending = []

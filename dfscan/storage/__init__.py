@@ -1,19 +1,25 @@
 """The only floor that opens data: list, read, commit atomically, lock.
 
-A ``uri`` is an absolute path, with ``!/`` before a member of a zip archive:
-``/data/dfdc_train_part_00.zip!/dfdc_train_part_0/abc.mp4``. Archives are read in place.
+A ``uri`` is an absolute path or an object store's URI, with ``!/`` before a member of an archive:
+``/data/all.zip!/dfdc_train_part_00.zip!/dfdc_train_part_0/abc.mp4``, ``s3://bucket/x.tar!/a.mp4``.
+Archives are read in place.
 """
 
-from dfscan.storage.archives import MEMBER
+from dfscan.storage.archives import MEMBER, forget, is_archive
+from dfscan.storage.archives import split as split_uri
 from dfscan.storage.committing import (
+    check_is_local,
     check_output_folder,
     commit_bytes,
     commit_json,
     commit_table,
     remove,
+    size,
+    sweep,
 )
-from dfscan.storage.listing import Entry, exists, list_source
-from dfscan.storage.locking import Lock
+from dfscan.storage.listing import Entry, exists, list_paths, list_source
+from dfscan.storage.locking import Lease, Lock
+from dfscan.storage.places import absolute, is_uri
 from dfscan.storage.reading import (
     open_parquet,
     parquet_files,
@@ -29,12 +35,19 @@ from dfscan.storage.reading import (
 __all__ = [
     "MEMBER",
     "Entry",
+    "Lease",
     "Lock",
+    "absolute",
+    "check_is_local",
     "check_output_folder",
     "commit_bytes",
     "commit_json",
     "commit_table",
     "exists",
+    "forget",
+    "is_archive",
+    "is_uri",
+    "list_paths",
     "list_source",
     "open_parquet",
     "parquet_files",
@@ -46,4 +59,7 @@ __all__ = [
     "read_text",
     "remove",
     "sha256",
+    "size",
+    "split_uri",
+    "sweep",
 ]

@@ -9,44 +9,71 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dfscan import faults
 from dfscan.errors import DfscanError, OutputError
 
 TEMPORARY: Final = ".tmp-"
+STALE_S: Final = 3600.0
+"""A temporary file older than this belongs to no run that is still writing it."""
+
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-def commit_bytes(path: str | Path, data: bytes) -> None:
+def commit_bytes(
+    path: str | Path, data: bytes | pa.Buffer, check: Callable[[], None] | None = None
+) -> None:
     """Write ``data`` to ``path`` so that it is there whole or not at all, even after a crash.
 
+    :param check: called at the last moment; what it raises leaves the old content in place.
     :raises DfscanError: the disk is full or the folder cannot be written.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}{TEMPORARY}{uuid.uuid4().hex}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        faults.reach("commit.begun", target.parent.name)
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
+            faults.reach("commit.written", target.parent.name)
             os.fsync(file.fileno())
+        faults.reach("commit.synced", target.parent.name)
+        if check is not None:
+            check()
         temporary.replace(target)
+        faults.reach("commit.renamed", target.parent.name)
         _sync_folder(target.parent)
     except OSError as error:
-        hint = (
-            "; free space, then run the same command again" if error.errno == errno.ENOSPC else ""
-        )
-        raise DfscanError(f"cannot write {target}: {error.strerror}{hint}") from None
+        raise write_error(target, error) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()  # gone already where the commit succeeded
 
 
-def commit_table(path: str | Path, table: pa.Table, row_group_rows: int = 512) -> None:
-    """Write a Parquet file atomically; it is serialised in memory first, then put once."""
+def write_error(target: str | Path, error: OSError) -> DfscanError:
+    """One line for a write that failed."""
+    hint = "; free space, then run the same command again" if error.errno in _NO_SPACE else ""
+    return DfscanError(f"cannot write {target}: {error.strerror}{hint}")
+
+
+def commit_table(
+    path: str | Path,
+    table: pa.Table,
+    row_group_rows: int = 512,
+    check: Callable[[], None] | None = None,
+) -> None:
+    """Write a Parquet file atomically; it is serialised in memory first, then put once.
+
+    :param check: as in :func:`commit_bytes`.
+    :raises DfscanError: as in :func:`commit_bytes`.
+    """
     sink = pa.BufferOutputStream()
     image_columns = [f.name for f in table.schema if f.name == "image"]
     compressed = [n for n in table.schema.names if n not in image_columns]
@@ -57,7 +84,7 @@ def commit_table(path: str | Path, table: pa.Table, row_group_rows: int = 512) -
         compression="zstd",
         use_dictionary=compressed,
     )
-    commit_bytes(path, sink.getvalue().to_pybytes())
+    commit_bytes(path, sink.getvalue(), check)
 
 
 def commit_json(path: str | Path, value: Any) -> None:
@@ -73,6 +100,14 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def size(path: str | Path) -> int:
+    """Bytes of a file of ours; 0 where there is none."""
+    try:
+        return Path(path).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def remove(path: str | Path) -> None:
     """Remove a file or a folder of ours; nothing happens where there is none."""
     target = Path(path)
@@ -80,6 +115,29 @@ def remove(path: str | Path) -> None:
         shutil.rmtree(target)
     else:
         target.unlink(missing_ok=True)
+
+
+def sweep(folder: str | Path, now: float) -> None:
+    """Remove what runs left behind that died while writing; fresh temporaries are someone's.
+
+    :param now: the time by the clock of the folder's file system, seconds since the epoch.
+    """
+    for path in Path(folder).glob(f".*{TEMPORARY}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if now - path.stat().st_mtime > STALE_S:
+                path.unlink()
+
+
+def check_is_local(path: str | Path) -> None:
+    """Refuse an output that is no path of a file system.
+
+    :raises OutputError: it is a URI.
+    """
+    if "://" in str(path):
+        raise OutputError(
+            f"output {str(path)!r} is on object storage: outputs are written to file systems (a "
+            "local or shared one); give a path"
+        )
 
 
 def check_output_folder(

@@ -1,22 +1,38 @@
 """What lies at a source."""
 
-import os
-import zipfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Final
 
 from dfscan.errors import SourceError
-from dfscan.storage.archives import MEMBER, is_zip, open_zip
+from dfscan.storage import archives, places
+from dfscan.storage.archives import MEMBER, Archive, ArchiveError, CompressedError, is_archive
+
+_AT_ONCE: Final = 10_000
+"""So many listed files are looked at before any is passed on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file below a source. ``path`` is relative to the source, ``!/`` before a member."""
+    """A file below a source. ``path`` is relative to the source, ``!/`` before a member.
+
+    ``bytes`` and ``version`` are 0 and ``""`` of a listed file that is not there. An entry that is
+    called an archive is one that could not be looked into.
+    """
 
     path: str
-    uri: str
+    root: str
     bytes: int
     version: str
+
+    @property
+    def uri(self) -> str:
+        """Where it is."""
+        return self.root + self.path
 
 
 def exists(path: str | Path) -> bool:
@@ -25,69 +41,195 @@ def exists(path: str | Path) -> bool:
 
 
 def list_source(source: str | Path) -> list[Entry]:
-    """Every file of a source: a folder (recursively), a zip archive, or one file.
+    """Every file of a source: a folder (recursively), an archive, one file, or a member.
 
-    Zip archives inside a folder are looked into. Names that start with a dot are left out.
-    Links to folders are followed, each folder once. Sorted by path. Only directories and the
-    central directories of zips are read.
+    Archives in folders and in archives are looked into. Names that start with a dot are left out.
+    Links to folders are followed, each folder once; links in archives are not. Sorted by path,
+    each path once. Only the directories of folders and archives are read.
 
-    :raises SourceError: nothing is there, or it cannot be read.
+    :raises SourceError: nothing is there, it cannot be read, or holds an archive that cannot be
+        read in place. A damaged archive within it is an entry itself.
     """
-    root = Path(os.path.abspath(source))  # noqa: PTH100  ("a/.." is folded, links are kept)
-    if not root.exists():
+    return _sorted(_list(places.absolute(source), str(source)))
+
+
+def list_paths(wanted: Iterable[tuple[str, str]]) -> Iterator[list[Entry]]:
+    """What lies at each of many places, given as (root, path) of :class:`Entry`.
+
+    A file is one entry, an archive those of its members. What is not there is one entry with
+    ``bytes`` 0 and ``version`` ``""``.
+
+    :raises SourceError: a place is a folder, or cannot be told, or as in :func:`list_source`.
+    """
+    lookup = _Lookup()
+    places_left = iter(wanted)
+    while some := list(islice(places_left, _AT_ONCE)):
+        yield from _list_some(some, lookup)
+
+
+def _list_some(wanted: list[tuple[str, str]], lookup: "_Lookup") -> Iterator[list[Entry]]:
+    files = [archives.split(root + path)[0] for root, path in wanted]
+    try:
+        stats = places.stat_all(files)
+    except places.STORE_ERRORS as error:
+        raise SourceError(f"a listed file cannot be looked at: {places.one_line(error)}") from None
+    for (root, path), file, found in zip(wanted, files, stats, strict=True):
+        if found is None:
+            yield [Entry(path, root, 0, "")]
+        elif found.is_folder:
+            raise SourceError(f"{root}{path} is a folder: list its files, or give it as a SOURCE")
+        elif file == root + path:
+            yield _sorted(_expand(Entry(path, root, found.bytes, found.version)))
+        else:
+            yield lookup.find(file, root, path)
+
+
+class _Lookup:
+    """Finds members of archives by their uri; the listing of the archive asked last is kept."""
+
+    def __init__(self) -> None:
+        self._file = ""
+        self._entries: dict[str, Entry] = {}
+
+    def find(self, file: str, root: str, path: str) -> list[Entry]:
+        if file != self._file:
+            self._file = file
+            self._entries = {e.uri: e for e in _expand(Entry("", file, 0, ""))}
+        uri = root + path
+        found = [self._entries[uri]] if uri in self._entries else []
+        if is_archive(uri):
+            found += (e for u, e in self._entries.items() if u.startswith(uri + MEMBER))
+        here = [Entry(e.uri.removeprefix(root), root, e.bytes, e.version) for e in found]
+        return _sorted(here) or [Entry(path, root, 0, "")]
+
+
+def _list(uri: str, text: str) -> Iterator[Entry]:
+    outer, *inner = archives.split(uri)
+    found = _stat(outer, text)
+    if inner:
+        yield from _list_within(uri)
+    elif found.is_folder:
+        root = uri if uri.endswith("/") else f"{uri}/"
+        files = [Entry(f.path, root, f.stat.bytes, f.stat.version) for f in places.walk(uri)]
+        yield from _expand_all(files)
+    elif is_archive(uri):
+        with _given_by_name(uri):
+            archive = archives.load(uri, places.open_blob(uri))
+            yield from _members(archive, Entry("", uri, 0, ""), 1)
+    else:
+        _refuse_compressed(uri)
+        yield Entry("", uri, found.bytes, found.version)
+
+
+def _list_within(uri: str) -> Iterator[Entry]:
+    """A source that lies in an archive: another archive, or one member."""
+    *outer, name = archives.split(uri)
+    with _given_by_name(uri):
+        archive = archives.open_archive(MEMBER.join(outer))
+        if is_archive(name):
+            yield from _nested(archive, name, Entry("", uri, 0, ""), len(outer), by_name=True)
+            return
+        member = next((m for m in archive.members() if m.name == name), None)
+        if member is None:
+            raise KeyError(name)
+        yield Entry("", uri, member.bytes, member.version)
+
+
+def _expand_all(files: list[Entry]) -> Iterator[Entry]:
+    """The files of a folder, archives as their members."""
+    yield from (f for f in files if not is_archive(f.path))
+    closed = [f for f in files if is_archive(f.path)]
+    if not closed or not places.is_remote(closed[0].uri):
+        for file in closed:
+            yield from _expand(file)
+        return
+    with ThreadPoolExecutor(places.THREADS) as pool:
+        for entries in pool.map(_expand, closed):
+            yield from entries
+
+
+def _expand(file: Entry) -> list[Entry]:
+    """The members of an archive; the file itself where it is none or cannot be read as one."""
+    if not is_archive(file.uri):
+        return [file]
+    try:
+        archive = archives.load(file.uri, places.open_blob(file.uri))
+        return list(_members(archive, file, 1))
+    except (ArchiveError, PermissionError, FileNotFoundError):
+        return [file]
+    except places.STORE_ERRORS as error:
+        raise SourceError(f"{file.uri} cannot be read: {places.one_line(error)}") from None
+
+
+def _members(archive: Archive, of: Entry, depth: int) -> Iterator[Entry]:
+    for member in archive.members():
+        path = f"{of.path}{MEMBER}{member.name}"
+        entry = Entry(path, of.root, member.bytes, member.version)
+        if is_archive(member.name):
+            yield from _nested(archive, member.name, entry, depth)
+        else:
+            yield entry
+
+
+def _nested(
+    archive: Archive, name: str, entry: Entry, depth: int, by_name: bool = False
+) -> Iterator[Entry]:
+    """The members of an archive within an archive."""
+    if depth == archives.DEEPEST:
         raise SourceError(
-            f"source {str(source)!r} does not exist: give a folder, a .zip or a video"
+            f"{entry.uri}: only {archives.DEEPEST} archives may lie within one another; unpack "
+            f"{archives.split(entry.uri)[0]}"
         )
-    if root.is_file():
-        return _members(root, "") if is_zip(root) else [_entry(root, "")]
-    entries: list[Entry] = []
-    seen: set[str] = set()
-    for folder, subfolders, names in os.walk(root, onerror=_unreadable, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link back up, or to a folder listed already
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(d for d in subfolders if not d.startswith("."))
-        for name in sorted(names):
-            path = Path(folder) / name
-            inside = path.relative_to(root).as_posix()
-            if name.startswith(".") or not path.is_file():
-                continue
-            entries += _members(path, inside) if is_zip(path) else [_entry(path, inside)]
+    try:
+        inner = archives.load(name, archive.span(name))
+    except CompressedError as error:
+        raise SourceError(
+            f"{entry.uri} is {error}, so it cannot be read in place: store it there without "
+            f"compression (zip -0), or unpack the outer archive"
+        ) from None
+    except ArchiveError:
+        if by_name:
+            raise
+        yield entry
+    else:
+        yield from _members(inner, entry, depth + 1)
+
+
+def _sorted(entries: Iterable[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda e: e.path)
 
 
-def _unreadable(error: OSError) -> None:
-    raise SourceError(f"cannot list {error.filename}: {error.strerror}") from None
-
-
-def _entry(path: Path, inside: str) -> Entry:
-    stat = path.stat()
-    return Entry(inside, str(path), stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
-
-
-def _members(archive: Path, inside: str) -> list[Entry]:
+def _stat(path: str, text: str) -> places.Stat:
     try:
-        infos = open_zip(str(archive), archive.stat().st_mtime_ns).infolist()
-    except (zipfile.BadZipFile, OSError) as error:
+        found = places.stat(path)
+    except places.STORE_ERRORS as error:
+        raise SourceError(f"source {text!r} cannot be read: {places.one_line(error)}") from None
+    if found is None:
         raise SourceError(
-            f"{archive} is not a readable zip archive ({error}): fetch it again or move it away"
+            f"source {text!r} does not exist: give a folder, a .zip or a video (or a picture, a "
+            f".tar, a list .txt .csv .parquet, or any of these at s3://…)"
+        )
+    return found
+
+
+def _refuse_compressed(path: str) -> None:
+    end = next((c for c in archives.COMPRESSED if path.lower().endswith(c)), None)
+    if end:
+        raise SourceError(
+            f"{path}: {end} archives cannot be read in place; unpack it, or make it a .tar or .zip"
+        )
+
+
+@contextmanager
+def _given_by_name(uri: str) -> Iterator[None]:
+    """Trouble with an archive that is the source itself ends the command."""
+    try:
+        yield
+    except KeyError:
+        raise SourceError(f"source {uri!r} does not exist: no such member in the archive") from None
+    except (ArchiveError, *places.STORE_ERRORS) as error:
+        kind = "tar" if ".tar" in uri[-4:].lower() else "zip"
+        raise SourceError(
+            f"{uri} is not a readable {kind} archive ({places.one_line(error)}): fetch it again "
+            f"or move it away"
         ) from None
-    return sorted(
-        (
-            Entry(
-                f"{inside}{MEMBER}{info.filename}",
-                f"{archive}{MEMBER}{info.filename}",
-                info.file_size,
-                f"{info.file_size}-{info.CRC:08x}",
-            )
-            for info in infos
-            if not info.is_dir() and not _is_hidden(info.filename)
-        ),
-        key=lambda e: e.path,
-    )
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in Path(name).parts)

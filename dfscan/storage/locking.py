@@ -1,21 +1,51 @@
 """One run at a time on an output."""
 
 import contextlib
+import errno
 import json
 import os
 import socket
 import threading
 import time
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from dfscan.errors import OutputError
-from dfscan.storage.committing import TEMPORARY
+from dfscan.errors import DfscanError, OutputError
+from dfscan.storage.committing import TEMPORARY, write_error
 
 LEASE_S: Final = 60.0
 """A lock whose owner has not renewed it for so many seconds is free."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What a run's workers know of its lock: enough to see that another run has taken over.
+
+    Workers can outlive a killed driver by seconds; they check before each commit.
+    """
+
+    path: Path
+    token: str
+
+    def check(self) -> None:
+        """Nothing happens while the lock is this run's.
+
+        :raises DfscanError: it is another's by now, or was removed.
+        """
+        try:
+            owner = json.loads(self.path.read_text())
+        except FileNotFoundError:
+            owner = {}
+        except (OSError, ValueError):
+            return  # the file system does not answer: that says nothing about the owner
+        if owner.get("token") != self.token:
+            raise DfscanError(
+                f"{self.path} is no longer this run's lock: another run has taken over "
+                f"(host {owner.get('host')}, pid {owner.get('pid')}); this one stops"
+            )
 
 
 class Lock:
@@ -30,13 +60,17 @@ class Lock:
     def __init__(self, path: str | Path, what: str | Path) -> None:
         self._path, self._what = Path(path), what
         self._token = uuid.uuid4().hex
+        self.lease = Lease(self._path, self._token)
         self._stop = threading.Event()
+        self._now = 0.0
         self._thread = threading.Thread(target=self._renew, daemon=True, name="dfscan-lock")
 
     def __enter__(self) -> "Lock":
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise write_error(self._path.parent, error) from None
             raise OutputError(f"cannot make {self._path.parent}: {error.strerror}") from None
         for _ in range(2):
             if self._take():
@@ -69,10 +103,18 @@ class Lock:
         except FileExistsError:
             return False
         except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise write_error(self._path, error) from None
             raise OutputError(f"cannot lock {self._what}: {error.strerror}") from None
         finally:
+            self._now = _mtime(ready)
             ready.unlink(missing_ok=True)
         return True
+
+    @property
+    def now(self) -> float:
+        """The time at which the lock was taken, by the clock of its file system."""
+        return self._now
 
     def _owner(self) -> dict[str, Any]:
         return _read_object(self._path)
@@ -82,7 +124,7 @@ class Lock:
         aside = self._path.with_name(f"{self._path.name}{TEMPORARY}{uuid.uuid4().hex}")
         with contextlib.suppress(FileNotFoundError):
             owner = self._owner()
-            age = time.time() - self._path.stat().st_mtime
+            age = self._now - self._path.stat().st_mtime
             dead_here = owner.get("host") == socket.gethostname() and not _alive(owner.get("pid"))
             if not dead_here and age <= LEASE_S:
                 return
@@ -98,6 +140,14 @@ class Lock:
                 return  # taken over by another run: the lease is not ours to renew
             with contextlib.suppress(OSError):
                 os.utime(self._path)
+
+
+def _mtime(path: Path) -> float:
+    """When a file was written, by the clock of its file system, which need not be ours."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return time.time()
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import lzma
 import os
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,9 +15,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dfscan.errors import SourceError, VideoError
-from dfscan.storage.archives import MEMBER, open_zip
+from dfscan.storage import archives, places
+from dfscan.storage.archives import MEMBER, ArchiveError
 
 _PIECE: Final = 8 << 20
+_DAMAGED: Final = (
+    ArchiveError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 def read_bytes(uri: str, limit: int | None = None) -> bytes:
@@ -24,26 +36,20 @@ def read_bytes(uri: str, limit: int | None = None) -> bytes:
     :param limit: refuse more than so many bytes, as counted while reading.
     :raises VideoError: ``missing``, ``too_large`` or ``decode_error`` (a damaged archive member).
     """
-    path, member = _split(uri)
     try:
-        if not member:
-            with Path(path).open("rb") as file:
-                return _read_at_most(file, limit)
-        archive = open_zip(path, Path(path).stat().st_mtime_ns)
-        with archive.open(member) as file:
+        with _open(uri) as file:
             return _read_at_most(file, limit)
     except (FileNotFoundError, KeyError):
         raise VideoError("missing", "the file is no longer at the source") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGED as error:
         raise VideoError("decode_error", f"damaged or encrypted archive member: {error}") from None
-    except OSError as error:
-        raise VideoError("missing", f"cannot be read: {error.strerror}") from None
+    except places.STORE_ERRORS as error:
+        raise VideoError("missing", f"cannot be read: {places.one_line(error)}") from None
 
 
-def _split(uri: str) -> tuple[str, str]:
-    """(file, archive member or ``""``); a folder's name may end in ``!`` too."""
-    end = uri.lower().find(f".zip{MEMBER}")
-    return (uri, "") if end < 0 else (uri[: end + 4], uri[end + 4 + len(MEMBER) :])
+def _open(uri: str) -> AbstractContextManager[Any]:
+    *outer, name = archives.split(uri)
+    return archives.open_archive(MEMBER.join(outer)).open(name) if outer else places.open_file(name)
 
 
 def _read_at_most(file: Any, limit: int | None) -> bytes:

@@ -1,14 +1,22 @@
 """Two decoders behind one interface.
 
-decord is the fast path. Whatever it does not deliver cleanly (a damaged packet, repeated
-timestamps, a count that differs from the container's) raises :class:`DecoderTrouble`, and the
-caller decodes the whole clip again with PyAV, which goes on after damage and counts what was
-lost: one decoder a clip, never half and half, and never a frame shown twice for a lost one.
+decord is the fast path. Whatever it does not deliver cleanly (a damaged packet, an error that
+FFmpeg hides by inventing pixels, repeated timestamps, a count that differs from the container's)
+raises :class:`DecoderTrouble`, and the caller decodes the whole clip again with PyAV, which goes on
+after damage and counts what was lost: one decoder a clip, never half and half, and never a frame
+shown twice for a lost one.
+
+A frame after which the decoder could not be right is lost as well: one flipped bit in a key frame
+leaves every frame up to the next one in smears, most of them delivered without a word.
 """
 
+import contextlib
 import functools
 import importlib.metadata
 import io
+import os
+import sys
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,6 +74,8 @@ class Video(ABC):
     count: int
     frames_decoded: int = 0
     frames_lost: int = 0
+    frames_damaged: int = 0
+    """Those of the lost that were delivered, with pixels that are not the video's."""
 
     @abstractmethod
     def read(self, indices: Sequence[int]) -> Iterator[list[Frame]]:
@@ -88,7 +98,7 @@ def open_video(data: bytes, decoder: str) -> Video:
 
 def decoder_version(decoder: str) -> str:
     """``"decord2 3.4.0"``: the distribution behind a decoder, as custody records it."""
-    distribution = {"decord": "decord2", "pyav": "av"}[decoder]
+    distribution = {"decord": "decord2", "pyav": "av", "pillow": "pillow"}[decoder]
     return f"{distribution} {importlib.metadata.version(distribution)}"
 
 
@@ -111,23 +121,25 @@ class _PyAVVideo(Video):
         """See :meth:`Video.read`."""
         wanted = set(indices)
         seen: set[int] = set()
+        damaged: set[int] = set()
         turns = self.info.rotation // 90
         with _open(self._data, self._container) as container:
             stream = _video_stream(container)
             stream.thread_count = 1
-            for order, frame in enumerate(_decode(container, stream)):
+            for order, (frame, intact) in enumerate(_decode(container, stream)):
                 index = self._table.get(frame.pts, order) if self._table else order
-                if index in seen:
+                if index in seen or index in damaged:
                     continue
-                seen.add(index)
-                if index in wanted:
+                (seen if intact else damaged).add(index)
+                if index in wanted and intact:
                     rgb = np.ascontiguousarray(np.rot90(_rgb(frame), -turns))
                     fallback = index / (self.info.fps or 25.0)
                     time = float(frame.time) if frame.time is not None else fallback
                     yield [Frame(index, time, bool(frame.key_frame), rgb)]
         self.frames_decoded = len(seen)
         claimed = max((self.info.frames_claimed or 0) - self._discarded, len(self._table))
-        self.frames_lost = max(0, claimed - len(seen))
+        self.frames_lost = max(0, claimed - len(seen), len(damaged))
+        self.frames_damaged = len(damaged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +229,7 @@ def _rotation(data: bytes, container: str) -> int:
     with _open(data, container) as opened:
         stream = _video_stream(opened)
         stream.thread_count = 1
-        for frame in _decode(opened, stream):
+        for frame, _ in _decode(opened, stream):
             return int(round(-frame.rotation / 90) * 90 % 360)
     return 0
 
@@ -231,13 +243,24 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
             return  # a container that breaks off: what came before it counts
 
 
-def _decode(container: Any, stream: Any) -> Iterator[Any]:
+def _decode(container: Any, stream: Any) -> Iterator[tuple[Any, bool]]:
+    """(frame, whether its pixels are the video's) as the decoder delivers them.
+
+    From damage up to the next key frame that is whole none is: all are predicted from it.
+    """
+    intact = True
     for packet in _packets(container, stream):
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
-            continue  # a damaged packet: its frame is missing from the count, the next may be fine
-        yield from (f for f in frames if not f.is_corrupt)
+            intact = False  # its frame is missing from the count
+            continue
+        for frame in frames:
+            if frame.is_corrupt:
+                intact = False
+            elif frame.key_frame:
+                intact = True
+            yield frame, intact
 
 
 def _rgb(frame: Any) -> npt.NDArray[np.uint8]:
@@ -284,10 +307,13 @@ class _DecordVideo(Video):
         step = max(1, BATCH_BYTES // (self.info.width * self.info.height * 3))
         for start in range(0, len(indices), step):
             chunk = list(indices[start : start + step])
-            try:
-                batch = self._reader.get_batch(chunk).asnumpy()
-            except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError) as error:
-                raise DecoderTrouble(f"decord stopped: {_text(error)}") from None
+            with _complaints() as complaints:
+                try:
+                    batch = self._reader.get_batch(chunk).asnumpy()
+                except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError) as error:
+                    raise DecoderTrouble(f"decord stopped: {_text(error)}") from None
+            if complaints:
+                raise DecoderTrouble(f"decord hides damage: {complaints[0]}")
             if batch.shape != (len(chunk), self.info.height, self.info.width, 3):
                 raise DecoderTrouble(f"decord gives frames of shape {batch.shape}")
             yield [
@@ -309,8 +335,29 @@ def _decord() -> Any:
         )
     import decord
 
-    decord.logging.set_level(decord.logging.QUIET)
+    decord.logging.set_level(decord.logging.ERROR)  # what it says is read, see _complaints
     return decord
+
+
+@contextlib.contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """What FFmpeg says on stderr meanwhile, line by line; the list fills when the block ends.
+
+    decord hands on frames in which FFmpeg hid an error, and tells nothing of it otherwise.
+    """
+    lines: list[str] = []
+    sys.stderr.flush()
+    real = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(real, 2)
+            os.close(real)
+            said.seek(0)
+            text = said.read(1 << 16).decode(errors="replace")
+            lines += (line[:160] for line in text.splitlines() if line.strip())
 
 
 def _installed(distribution: str) -> bool:

@@ -1,6 +1,7 @@
 """What every layout promises. A new layout is tested by adding a case to CASES."""
 
 import json
+import tarfile
 import zipfile
 from dataclasses import dataclass
 
@@ -39,6 +40,15 @@ CASES = {
             (f"{FFPP_REAL}/002.mp4", f"{FFPP_FAKE}/001_002.mp4"),
         ),
     ),
+    "celebdf": Case(
+        (
+            "Celeb-real/id0_0000.mp4",
+            "Celeb-synthesis/id0_id1_0000.mp4",
+            "YouTube-real/00001.mp4",
+        ),
+        (("Celeb-real/id0_0000.mp4", "Celeb-synthesis/id0_id1_0000.mp4"),),
+        (("List_of_testing_videos.txt", {}),),
+    ),
     "folders": Case(
         ("real/a.mp4", "fake/a.mp4", "fake/b.mp4", "intro.mp4"), (("real/a.mp4", "fake/a.mp4"),)
     ),
@@ -62,17 +72,43 @@ def folder(case, tmp_path):
     return root
 
 
-@pytest.fixture
-def archive(folder):
-    path = folder.with_name("set.zip")
+def zipped(folder, path):
     with zipfile.ZipFile(path, "w") as archive:
         for file in sorted(folder.rglob("*")):
             archive.write(file, file.relative_to(folder))
     return path
 
 
-@pytest.fixture(params=["folder", "archive"])
+@pytest.fixture
+def as_zip(folder):
+    return zipped(folder, folder.with_name("set.zip"))
+
+
+@pytest.fixture
+def as_tar(folder):
+    path = folder.with_name("set.tar")
+    with tarfile.open(path, "w") as archive:
+        archive.add(folder, ".")
+    return path
+
+
+@pytest.fixture
+def as_zip_in_zip(as_zip):
+    with zipfile.ZipFile(as_zip.with_name("outer.zip"), "w") as archive:
+        archive.write(as_zip, "x/set.zip")
+    return as_zip.parent / "outer.zip!" / "x" / "set.zip"
+
+
+ARCHIVES = ["as_zip", "as_tar", "as_zip_in_zip"]
+
+
+@pytest.fixture(params=["folder", *ARCHIVES])
 def source(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=ARCHIVES)
+def archive(request):
     return request.getfixturevalue(request.param)
 
 
@@ -81,8 +117,8 @@ def test_auto_recognises_it(case, source):
 
 
 def test_every_video_file_is_one_video_with_an_id_of_its_own(case, source):
-    refs = list_videos([str(source)], case[0])
-    separator = "!/" if source.suffix == ".zip" else "/"
+    refs = list_videos([str(source)], case[0]).videos
+    separator = "!/" if source.suffix else "/"
     assert [r.video_id for r in refs] == sorted(
         f"{source.name}{separator}{f}" for f in case[1].files
     )
@@ -90,7 +126,7 @@ def test_every_video_file_is_one_video_with_an_id_of_its_own(case, source):
 
 
 def test_every_video_says_what_is_known_of_it(case, source):
-    for ref in list_videos([str(source)], case[0]):
+    for ref in list_videos([str(source)], case[0]).videos:
         assert ref.label in {"REAL", "FAKE", None}
         assert ref.group
         assert ref.part
@@ -100,7 +136,7 @@ def test_every_video_says_what_is_known_of_it(case, source):
 
 
 def test_an_original_and_its_fakes_share_a_group(case, source):
-    refs = list_videos([str(source)], case[0])
+    refs = list_videos([str(source)], case[0]).videos
     by_file = {r.video_id.removeprefix(source.name).lstrip("!/"): r for r in refs}
     for original, fake in case[1].pairs:
         assert (by_file[original].label, by_file[fake].label) == ("REAL", "FAKE")
@@ -113,7 +149,7 @@ def test_an_original_and_its_fakes_share_a_group(case, source):
 
 
 def test_unrelated_videos_are_in_more_than_one_group_unless_all_are_related(case, source):
-    refs = list_videos([str(source)], case[0])
+    refs = list_videos([str(source)], case[0]).videos
     related = {file for pair in case[1].pairs for file in pair}
     assert len({r.group for r in refs}) == len(set(case[1].files) - related) + bool(related)
 
@@ -121,15 +157,16 @@ def test_unrelated_videos_are_in_more_than_one_group_unless_all_are_related(case
 def test_zipping_a_folder_changes_nothing_but_the_prefix_of_the_names(case, folder, archive):
     def told(path):
         def named(text):
-            return text and text.replace("set.zip!/", "set/").replace("set.zip", "set")
+            name = path.name
+            return text and text.replace(f"{name}!/", "set/").replace(name, "set")
 
         return [
             (*map(named, (r.video_id, r.part, r.original, r.group)), r.label, r.bytes, r.attributes)
-            for r in list_videos([str(path)], case[0])
+            for r in list_videos([str(path)], case[0]).videos
         ]
 
     assert sorted(told(folder), key=str) == sorted(told(archive), key=str)
 
 
 def test_listing_again_gives_the_same(case, source):
-    assert list_videos([str(source)], case[0]) == list_videos([str(source)], case[0])
+    assert list_videos([str(source)], case[0]).videos == list_videos([str(source)], case[0]).videos

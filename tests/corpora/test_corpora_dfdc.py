@@ -1,3 +1,4 @@
+import io
 import json
 import zipfile
 
@@ -19,7 +20,7 @@ def by_name(refs):
 
 def test_a_part_has_labels_originals_and_groups(tree):
     root = tree("part_0", {**dict.fromkeys(METADATA), "metadata.json": METADATA})
-    refs = by_name(list_videos([root]))
+    refs = by_name(list_videos([root]).videos)
     assert {n: r.label for n, r in refs.items()} == {
         "a.mp4": "FAKE",
         "b.mp4": "REAL",
@@ -36,11 +37,42 @@ def test_a_zipped_part_has_the_ids_of_the_contract(tmp_path):
         archive.writestr("dfdc_train_part_0/metadata.json", json.dumps(METADATA))
         for name in METADATA:
             archive.writestr(f"dfdc_train_part_0/{name}", b"")
-    fake = list_videos([str(path)])[0]
+    fake = list_videos([str(path)]).videos[0]
     assert fake.video_id == "dfdc_train_part_00.zip!/dfdc_train_part_0/a.mp4"
     assert fake.uri == f"{tmp_path}/dfdc_train_part_00.zip!/dfdc_train_part_0/a.mp4"
     assert fake.original == "dfdc_train_part_00.zip!/dfdc_train_part_0/b.mp4"
     assert fake.part == "dfdc_train_part_0"
+
+
+def test_parts_in_one_archive_keep_to_themselves(tmp_path):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as outer:
+        for number in (0, 1):
+            inner = io.BytesIO()
+            with zipfile.ZipFile(inner, "w") as part:
+                part.writestr(f"dfdc_train_part_{number}/metadata.json", json.dumps(METADATA))
+                for name in METADATA:
+                    part.writestr(f"dfdc_train_part_{number}/{name}", b"")
+            outer.writestr(f"dfdc_train_part_0{number}.zip", inner.getvalue())
+    refs = list_videos([str(tmp_path / "all.zip")]).videos
+    assert refs[3].video_id == "all.zip!/dfdc_train_part_01.zip!/dfdc_train_part_1/a.mp4"
+    assert [r.part for r in refs] == ["dfdc_train_part_0"] * 3 + ["dfdc_train_part_1"] * 3
+    ids = {r.video_id: r for r in refs}
+    for ref in refs:
+        assert ref.label == METADATA[ref.video_id.rsplit("/", 1)[-1]]["label"]
+        assert ref.original is None or ids[ref.original].part == ref.part
+
+
+def test_metadata_of_the_test_set_says_is_fake(tree):
+    metadata = {"a.mp4": {"is_fake": 1, "augmentations": []}, "b.mp4": {"is_fake": 0}}
+    root = tree("test", {"a.mp4": None, "b.mp4": None, "metadata.json": metadata})
+    listing = list_videos([root])
+    assert listing.layouts == {"test": "dfdc"}
+    assert [r.label for r in listing.videos] == ["FAKE", "REAL"]
+
+
+def test_a_labels_csv_of_another_shape_is_not_taken_for_dfdc(tree):
+    root = tree("p", {"a.mp4": None, "labels.csv": "clip,truth\na.mp4,1\n"})
+    assert recognise(open_source(root)).name == "flat"
 
 
 def test_several_parts_in_a_folder_keep_their_own_metadata(tree):
@@ -53,20 +85,20 @@ def test_several_parts_in_a_folder_keep_their_own_metadata(tree):
             "part_1/metadata.json": {"y.mp4": {"label": "FAKE", "original": "z.mp4"}},
         },
     )
-    found = [(r.part, r.label, r.original) for r in list_videos([root])]
+    found = [(r.part, r.label, r.original) for r in list_videos([root]).videos]
     assert found == [("part_0", "REAL", None), ("part_1", "FAKE", "dfdc/part_1/z.mp4")]
 
 
 def test_metadata_may_lie_one_folder_up(tree):
     root = tree("dfdc", {"videos/b.mp4": None, "metadata.json": METADATA})
-    assert [r.label for r in list_videos([root])] == ["REAL"]
+    assert [r.label for r in list_videos([root]).videos] == ["REAL"]
 
 
 def test_metadata_may_lie_beside_the_archive(tmp_path):
     with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
         archive.writestr("b.mp4", b"")
     (tmp_path / "metadata.json").write_text(json.dumps(METADATA))
-    assert [r.label for r in list_videos([str(tmp_path)])] == ["REAL"]
+    assert [r.label for r in list_videos([str(tmp_path)]).videos] == ["REAL"]
 
 
 def test_the_released_test_set_has_labels_csv(tree):
@@ -74,12 +106,15 @@ def test_the_released_test_set_has_labels_csv(tree):
         "test",
         {"a.mp4": None, "b.mp4": None, "labels.csv": "\ufefffilename,label\na.mp4,1\nb.mp4,0\n"},
     )
-    assert [(r.label, r.original) for r in list_videos([root])] == [("FAKE", None), ("REAL", None)]
+    assert [(r.label, r.original) for r in list_videos([root]).videos] == [
+        ("FAKE", None),
+        ("REAL", None),
+    ]
 
 
 def test_a_clip_that_metadata_does_not_name_has_no_label_but_is_listed(tree):
     root = tree("p", {"b.mp4": None, "new.mp4": None, "metadata.json": METADATA})
-    assert by_name(list_videos([root]))["new.mp4"].label is None
+    assert by_name(list_videos([root]).videos)["new.mp4"].label is None
 
 
 def test_metadata_of_another_shape_is_not_taken_for_dfdc(tree):

@@ -16,7 +16,7 @@ FILES = [
 
 
 def refs_of(tree):
-    refs = list_videos([tree("ffpp", dict.fromkeys(FILES))])
+    refs = list_videos([tree("ffpp", dict.fromkeys(FILES))]).videos
     return {r.video_id.removeprefix("ffpp/"): r for r in refs}
 
 
@@ -55,7 +55,7 @@ def test_a_pair_its_reverse_and_both_originals_are_one_group(tree):
 
 def test_actors_are_not_the_youtube_clips_of_the_same_number(tree):
     files = [f"{REAL}/01.mp4", f"{ACTORS}/01__walking.mp4"]
-    actor, youtube = list_videos([tree("same_number", dict.fromkeys(files))])
+    actor, youtube = list_videos([tree("same_number", dict.fromkeys(files))]).videos
     assert youtube.group != actor.group
     refs = refs_of(tree)
     fake = refs[f"{DETECTION}/01_02__walking__ABC123.mp4"]
@@ -84,4 +84,16 @@ def test_masks_are_no_clips(tree):
             "manipulated_sequences/Deepfakes/c23/videos/000_003.mp4": None,
         },
     )
-    assert [r.attributes["compression"] for r in list_videos([source])] == ["c23"]
+    assert [r.attributes["compression"] for r in list_videos([source]).videos] == ["c23"]
+
+
+def test_pictures_in_a_clips_folder_are_of_that_clip(tree):
+    images = [
+        "original_sequences/youtube/c23/images/519/0001.png",
+        "original_sequences/youtube/c23/images/000/0001.png",
+        "manipulated_sequences/Deepfakes/c23/images/519_515/0001.png",
+    ]
+    refs = {r.video_id: r for r in list_videos([tree("ff", dict.fromkeys(images))]).videos}
+    real, other, fake = (refs[f"ff/{i}"] for i in images)
+    assert fake.original == real.video_id
+    assert fake.group == real.group != other.group

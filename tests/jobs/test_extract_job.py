@@ -1,4 +1,6 @@
 import json
+import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,18 +9,22 @@ import pytest
 
 from dfscan import storage
 from dfscan.config import ExtractConfig
+from dfscan.corpora import list_videos
 from dfscan.errors import OutputError, SourceError
 from dfscan.facesets import FaceSet
 from dfscan.jobs import extract_job
 from dfscan.jobs.progress import Progress
-from dfscan.jobs.results import ExtractResult
+from dfscan.jobs.results import ExtractResult, PlanResult
+from dfscan.steps.isolation import end_child
 from dfscan.steps.look import Look
 from dfscan.synthetic import Corpus
 
 
 def extract(source: Any, out: Path, **changes: Any) -> ExtractResult:
     values = {"source": source, "out": str(out), "inline": True, "stride": "4"} | changes
-    return extract_job.run(ExtractConfig(**values), Progress())
+    result = extract_job.run(ExtractConfig(**values), Progress())
+    assert isinstance(result, ExtractResult)
+    return result
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -26,7 +32,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def without_times(folder: Path) -> list[dict[str, Any]]:
-    hidden = ("elapsed_s", "committed_at")
+    hidden = ("elapsed_s", "committed_at", "unit")
     found = [{k: v for k, v in r.items() if k not in hidden} for r in rows(folder)]
     return sorted(
         found, key=lambda r: (r["video_id"], r.get("frame_index", 0), r.get("face_index", 0))
@@ -73,7 +79,7 @@ def test_an_interrupted_run_continues_to_the_same_dataset(
     extract(parts, tmp_path / "whole", unit_size=2)
     commit, calls = FaceSet.commit, []
 
-    def dies_on_the_third(self: FaceSet, unit: str, videos: Any, faces: Any) -> None:
+    def dies_on_the_third(self: FaceSet, unit: str, videos: Any, faces: Any, check: Any) -> None:
         calls.append(unit)
         if len(calls) == 3:
             storage.commit_table(
@@ -81,7 +87,7 @@ def test_an_interrupted_run_continues_to_the_same_dataset(
                 storage.read_table(next(self.faces.glob("*.parquet"))),
             )
             raise KeyboardInterrupt
-        commit(self, unit, videos, faces)
+        commit(self, unit, videos, faces, check)
 
     monkeypatch.setattr(FaceSet, "commit", dies_on_the_third)
     with pytest.raises(KeyboardInterrupt):
@@ -115,19 +121,151 @@ def test_an_exception_nobody_expected_costs_one_video_its_row(
     write_clip("src/b.mp4", frames=9)
     look = Look._look
 
-    def fails(self: Look, ref: Any, *args: Any) -> Any:
-        if ref.video_id == "src/b.mp4":
+    def fails(self: Look, row: Any, *args: Any) -> Any:
+        if row.video_id == "src/b.mp4":
             raise MemoryError("no room")
-        return look(self, ref, *args)
+        return look(self, row, *args)
 
     monkeypatch.setattr(Look, "_look", fails)
-    extract(str(source), tmp_path / "faces")
+    extract(str(source), tmp_path / "faces", isolate=False)
     found = {v["video_id"]: (v["status"], v["reason"]) for v in rows(tmp_path / "faces" / "videos")}
     assert found["src/b.mp4"] == ("crashed", "MemoryError: no room")
     assert found["src/a.mp4"][0] == "no_face"
     monkeypatch.setattr(Look, "_look", look)
-    result = extract(str(source), tmp_path / "faces")
+    assert extract(str(source), tmp_path / "faces").new == 0
+    assert extract(str(source), tmp_path / "faces", retry="timeout").new == 0
+    result = extract(str(source), tmp_path / "faces", retry="timeout,crashed")
     assert (result.new, result.videos, result.status) == (1, 2, {"no_face": 2})
+
+
+def test_a_video_that_hangs_costs_its_row_and_retry_runs_it_alone(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = sorted(zipfile.ZipFile(corpus.test).namelist())[0]
+    monkeypatch.setenv("DFSCAN_FAULTS", f"child.look@{name}=sleep")
+    end_child()
+    out = tmp_path / "faces"
+    result = extract(str(corpus.test), out, timeout=3, detector={"name": "none"})
+    assert result.status == {"ok": 3, "timeout": 1}
+    monkeypatch.delenv("DFSCAN_FAULTS")
+    end_child()
+    result = extract(str(corpus.test), out, retry="timeout", detector={"name": "none"})
+    assert (result.new, result.status) == (1, {"ok": 4})
+    extract(str(corpus.test), tmp_path / "whole", detector={"name": "none"})
+    assert without_times(out / "faces") == without_times(tmp_path / "whole" / "faces")
+
+
+def test_a_removed_video_keeps_its_rows_and_costs_no_work(
+    tmp_path: Path, write_clip: Callable[..., Path]
+) -> None:
+    source = write_clip("src/a.mp4").parent
+    gone = write_clip("src/b.mp4")
+    extract(str(source), tmp_path / "faces")
+    gone.unlink()
+    told: list[str] = []
+
+    class Told(Progress):
+        def note(self, message: str) -> None:
+            told.append(message)
+
+    config = ExtractConfig(source=str(source), out=str(tmp_path / "faces"), inline=True, stride="4")
+    result = extract_job.run(config, Told())
+    assert isinstance(result, ExtractResult)
+    assert (result.new, result.videos) == (0, 2)
+    assert any(n.startswith("1 video(s) of the dataset are not at this source") for n in told)
+
+
+def test_a_plan_counts_and_estimates_and_writes_nothing(corpus: Corpus, tmp_path: Path) -> None:
+    parts = tuple(str(p) for p in corpus.parts)
+    values = {"source": parts, "out": str(tmp_path / "faces"), "stride": "4", "inline": True}
+    plan = extract_job.run(ExtractConfig(dry_run=True, **values), Progress())
+    assert isinstance(plan, PlanResult)
+    assert (plan.videos, plan.todo, plan.parts, plan.units) == (12, 12, 2, 2)
+    assert plan.label == {"FAKE": 6, "REAL": 6}
+    assert plan.looked_at == 6
+    assert not (tmp_path / "faces").exists()
+    result = extract(parts, tmp_path / "faces")
+    assert plan.frames == result.counts["frames_sampled"] == 36
+    assert plan.faces == pytest.approx(result.counts["faces"], rel=0.2)
+    again = extract_job.run(ExtractConfig(dry_run=True, **values), Progress())
+    assert isinstance(again, PlanResult)
+    assert (again.videos, again.todo, again.units, again.frames) == (12, 0, 0, None)
+
+
+def test_fakes_are_cut_where_their_originals_faces_are(corpus: Corpus, tmp_path: Path) -> None:
+    parts = tuple(str(p) for p in corpus.parts)
+    extract(parts, tmp_path / "faces", boxes_from="original", unit_size=3)
+    faces = rows(tmp_path / "faces" / "faces")
+    place = {(f["video_id"], f["frame_index"], f["face_index"]): f for f in faces}
+    fakes = [f for f in faces if f["label"] == "FAKE"]
+    assert fakes
+    for fake in fakes:
+        original = place[fake["original"], fake["frame_index"], fake["face_index"]]
+        assert (fake["box_from"], original["box_from"]) == ("original", "detected")
+        assert fake["box"] == original["box"]
+        assert fake["crop_box"] == original["crop_box"]
+        assert fake["track_id"] == original["track_id"]
+        assert original["face_diff"] is None
+        assert 0.02 < fake["face_diff"] < 1
+    with pytest.raises(OutputError, match="boxes_from"):
+        extract(parts, tmp_path / "faces")
+
+
+def test_a_fake_without_its_original_is_looked_at_itself(corpus: Corpus, tmp_path: Path) -> None:
+    folder = tmp_path / "part"
+    with zipfile.ZipFile(corpus.parts[0]) as archive:
+        archive.extractall(folder)
+    originals = [v for v in list_videos([str(folder)]).videos if v.label == "REAL"]
+    for video in originals:
+        Path(video.uri).write_text("no video any more")
+    result = extract(str(folder), tmp_path / "faces", boxes_from="original", max_failed=1)
+    assert result.status["not_video"] == len(originals)
+    faces = rows(tmp_path / "faces" / "faces")
+    assert {f["label"] for f in faces} == {"FAKE"}
+    assert {f["box_from"] for f in faces} == {"detected"}
+    assert {f["face_diff"] for f in faces} == {None}
+
+
+def test_a_fake_added_later_has_its_family_done_again(corpus: Corpus, tmp_path: Path) -> None:
+    folder, aside = tmp_path / "part", tmp_path / "aside.mp4"
+    with zipfile.ZipFile(corpus.parts[0]) as archive:
+        archive.extractall(folder)
+    fake = next(v for v in list_videos([str(folder)]).videos if v.label == "FAKE")
+    extract(str(folder), tmp_path / "whole", boxes_from="original")
+    Path(fake.uri).rename(aside)
+    extract(str(folder), tmp_path / "faces", boxes_from="original")
+    aside.rename(fake.uri)
+    assert extract(str(folder), tmp_path / "faces", boxes_from="original").new == 2
+    for kind in ("videos", "faces"):
+        found = without_times(tmp_path / "faces" / kind)
+        assert found == without_times(tmp_path / "whole" / kind)
+
+
+def test_pictures_are_taken_whole_and_only_the_largest_faces_kept(
+    tmp_path: Path, samples: Path
+) -> None:
+    result = extract(
+        str(samples / "images" / "ffpp_crops"), tmp_path / "whole", detector={"name": "none"}
+    )
+    assert result.status == {"ok": 96}
+    assert result.counts["label"] == {"FAKE": 48, "REAL": 48}
+    for face in rows(tmp_path / "whole" / "faces"):
+        assert (face["box_from"], face["landmarks"], face["track_id"]) == ("whole_picture", None, 0)
+        assert face["box"] == face["crop_box"]
+    clip = samples / "clips" / "several_people_1080p.mp4"
+    extract(str(clip), tmp_path / "all", stride="30")
+    extract(str(clip), tmp_path / "two", stride="30", detector={"max_faces": 2})
+    every, two = (rows(tmp_path / n / "faces") for n in ("all", "two"))
+    assert Counter(f["frame_index"] for f in two) == dict.fromkeys(
+        {f["frame_index"] for f in every}, 2
+    )
+    kept = {(f["frame_index"], *f["box"]) for f in two}
+    for frame in {f["frame_index"] for f in every}:
+        largest = sorted(
+            (f for f in every if f["frame_index"] == frame),
+            key=lambda f: (f["box"][2] - f["box"][0]) * (f["box"][3] - f["box"][1]),
+        )[-2:]
+        assert {(frame, *f["box"]) for f in largest} <= kept
 
 
 def test_another_configuration_on_the_same_folder_is_refused(

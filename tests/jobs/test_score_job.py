@@ -115,11 +115,11 @@ def test_an_interrupted_run_keeps_its_units(
 ) -> None:
     out, commit, calls = tmp_path / "v.parquet", storage.commit_table, []
 
-    def dies_on_the_second(*args: Any) -> None:
+    def dies_on_the_second(*args: Any, **more: Any) -> None:
         calls.append(args)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        commit(*args)
+        commit(*args, **more)
 
     monkeypatch.setattr(storage, "commit_table", dies_on_the_second)
     with pytest.raises(KeyboardInterrupt):

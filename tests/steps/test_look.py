@@ -14,7 +14,8 @@ RECIPE = FaceRecipe(sampling=Sampling(stride=Stride(real=4, fake=4)))
 
 
 def look(path: Path, max_bytes: int = 1 << 30) -> tuple[VideoRow, list[FaceRow]]:
-    return Look(RECIPE, "cpu", max_bytes)(list_videos([str(path)])[0])
+    seen = Look(RECIPE, "cpu", max_bytes).see(list_videos([str(path)]).videos[0])
+    return seen.row, seen.faces
 
 
 def test_a_clip_becomes_its_faces(corpus: Corpus) -> None:
@@ -82,9 +83,9 @@ def test_no_face_too_large_and_missing(write_clip: Callable[..., Path]) -> None:
     assert (row.status, row.reason) == ("no_face", "no face in 5 frame(s)")
     row, _ = look(path, max_bytes=100)
     assert row.status == "too_large"
-    ref = list_videos([str(path)])[0]
+    ref = list_videos([str(path)]).videos[0]
     path.unlink()
-    row, _ = Look(RECIPE, "cpu", 1 << 30)(ref)
+    row = Look(RECIPE, "cpu", 1 << 30).see(ref).row
     assert (row.status, row.content_sha256) == ("missing", None)
 
 
@@ -93,7 +94,7 @@ def test_every_odd_file_ends_as_a_row(samples: Path) -> None:
     sparse = FaceRecipe(sampling=Sampling(stride=Stride(real=60, fake=60)))
     step = Look(sparse, "cpu", 1 << 30)
     for path in sorted((samples / "odd").iterdir()):
-        row, faces = step(list_videos([str(path)])[0])
-        assert row.status in known, path.name
-        assert (row.status == "ok") == (row.reason is None), path.name
-        assert row.faces == len(faces)
+        seen = step.see(list_videos([str(path)]).videos[0])
+        assert seen.row.status in known, path.name
+        assert (seen.row.status == "ok") == (seen.row.reason is None), path.name
+        assert seen.row.faces == len(seen.faces)

@@ -1,4 +1,6 @@
+import io
 import os
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -56,6 +58,87 @@ def test_a_damaged_member_is_a_decode_error(tmp_path, compression):
     with pytest.raises(VideoError) as caught:
         storage.read_bytes(f"{path}!/a.mp4")
     assert caught.value.status == "decode_error"
+
+
+def nested(tmp_path):
+    """``o.zip!/p.zip!/d/a.mp4`` and ``t.tar!/a.mp4``, both CLIP."""
+    make_zip(tmp_path / "p.zip", zipfile.ZIP_DEFLATED, **{"d/a.mp4": CLIP})
+    make_zip(tmp_path / "o.zip", **{"x/p.zip": (tmp_path / "p.zip").read_bytes()})
+    with tarfile.open(tmp_path / "t.tar", "w") as archive:
+        info = tarfile.TarInfo("./a.mp4")
+        info.size = len(CLIP)
+        archive.addfile(info, io.BytesIO(CLIP))
+
+
+def test_members_of_nested_archives_and_tars_are_read_in_place(tmp_path):
+    nested(tmp_path)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    uris = [e.uri for e in storage.list_source(tmp_path)]
+    assert [u.removeprefix(f"{tmp_path}/") for u in uris] == [
+        "o.zip!/x/p.zip!/d/a.mp4",
+        "p.zip!/d/a.mp4",
+        "t.tar!/a.mp4",
+    ]
+    assert [storage.read_bytes(u) for u in uris] == [CLIP] * 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_an_outer_archive_replaced_under_its_name_is_opened_anew(tmp_path):
+    for data, when in ((b"old", 1), (b"new!", 2)):
+        make_zip(tmp_path / "p.zip", **{"a.mp4": data})
+        outer = make_zip(tmp_path / "o.zip", **{"p.zip": (tmp_path / "p.zip").read_bytes()})
+        os.utime(outer, ns=(when, when))
+        assert storage.read_bytes(f"{outer}!/p.zip!/a.mp4") == data
+
+
+@pytest.mark.parametrize("name", ["o.zip!/x/p.zip!/d/a.mp4", "t.tar!/a.mp4"])
+def test_the_limit_holds_in_every_archive(tmp_path, name):
+    nested(tmp_path)
+    assert storage.read_bytes(f"{tmp_path}/{name}", len(CLIP)) == CLIP
+    with pytest.raises(VideoError) as caught:
+        storage.read_bytes(f"{tmp_path}/{name}", len(CLIP) - 1)
+    assert caught.value.status == "too_large"
+
+
+@pytest.mark.parametrize("cut", ["t.tar", "o.zip"])
+def test_an_archive_cut_short_after_it_was_listed_is_a_decode_error(tmp_path, cut):
+    nested(tmp_path)
+    [uri] = [e.uri for e in storage.list_source(tmp_path / cut)]
+    data = (tmp_path / cut).read_bytes()
+    (tmp_path / cut).write_bytes(data[: len(data) // 2])
+    with pytest.raises(VideoError) as caught:
+        storage.read_bytes(uri)
+    assert caught.value.status == "decode_error"
+
+
+@pytest.mark.parametrize("name", ["bad.zip", "bad.tar", "o.zip!/bad.zip"])
+def test_an_unreadable_archive_is_read_as_the_file_it_is(tmp_path, name):
+    for path in ("bad.zip", "bad.tar"):
+        (tmp_path / path).write_bytes(b"junk")
+    make_zip(tmp_path / "o.zip", **{"bad.zip": b"junk"})
+    assert storage.read_bytes(f"{tmp_path}/{name}") == b"junk"
+
+
+def test_a_store_that_fails_while_reading_is_missing(tmp_path, monkeypatch):
+    def fail(path):
+        raise OSError("When reading\n 'a': AWS Error NETWORK_CONNECTION")
+
+    monkeypatch.setattr(storage.places, "open_file", fail)
+    with pytest.raises(VideoError) as caught:
+        storage.read_bytes("s3://bucket/a.mp4")
+    assert caught.value.status == "missing"
+    assert caught.value.reason == "cannot be read: When reading 'a': AWS Error NETWORK_CONNECTION"
+
+
+NESTED_AND_GONE = ["o.zip!/x/q.zip!/a.mp4", "o.zip!/x/p.zip!/d/b.mp4", "t.tar!/b.mp4", "u.tar!/a"]
+
+
+@pytest.mark.parametrize("gone", NESTED_AND_GONE)
+def test_what_is_gone_from_a_nested_archive_is_missing(tmp_path, gone):
+    nested(tmp_path)
+    with pytest.raises(VideoError) as caught:
+        storage.read_bytes(f"{tmp_path}/{gone}")
+    assert caught.value.status == "missing"
 
 
 @pytest.mark.parametrize("gone", ["a.mp4", "p.zip!/other.mp4", "q.zip!/a.mp4"])

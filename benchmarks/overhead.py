@@ -1,0 +1,222 @@
+"""What dfscan itself costs, decoding and detection aside.
+
+    python benchmarks/overhead.py            # all of it, about ten minutes
+    python benchmarks/overhead.py plan|noop|child|memory
+
+``plan``: the whole DFDC archive (119,154 members in 50 part zips inside one zip, empty members)
+listed and cut into units; seconds and peak memory, against the time `zipfile` alone takes to read
+the same central directories. ``noop``: 50,000 videos through driver, units and commits with a
+step that opens nothing, on Ray and inline. ``child``: the way to the decoding process and back.
+``memory``: peak memory of a driver by number of videos, and its slope.
+"""
+
+import io
+import json
+import random
+import resource
+import statistics
+import string
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+PARTS, VIDEOS, REALS = 50, 119_154, 19_154
+NOOP = 50_000
+
+
+def write_archive(path: Path, videos: int, parts: int) -> None:
+    """One zip of part zips as DFDC's, every video empty."""
+    letters = random.Random(0)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as outer:
+        for part in range(parts):
+            count = videos // parts + (part < videos % parts)
+            names = ["".join(letters.choices(string.ascii_lowercase, k=10)) for _ in range(count)]
+            reals = max(1, count * REALS // VIDEOS)
+            truth = {
+                f"{name}.mp4": {"label": "REAL", "split": "train"}
+                if i < reals
+                else {"label": "FAKE", "split": "train", "original": f"{names[i % reals]}.mp4"}
+                for i, name in enumerate(names)
+            }
+            inner = io.BytesIO()
+            with zipfile.ZipFile(inner, "w", zipfile.ZIP_STORED) as archive:
+                folder = f"dfdc_train_part_{part}"
+                archive.writestr(f"{folder}/metadata.json", json.dumps(truth))
+                for name in names:
+                    archive.writestr(f"{folder}/{name}.mp4", b"")
+            outer.writestr(f"dfdc_train_part_{part:02d}.zip", inner.getvalue())
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def in_process(what: str, *arguments: object) -> dict[str, float]:
+    """This script's function ``what`` in a process of its own, as a user's command is."""
+    command = [sys.executable, __file__, f"--{what}", *map(str, arguments)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    answer: dict[str, float] = json.loads(output.splitlines()[-1])
+    return answer
+
+
+def do_plan(source: str) -> dict[str, float]:
+    started = time.perf_counter()
+    from dfscan.corpora import list_videos
+    from dfscan.steps.units import plan_units
+
+    videos = list_videos([source]).videos
+    units = plan_units(videos, 16, "")
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "mb": peak_mb(), "videos": len(videos), "units": len(units)}
+
+
+def do_floor(source: str) -> dict[str, float]:
+    started = time.perf_counter()
+    members = 0
+    with zipfile.ZipFile(source) as outer:
+        for info in outer.infolist():
+            with outer.open(info) as inner, zipfile.ZipFile(inner) as archive:
+                members += len(archive.infolist())
+    return {"seconds": time.perf_counter() - started, "videos": members, "mb": peak_mb()}
+
+
+def do_noop(source: str, out: str, mode: str) -> dict[str, float]:
+    from dataclasses import dataclass
+
+    from dfscan.config import ExtractConfig
+    from dfscan.corpora import list_videos
+    from dfscan.facesets import FaceSet
+    from dfscan.jobs.pool import run_units
+    from dfscan.jobs.progress import Progress
+    from dfscan.recipe import FaceRecipe, Sampling, Stride
+    from dfscan.records import VideoRef
+    from dfscan.steps.extract import ExtractStep
+    from dfscan.steps.look import Seen, empty_row
+    from dfscan.steps.units import plan_units
+    from dfscan.storage import Lock
+
+    @dataclass(frozen=True)
+    class NoLook:
+        """Opens nothing."""
+
+        recipe: FaceRecipe
+        device: str = "cpu"
+
+        def see(self, ref: VideoRef, also=(), reference=None) -> Seen:  # type: ignore[no-untyped-def]
+            return Seen(empty_row(ref, "no_face", "not opened"), [])
+
+        def survey(self, ref: VideoRef) -> list[int]:
+            return []
+
+    recipe = FaceRecipe(sampling=Sampling(stride=Stride()))
+    videos = list_videos([source]).videos
+    target = FaceSet(Path(out))
+    config = ExtractConfig(inline=mode == "inline", workers=2)
+    with Lock(target.root / ".dfscan.lock", target.root) as lock:
+        step = ExtractStep(NoLook(recipe), target, lock.lease)
+        if mode == "ray":
+            from dfscan.jobs.pool import ray_session
+
+            with ray_session(config):
+                started = time.perf_counter()
+                run_units(step, plan_units(videos, 16, ""), config, Progress(), lock.lease)
+        else:
+            started = time.perf_counter()
+            run_units(step, plan_units(videos, 16, ""), config, Progress(), lock.lease)
+        worked = time.perf_counter() - started
+        target.reconcile()
+        target.committed(videos)
+        target.compact()
+        target.counts()
+    finished = time.perf_counter() - started
+    return {"worked": worked, "finished": finished, "videos": len(videos), "mb": peak_mb()}
+
+
+def do_child(count: str) -> dict[str, float]:
+    from dfscan.recipe import Detector, FaceRecipe, Sampling, Stride
+    from dfscan.records import VideoRef
+    from dfscan.steps.isolation import IsolatedLook, Limits
+    from dfscan.steps.look import Look
+
+    recipe = FaceRecipe(sampling=Sampling(stride=Stride()), detector=Detector(name="none"))
+    look = Look(recipe, "cpu", 1 << 30)
+    times: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.mp4"
+        path.touch()
+        ref = VideoRef("empty.mp4", str(path), "p", None, None, "g", 0, "0")
+        for name, looker in (("inside", look), ("child", IsolatedLook(look, Limits(60)))):
+            looker.see(ref)
+            started = time.perf_counter()
+            for _ in range(int(count)):
+                looker.see(ref)
+            times[name] = (time.perf_counter() - started) / int(count) * 1000
+    return times
+
+
+def plan() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "dfdc.zip"
+        write_archive(archive, VIDEOS, PARTS)
+        runs = [in_process("plan", archive) for _ in range(3)]
+        floors = [in_process("floor", archive) for _ in range(3)]
+    seconds = statistics.median(r["seconds"] for r in runs)
+    floor = statistics.median(r["seconds"] for r in floors)
+    print(
+        f"plan     {runs[0]['videos']:,} videos in {runs[0]['units']:,} units: {seconds:.1f} s, peak "
+        f"{runs[0]['mb']:.0f} MB; zipfile alone {floor:.1f} s: {seconds / floor:.1f} times that"
+    )
+
+
+def noop() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "dfdc.zip"
+        write_archive(archive, NOOP, 21)
+        for mode in ("ray", "inline"):
+            run = in_process("noop", archive, Path(folder) / mode, mode)
+            workers = 2 if mode == "ray" else 1
+            print(
+                f"no-op    {run['videos']:,} videos, {mode} ({workers} worker(s)): "
+                f"{run['worked'] / run['videos'] * 1000:.2f} ms a video, "
+                f"{run['worked'] * workers / run['videos'] * 1000:.2f} ms a video and worker; "
+                f"with tidying up {run['finished'] / run['videos'] * 1000:.2f} ms a video"
+            )
+
+
+def child() -> None:
+    times = in_process("child", 2000)
+    print(
+        f"child    to the decoding process and back: {times['child'] - times['inside']:.2f} ms a video"
+    )
+
+
+def memory() -> None:
+    peaks: dict[int, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for count in (50_000, 200_000):
+            archive = Path(folder) / f"{count}.zip"
+            write_archive(archive, count, count // 2500)
+            peaks[count] = in_process("noop", archive, Path(folder) / str(count), "inline")["mb"]
+    few, many = peaks.values()
+    slope = (many - few) * 1024 / 150_000
+    print(
+        f"memory   driver peak {few:.0f} MB at 50,000 videos, {many:.0f} MB at 200,000: "
+        f"{slope:.2f} kB a video, a million would take {(few + slope * 950_000 / 1024):.0f} MB"
+    )
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    if arguments and arguments[0].startswith("--"):
+        function = {"plan": do_plan, "floor": do_floor, "noop": do_noop, "child": do_child}
+        print(json.dumps(function[arguments[0][2:]](*arguments[1:])))
+        return
+    for name in arguments or ["plan", "noop", "child", "memory"]:
+        {"plan": plan, "noop": noop, "child": child, "memory": memory}[name]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""Lists as sources: a path or URI a line (``.txt``), or a table (``.csv``, ``.parquet``).
+
+A table has its paths in the first of the columns :data:`PATHS` that it has. ``label`` (REAL, FAKE,
+0, 1; empty is null), ``original`` (a path as in the list) and ``group`` may follow; all other
+columns of text become attributes. Relative paths start at the list's folder.
+
+A listed file's ``video_id`` is the list's name and the path as listed, without ``./`` or ``/`` in
+front: ``clips.csv/sub/a.mp4``; of a URI all of it: ``clips.csv/s3://bucket/a.mp4``. A listed
+archive stands for its members, and what is said of it for each of them. A folder is refused.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dfscan import storage
+from dfscan.corpora.base import MEDIA_SUFFIXES, Given, Source, label_of, once, shared, suffix
+from dfscan.errors import SourceError, VideoError
+
+PATHS: Final = ("path", "uri", "filename", "file", "video")
+_LARGEST: Final = 4 << 30
+_HERE: Final = re.compile(r"^(\./+)+")
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One line: its number in the file, the path as listed, what is said of it."""
+
+    number: int
+    path: str
+    given: Given | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """Where a listed path is (``root + path``) and what is said of it."""
+
+    number: int
+    root: str
+    given: Given | None
+
+
+def is_list(uri: str) -> bool:
+    """Whether a file is called a list of files; one within an archive is none."""
+    return suffix(uri) in _READERS and len(storage.split_uri(uri)) == 1
+
+
+def open_list(uri: str, name: str) -> Source:
+    """List the files that a list names.
+
+    :raises SourceError: it is not UTF-8, lacks a column of paths, holds a label or a line that
+        cannot be understood, or names a folder.
+    """
+    folder = uri[: len(uri) - len(name)]
+    lines: dict[str, _Line] = {}
+    for row in _READERS[suffix(uri)](uri, _content(uri)):
+        with _at(uri, row.number):
+            root, path = _place(row.path, folder)
+            line = _Line(row.number, root, _resolved(row.given, path, folder))
+            _check_same(path, lines.setdefault(path, line), line)
+    found = storage.list_paths((line.root, path) for path, line in lines.items())
+    return _source(name, lines, found)
+
+
+def _source(name: str, lines: Mapping[str, _Line], found: Iterable[list[storage.Entry]]) -> Source:
+    entries: dict[str, storage.Entry] = {}
+    given: dict[str, Given] = {}
+    for (path, line), here in zip(lines.items(), found, strict=True):
+        for entry in here:
+            entries.setdefault(entry.path, entry)
+            if line.given and entry.path == path:
+                given[path] = line.given
+            elif line.given and suffix(entry.path) in MEDIA_SUFFIXES:
+                given.setdefault(entry.path, replace(line.given, original=None))
+    named = frozenset(p for p in lines if p in entries)
+    return Source(name, tuple(sorted(entries.values(), key=lambda e: e.path)), named, given)
+
+
+def _place(listed: str, folder: str) -> tuple[str, str]:
+    """A path as listed → the root and the path of :class:`~dfscan.storage.Entry`."""
+    path = storage.absolute(listed) if storage.is_uri(listed) else listed
+    if storage.is_uri(path):
+        return "", path
+    if path.startswith("/"):
+        return "/", path.lstrip("/")
+    return folder, _HERE.sub("", path)
+
+
+def _resolved(given: Given | None, path: str, folder: str) -> Given | None:
+    """With the original as a path inside the source; a file is not its own."""
+    if given is None or given.original is None:
+        return given
+    original = once(_place(given.original, folder)[1])
+    return replace(given, original=None if original == path else original)
+
+
+def _check_same(path: str, first: _Line, again: _Line) -> None:
+    if first.root != again.root:
+        raise ValueError(
+            f"{again.root + path!r} and {first.root + path!r} of row {first.number} would have "
+            f"one video_id: write both relative to the list, or both absolute"
+        )
+    labels = [g and g.label for g in (first.given, again.given)]
+    if labels[0] != labels[1]:
+        raise ValueError(f"{path!r} is {labels[1]} here and {labels[0]} in row {first.number}")
+
+
+@contextmanager
+def _at(uri: str, number: int) -> Iterator[None]:
+    """Names the file and the row in what goes wrong with it."""
+    try:
+        yield
+    except (ValueError, SourceError) as error:
+        raise SourceError(f"{uri}, row {number}: {error}") from None
+
+
+def _content(uri: str) -> bytes:
+    try:
+        return storage.read_bytes(uri, _LARGEST)
+    except VideoError as error:
+        raise SourceError(f"{uri}: {error.reason}") from None
+
+
+def _text(uri: str, data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"{uri} is not UTF-8 text (byte {error.start:,}): save it as UTF-8"
+        ) from None
+
+
+def _read_txt(uri: str, data: bytes) -> Iterator[_Row]:
+    for number, line in enumerate(_text(uri, data).split("\n"), 1):
+        if line.strip():
+            yield _Row(number, line.strip())
+
+
+def _read_csv(uri: str, data: bytes) -> Iterator[_Row]:
+    lines = csv.reader(io.StringIO(_text(uri, data), newline=""))
+    try:
+        columns = _Columns(uri, next(lines, []))
+        for values in lines:
+            if len(values) > len(columns.names):
+                raise SourceError(
+                    f"{uri}, row {lines.line_num}: {len(values)} values for "
+                    f"{len(columns.names)} columns; put quotes around a value with a comma"
+                )
+            if any(v.strip() for v in values):
+                padded = values + [""] * (len(columns.names) - len(values))
+                yield columns.row(lines.line_num, padded)
+    except csv.Error as error:
+        raise SourceError(f"{uri}, row {lines.line_num}: {error}") from None
+
+
+def _read_parquet(uri: str, data: bytes) -> Iterator[_Row]:
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        texts = [f.name for f in file.schema_arrow if _is_text(f.type)]
+        labels = [n for n in file.schema_arrow.names if n.strip().lower() == "label"]
+        names = list(dict.fromkeys(texts + labels))
+        columns = _Columns(uri, names, file.schema_arrow.names)
+        number = 0
+        for batch in file.iter_batches(columns=names):
+            for values in zip(*(batch[n].to_pylist() for n in names), strict=True):
+                number += 1
+                yield columns.row(number, values)
+    except (pa.ArrowException, OSError) as error:
+        text = " ".join(str(error).split())
+        raise SourceError(f"{uri} is not a readable Parquet file: {text}") from None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+class _Columns:
+    """Which column of a table says what."""
+
+    def __init__(self, uri: str, names: Sequence[str], there: Sequence[str] = ()) -> None:
+        self._uri = uri
+        self.names = [n.strip() for n in names]
+        at = {name.lower(): i for i, name in reversed(list(enumerate(self.names)))}
+        paths = [at[p] for p in PATHS if p in at]
+        if not paths:
+            raise SourceError(
+                f"{uri} has no column of paths as text; allowed: {', '.join(PATHS)}; it has "
+                f"{', '.join(there or self.names) or 'none'}"
+            )
+        self._path = paths[0]
+        self._label, self._original, self._group = map(at.get, ("label", "original", "group"))
+        known = {self._path, self._label, self._original, self._group}
+        self._others = [(i, n) for i, n in enumerate(self.names) if n and i not in known]
+        self._says = len(known - {None}) > 1 or bool(self._others)
+
+    def row(self, number: int, values: Sequence[Any]) -> _Row:
+        """One row. SourceError where its path or label is wrong."""
+        with _at(self._uri, number):
+            path = _cell(values, self._path)
+            if path is None:
+                raise ValueError(f"no {self.names[self._path]}")
+            return _Row(number, path, self._given(values) if self._says else None)
+
+    def _given(self, values: Sequence[Any]) -> Given:
+        others = {name: cell for i, name in self._others if (cell := _cell(values, i)) is not None}
+        return Given(
+            label=None if self._label is None else label_of(values[self._label]),
+            labelled=self._label is not None,
+            original=_cell(values, self._original),
+            group=_cell(values, self._group),
+            attributes=shared(others),
+        )
+
+
+def _cell(values: Sequence[Any], at: int | None) -> str | None:
+    text = "" if at is None or values[at] is None else str(values[at]).strip()
+    return text or None
+
+
+_READERS: Final[Mapping[str, Callable[[str, bytes], Iterator[_Row]]]] = {
+    ".txt": _read_txt,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}

@@ -1,0 +1,88 @@
+"""Labels that lie beside the clips of a WebDataset: ``KEY.cls`` or ``KEY.json`` in the same tar.
+
+``KEY.cls`` holds 0, 1, REAL or FAKE (1 = FAKE). ``KEY.json`` may have ``label`` (the same), and
+then ``original`` (the name of a clip beside it, with or without suffix) and ``group``. KEY is the
+clip's name without its last suffix, or up to its first dot.
+"""
+
+from collections.abc import Collection, Iterator
+from typing import Any, Final
+
+from dfscan import storage
+from dfscan.corpora.base import Given, Source, label_of, parent, suffix
+from dfscan.errors import SourceError, VideoError
+from dfscan.storage import MEMBER, Entry
+
+_KINDS: Final = frozenset([".cls", ".json"])
+_LARGEST: Final = 16 << 20
+
+
+def read(source: Source) -> dict[str, Given]:
+    """What sidecars say, by the path of their clip. Nothing but sidecars in tars is opened.
+
+    :raises SourceError: a sidecar holds a label that is none.
+    """
+    there = {e.path: e for e in source.entries if suffix(e.path) in _KINDS and _in_tar(e)}
+    if not there:
+        return {}
+    paths = {e.path for e in source.entries}
+    found = ((e, _given(e, there, paths)) for e in source.media())
+    return {entry.path: given for entry, given in found if given}
+
+
+def _in_tar(entry: Entry) -> bool:
+    return entry.uri.rpartition(MEMBER)[0].lower().endswith(".tar")
+
+
+def _keys(path: str) -> Iterator[str]:
+    folder = parent(path)
+    name = path[len(folder) :]
+    yield folder + name.rpartition(".")[0]
+    yield folder + name.partition(".")[0]
+
+
+def _given(clip: Entry, there: dict[str, Entry], paths: Collection[str]) -> Given | None:
+    for key in _keys(clip.path):
+        told = _json(there[f"{key}.json"].uri) if f"{key}.json" in there else {}
+        if f"{key}.cls" in there:
+            told["label"] = _content(there[f"{key}.cls"].uri).decode("utf-8", "replace")
+            return _from(told, there[f"{key}.cls"].uri, clip, paths)
+        if "label" in told:
+            return _from(told, there[f"{key}.json"].uri, clip, paths)
+    return None
+
+
+def _from(told: dict[str, Any], uri: str, clip: Entry, paths: Collection[str]) -> Given:
+    try:
+        label = label_of(told["label"])
+    except ValueError as error:
+        raise SourceError(f"{uri}: {error}; --layout flat leaves it unread") from None
+    original = told.get("original")
+    group = told.get("group")
+    return Given(
+        label=label,
+        labelled=True,
+        original=_beside(clip.path, str(original), paths) if original else None,
+        group=None if group in (None, "") else str(group),
+    )
+
+
+def _beside(clip: str, name: str, paths: Collection[str]) -> str:
+    path = parent(clip) + name
+    return path if path in paths else path + suffix(clip)
+
+
+def _json(uri: str) -> dict[str, Any]:
+    """A sidecar's object; captions and the like may be of any other shape."""
+    try:
+        content = storage.read_json(uri, _LARGEST)
+    except SourceError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _content(uri: str) -> bytes:
+    try:
+        return storage.read_bytes(uri, _LARGEST)
+    except VideoError as error:
+        raise SourceError(f"{uri}: {error.reason}") from None

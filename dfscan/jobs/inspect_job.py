@@ -1,0 +1,158 @@
+"""``dfscan inspect``: what is this archive, dataset, run, model, verdict file or video?"""
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dfscan import storage
+from dfscan.config import ExtractConfig, InspectConfig
+from dfscan.corpora import open_source, recognise
+from dfscan.corpora.base import suffix
+from dfscan.errors import SourceError
+from dfscan.facesets import MARKER, FaceSet
+from dfscan.jobs.looking import make_looker
+from dfscan.jobs.progress import Progress
+from dfscan.jobs.results import InspectResult
+from dfscan.records import VideoRef
+
+_MODEL = "model.safetensors"
+_FEW = 50
+
+
+def run(config: InspectConfig, progress: Progress) -> InspectResult:
+    """Find out what something is; nothing is written.
+
+    :raises SourceError: nothing is there, or it is nothing that dfscan knows.
+    """
+    path = Path(config.path)
+    if storage.exists(path / MARKER):
+        return _dataset(FaceSet(path.absolute()))
+    if path.suffix == ".safetensors" or storage.exists(path / _MODEL):
+        return _model(config.path)
+    if path.suffix == ".parquet" and storage.exists(path):
+        table = _our_table(path)
+        if table is not None:
+            return _table(path, *table)
+    return _source(config.path, progress)
+
+
+def _dataset(target: FaceSet) -> InspectResult:
+    header, counts = target.header(), target.counts()
+    recipe = target.recipe()
+    size = sum(storage.size(p) for p in storage.parquet_files(target.faces))
+    facts = {
+        "finished": header.get("finished", False),
+        "videos": counts["videos"],
+        "status": counts["status"],
+        "label": counts["label"],
+        "frames sampled": counts["frames_sampled"],
+        "faces": counts["faces"],
+        "bytes of faces": size,
+        "files": len(storage.parquet_files(target.videos)),
+        "sampling": recipe.sampling.model_dump(exclude_none=True),
+        "detector": recipe.detector.model_dump(exclude_none=True),
+        "crop": recipe.crop.model_dump(exclude_none=True),
+        "boxes from": header["config"].get("boxes_from", "detected"),
+        "made by": f"dfscan {header.get('dfscan')}",
+        "schema version": header.get("schema_version"),
+    }
+    parts = [{"part": part, **status} for part, status in counts["parts"].items()]
+    return InspectResult(str(target.root), "face dataset", facts, parts)
+
+
+def _model(path: str) -> InspectResult:
+    from dfscan.models.modelfile import find_model, read_header
+
+    file = find_model(path)
+    header = read_header(file)
+    assert header.recipe.input is not None
+    facts = {
+        "backbone": header.backbone,
+        "input": header.recipe.input.model_dump(),
+        "threshold": header.threshold,
+        "calibrated": header.calibration is not None,
+        "sampling": header.recipe.sampling.model_dump(exclude_none=True),
+        "detector": header.recipe.detector.model_dump(exclude_none=True),
+        "bytes": storage.size(file),
+        "made by": f"dfscan {header.dfscan}",
+    }
+    kind = "run folder with a model" if Path(path).is_dir() else "model"
+    return InspectResult(str(file), kind, facts)
+
+
+def _our_table(path: Path) -> tuple[str, pq.ParquetFile] | None:
+    """What dfscan says in a Parquet file's metadata, and the file; None where it wrote none."""
+    try:
+        file = storage.open_parquet(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        detail = " ".join(str(error).split())[:160]
+        raise SourceError(f"{path} is not a readable Parquet file: {detail}") from None
+    kind = (file.schema_arrow.metadata or {}).get(b"dfscan")
+    return (kind.decode(), file) if kind else None
+
+
+def _table(path: Path, kind: str, file: pq.ParquetFile) -> InspectResult:
+    columns = {
+        "verdicts": ("verdict", "status", "label"),
+        "videos": ("status", "label"),
+        "faces": ("label", "box_from"),
+    }.get(kind, ())
+    table = file.read([*columns, *(["gone"] if kind == "verdicts" else [])])
+    facts: dict[str, Any] = {"rows": file.metadata.num_rows, "bytes": storage.size(path)}
+    for name in columns:
+        facts[name] = dict(Counter(v or "none" for v in table.column(name).to_pylist()))
+    if kind == "verdicts":
+        facts["gone from the source"] = sum(table.column("gone").to_pylist())
+    version = (file.schema_arrow.metadata or {}).get(b"schema_version", b"?").decode()
+    facts["schema version"] = version
+    return InspectResult(str(path), f"table of {kind}", facts)
+
+
+def _source(path: str, progress: Progress) -> InspectResult:
+    source = open_source(path)
+    layout = recognise(source)
+    refs = layout.read(source)
+    if len(refs) == 1 and source.entries[0].path == "":
+        return _media(refs[0], progress)
+    ids = {r.video_id for r in refs}
+    fakes = [r for r in refs if r.label == "FAKE"]
+    facts = {
+        "layout": layout.name,
+        "videos and pictures": len(refs),
+        "bytes": sum(r.bytes for r in refs),
+        "label": dict(Counter(r.label or "unlabelled" for r in refs)),
+        "endings": dict(Counter(suffix(r.uri) or "none" for r in refs).most_common()),
+        "parts": len({r.part for r in refs}),
+        "groups": len({r.group for r in refs}),
+        "fakes whose original is here": sum(r.original in ids for r in fakes),
+    }
+    rows: dict[str, Counter[str]] = {}
+    for ref in refs:
+        rows.setdefault(ref.part, Counter())[ref.label or "unlabelled"] += 1
+    return InspectResult(
+        path, "source", facts, [{"part": part, **counts} for part, counts in sorted(rows.items())]
+    )
+
+
+def _media(ref: VideoRef, progress: Progress) -> InspectResult:
+    """What ``dfscan extract`` would make of one video or picture."""
+    config = ExtractConfig()
+    seen = make_looker(config, config.recipe(), progress).see(ref)
+    row = dataclasses.asdict(seen.row)
+    hidden = {"video_id", "part", "group", "unit", "committed_at", "attributes", "elapsed_s"}
+    facts = {k: v for k, v in row.items() if k not in hidden and v is not None}
+    faces = [
+        {
+            "frame": face.frame_index,
+            "seconds": round(face.pts_s, 3),
+            "track": face.track_id,
+            "box": [round(v) for v in face.box],
+            "score": round(face.detector_score, 4),
+        }
+        for face in seen.faces[:_FEW]
+    ]
+    return InspectResult(ref.uri, "video or picture", facts, faces)

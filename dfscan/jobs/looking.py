@@ -1,0 +1,66 @@
+"""What extracting and scoring share: the videos a command names, and how they are looked at."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from dfscan.config import LookConfig
+from dfscan.corpora import list_videos
+from dfscan.errors import SourceError
+from dfscan.jobs.pool import pick_device
+from dfscan.jobs.progress import Progress
+from dfscan.recipe import FaceRecipe
+from dfscan.records import RETRIED, VideoRef
+from dfscan.steps.isolation import IsolatedLook, Limits
+from dfscan.steps.look import Look, Looker
+
+
+def list_sources(config: LookConfig, progress: Progress) -> list[VideoRef]:
+    """The videos a command names; says what was recognised.
+
+    :raises SourceError: no source was given, or one is missing or empty.
+    """
+    if not config.source:
+        raise SourceError(
+            "no source: give a folder, a .zip or a video, or write one into dfscan.yaml (dfscan init)"
+        )
+    listing = list_videos(config.source, config.layout)
+    if config.layout == "auto":
+        layouts = Counter(listing.layouts.values())
+        if len(listing.layouts) == 1:
+            progress.note(f"layout: {next(iter(layouts))}")
+        else:
+            named = ", ".join(f"{n} {layout}" for layout, n in layouts.most_common())
+            progress.note(f"layouts of {len(listing.layouts)} sources: {named}")
+    for name in listing.unreadable:
+        progress.note(f"{name} cannot be read as an archive: it gets a row of its own")
+    return listing.videos
+
+
+def make_looker(config: LookConfig, recipe: FaceRecipe, progress: Progress) -> Looker:
+    """How to look at videos: in a child process, unless told otherwise.
+
+    :raises ConfigError: GPUs are asked for and there are none.
+    """
+    look = Look(recipe, pick_device(config), config.max_bytes)
+    if not config.isolate:
+        return look
+    if not sys.platform.startswith("linux"):
+        progress.note(f"{sys.platform}: no limit on a decoder's memory here, only on its time")
+    memory = None if config.max_memory is None else int(config.max_memory)
+    return IsolatedLook(look, Limits(config.timeout, memory, config.recycle))
+
+
+def left_to_do(
+    videos: Sequence[VideoRef], status: Mapping[str, str], retry: Iterable[str]
+) -> list[VideoRef]:
+    """Videos to work on.
+
+    :param status: status by ``video_id`` of the videos that have a row.
+    :param retry: work only on videos with these statuses; none: on those without a row, and on
+        those whose file could not be found.
+    """
+    again = frozenset(retry)
+    if again:
+        return [v for v in videos if status.get(v.video_id) in again]
+    return [v for v in videos if status.get(v.video_id, "missing") in RETRIED]

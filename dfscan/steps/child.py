@@ -1,0 +1,86 @@
+"""The child process in which videos are opened: ``python -m dfscan.steps.child PARENT``.
+
+It reads requests on stdin and answers on stdout until stdin ends, and it ends with its parent.
+"""
+
+import contextlib
+import ctypes
+import functools
+import json
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+from typing import IO, Any, Final
+
+from dfscan import faults
+from dfscan.errors import DfscanError
+from dfscan.faces.detectors import load_detector
+from dfscan.recipe import FaceRecipe
+from dfscan.records import VideoRef
+from dfscan.steps import wire
+from dfscan.steps.look import Look
+
+_PDEATHSIG: Final = 1  # prctl's name for "tell me when my parent ends"
+
+
+def main() -> None:
+    """Answer requests one by one."""
+    _end_with(int(sys.argv[1]))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    requests = sys.stdin.buffer
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+    while (request := _read(requests)) is not None:
+        answers.write(_answer(*request))
+        answers.flush()
+
+
+def _end_with(parent: int) -> None:
+    """Die when the parent does, be the first to go when memory runs out, leave Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("800")
+    if os.getppid() != parent:  # it ended before prctl was called
+        sys.exit(1)
+
+
+def _read(stream: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
+    prefix = stream.read(wire.PREFIX.size)
+    if len(prefix) < wire.PREFIX.size:
+        return None
+    text, table = wire.PREFIX.unpack(prefix)
+    return json.loads(stream.read(text)), stream.read(table)
+
+
+def _answer(header: dict[str, Any], table: bytes) -> bytes:
+    try:
+        look = _look(header["look"])
+        if header["kind"] == "warm":
+            load_detector(look.recipe.detector, look.device)
+            return wire.message({})
+        ref = VideoRef(**header["ref"])
+        faults.reach("child.look", ref.video_id)
+        if header["kind"] == "survey":
+            return wire.message({"indices": look.survey(ref)})
+        reference = wire.read_reference(header["reference"], table)
+        return wire.seen_message(look.see(ref, header["also"], reference))
+    except DfscanError as error:
+        return wire.message({"fatal": str(error)})
+    except Exception as error:  # noqa: BLE001  (whatever it is, it costs one video its row)
+        lines = str(error).strip().splitlines()
+        return wire.message({"error": f"{type(error).__name__}: {lines[0][:160] if lines else ''}"})
+
+
+@functools.lru_cache(maxsize=4)
+def _look(text: str) -> Look:
+    values = json.loads(text)
+    recipe = FaceRecipe.model_validate(values["recipe"])
+    return Look(recipe, values["device"], values["max_bytes"], tuple(values["decoders"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,344 @@
+"""Looking at videos in a child process that can be ended.
+
+A decoder can hang holding the interpreter, crash, leak, or eat memory on a hostile file. The
+child has a deadline for each video and a limit on its memory; whatever becomes of it costs that
+one video its row, and the next video gets a new child. A child that dies of something else (the
+machine ran out of memory, someone killed it) is not the video's fault: the video is tried again.
+After a crash (a segmentation fault, say) the second try leaves decord out.
+"""
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, Any, Final
+
+from dfscan.errors import DfscanError
+from dfscan.recipe import FaceRecipe
+from dfscan.records import VideoRef
+from dfscan.steps import wire
+from dfscan.steps.look import Look, Reference, Seen, empty_row
+
+TRIES: Final = 3
+"""Children that a video may cost before it is given up."""
+
+START_S: Final = 300.0
+"""A new child that has not loaded its networks by then will not."""
+
+SLOWEST: Final = 1_000_000
+"""Bytes a second that a decoder must at least get through: the deadline grows with the file."""
+
+COPIES: Final = 3
+"""A file's bytes may lie so often in the child's memory before they count as too much."""
+
+_LOOK_EVERY_S: Final = 0.5
+
+_CRASHES: Final = frozenset(
+    (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+)
+"""What a decoder dies of; SIGKILL comes from outside."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one video may cost: seconds, bytes of memory; and videos before a child is replaced."""
+
+    timeout_s: float
+    memory_bytes: int | None = None
+    recycle: int = 500
+
+    def deadline_s(self, file_bytes: int) -> float:
+        """Seconds for a file of this size."""
+        return self.timeout_s + file_bytes / SLOWEST
+
+    def memory_limit(self, file_bytes: int) -> int:
+        """Bytes of private memory for a file of this size, on this machine."""
+        return (self.memory_bytes or _share_of_memory()) + COPIES * file_bytes
+
+
+@dataclass(frozen=True)
+class IsolatedLook:
+    """:class:`~dfscan.steps.look.Look`, in a child of this process."""
+
+    look: Look
+    limits: Limits
+
+    @property
+    def recipe(self) -> FaceRecipe:
+        """See :class:`~dfscan.steps.look.Looker`."""
+        return self.look.recipe
+
+    @property
+    def device(self) -> str:
+        """See :class:`~dfscan.steps.look.Looker`."""
+        return self.look.device
+
+    def see(
+        self, ref: VideoRef, also: Sequence[int] = (), reference: Reference | None = None
+    ) -> Seen:
+        """See :class:`~dfscan.steps.look.Looker`.
+
+        :raises DfscanError: no child can be started, or dfscan is not installed as it should be.
+        """
+        header: dict[str, Any] = {"kind": "see", "ref": asdict(ref), "also": list(also)}
+        header["reference"] = wire.reference_header(reference)
+        started = time.monotonic()
+        try:
+            return wire.read_seen(*self._ask(ref, header, reference))
+        except _Failed as failed:
+            row = empty_row(ref, failed.status, str(failed))
+            return Seen(replace(row, elapsed_s=time.monotonic() - started), [])
+
+    def survey(self, ref: VideoRef) -> list[int]:
+        """See :class:`~dfscan.steps.look.Looker`.
+
+        :raises DfscanError: as in :meth:`see`.
+        """
+        try:
+            answer, _ = self._ask(ref, {"kind": "survey", "ref": asdict(ref)}, None)
+        except _Failed:
+            return []  # its own look will end in a row that says why
+        return [int(index) for index in answer["indices"]]
+
+    def _ask(
+        self, ref: VideoRef, header: dict[str, Any], reference: Reference | None
+    ) -> tuple[dict[str, Any], bytes]:
+        look = self.look
+        deadline = self.limits.deadline_s(ref.bytes)
+        memory = self.limits.memory_limit(ref.bytes)
+        for attempt in range(1, TRIES + 1):
+            request = wire.message(
+                header | {"look": _look_text(look)}, reference.faces if reference else ()
+            )
+            with _LOCK:
+                child = _child(look, self.limits.recycle)
+                try:
+                    answer, table = child.ask(request, deadline, memory)
+                except _Died as died:
+                    if attempt == TRIES:
+                        how = f"the decoder ended by {died} on this video, {TRIES} times"
+                        raise _Failed("crashed", how) from None
+                    if died.crash:
+                        look = replace(look, decoders=look.decoders[-1:])
+                    continue
+            if "fatal" in answer:
+                raise DfscanError(answer["fatal"])
+            if "error" in answer:
+                raise _Failed("crashed", answer["error"])
+            return answer, table
+        raise AssertionError("unreachable")
+
+
+class _Failed(Exception):  # noqa: N818  (ends as a row, not as an error of dfscan)
+    """The video gets a row with this status and no faces."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class _Died(Exception):  # noqa: N818
+    """The child ended by itself; the message says of what."""
+
+    def __init__(self, how: str, crash: bool) -> None:
+        super().__init__(how)
+        self.crash = crash
+
+
+class _Child:
+    """One child process and the pipes to it."""
+
+    def __init__(self) -> None:
+        self.videos = 0
+        self.ready: set[str] = set()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (as long-lived as the child)
+        environment = os.environ | {
+            "OMP_NUM_THREADS": "1",  # one thread a worker
+            "MKL_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "dfscan.steps.child", str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests: IO[bytes] = self._process.stdin
+        self._answers: IO[bytes] = self._process.stdout
+        os.set_blocking(self._answers.fileno(), False)
+        self._poll = select.poll()
+        self._poll.register(self._answers, select.POLLIN)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def ask(self, request: bytes, deadline_s: float, memory: int) -> tuple[dict[str, Any], bytes]:
+        """Send a request and wait for its answer; a child that fails is ended.
+
+        :raises _Died: it ended by itself.
+        :raises _Failed: it took too long, or too much memory.
+        """
+        try:
+            self._requests.write(request)
+            self._requests.flush()
+            return self._receive(time.monotonic() + deadline_s, deadline_s, memory)
+        except BrokenPipeError:
+            raise self._death() from None
+        except BaseException:
+            self.end()
+            raise
+
+    def _receive(
+        self, until: float, deadline_s: float, memory: int
+    ) -> tuple[dict[str, Any], bytes]:
+        buffer = bytearray()
+        size = wire.PREFIX.size
+        look_at = time.monotonic() + _LOOK_EVERY_S
+        while len(buffer) < size:
+            now = time.monotonic()
+            if now >= until:
+                raise _Failed("timeout", f"not done after {deadline_s:.0f} s")
+            if now >= look_at:
+                look_at = now + _LOOK_EVERY_S
+                if _private_memory(self.pid, memory) > memory:
+                    raise _Failed("crashed", f"used more than {memory / 2**30:.1f} GiB of memory")
+            self._poll.poll(1000 * min(_LOOK_EVERY_S, until - now))
+            piece = self._answers.read(1 << 20)
+            if piece == b"":
+                raise self._death()
+            buffer += piece or b""
+            if size == wire.PREFIX.size and len(buffer) >= size:
+                size = self._length(buffer)
+        text, _ = wire.PREFIX.unpack(buffer[: wire.PREFIX.size])
+        middle = wire.PREFIX.size + text
+        return json.loads(buffer[wire.PREFIX.size : middle]), bytes(buffer[middle:])
+
+    def _length(self, buffer: bytearray) -> int:
+        length = wire.PREFIX.size + sum(wire.PREFIX.unpack(buffer[: wire.PREFIX.size]))
+        if length > wire.LIMIT:
+            raise _Failed("crashed", "the decoder's answer makes no sense")
+        return int(length)
+
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process.poll() is None
+
+    def _death(self) -> _Died:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)  # it has closed its pipe, so it is about to be gone
+        self._process.kill()
+        code = self._process.wait()
+        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        last = self._last_words() if code > 0 else ""
+        self.end()
+        return _Died(how + (f" ({last})" if last else ""), -code in _CRASHES)
+
+    def _last_words(self) -> str:
+        self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, self._errors.tell() - 2000))
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1][:160] if lines else ""
+
+    def end(self) -> None:
+        """End it and wait until it is gone."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._requests, self._answers, self._errors):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+
+_LOCK: Final = threading.RLock()
+_CHILDREN: Final[list[_Child]] = []
+"""The one child of this process, or none."""
+
+
+def _child(look: Look, recycle: int) -> _Child:
+    """The child, alive, with the networks of ``look`` loaded; a new one every so many videos.
+
+    :raises DfscanError: it cannot be started.
+    """
+    if _CHILDREN and (_CHILDREN[0].videos >= recycle or not _CHILDREN[0].alive()):
+        end_child()
+    for attempt in range(1, TRIES + 1):
+        if not _CHILDREN:
+            _CHILDREN.append(_Child())
+        try:
+            _warm(_CHILDREN[0], _look_text(look))
+            break
+        except (_Died, _Failed) as error:
+            end_child()
+            if attempt == TRIES:
+                raise DfscanError(f"the decoding process does not start: {error}") from None
+    _CHILDREN[0].videos += 1
+    return _CHILDREN[0]
+
+
+def _warm(child: _Child, look: str) -> None:
+    """Have the networks loaded before the first video's time runs."""
+    if look in child.ready:
+        return
+    answer, _ = child.ask(wire.message({"kind": "warm", "look": look}), START_S, sys.maxsize)
+    if answer:
+        raise DfscanError(answer.get("fatal") or answer.get("error"))
+    child.ready.add(look)
+
+
+def end_child() -> None:
+    """End the child of this process, if there is one; the next video starts another."""
+    with _LOCK:
+        while _CHILDREN:
+            _CHILDREN.pop().end()
+
+
+atexit.register(end_child)
+
+
+@functools.lru_cache(maxsize=4)
+def _look_text(look: Look) -> str:
+    values = {"recipe": look.recipe.model_dump(mode="json"), "device": look.device}
+    return json.dumps(values | {"max_bytes": look.max_bytes, "decoders": look.decoders})
+
+
+@functools.lru_cache(maxsize=1)
+def _share_of_memory() -> int:
+    """Three quarters of this machine's (or container's) memory, shared by its CPUs; 2 to 8 GiB."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # no cgroup, or one without a limit ("max")
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(max(total * 3 // 4 // (os.cpu_count() or 1), 2 << 30), 8 << 30)
+
+
+def _private_memory(pid: int, limit: int) -> int:
+    """Bytes of memory that a process alone holds; the exact figure only where it may pass ``limit``.
+
+    Shared pages (libraries, files) would count against every child alike: torch and decord map
+    some 4.6 GB.
+    """
+    try:
+        resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        rough = resident * os.sysconf("SC_PAGE_SIZE")
+        if rough <= limit:
+            return rough
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (OSError, IndexError, ValueError):
+        return 0  # it has ended, or this is not Linux
+    sizes = {name: int(rest.split()[0]) for name, _, rest in (x.partition(":") for x in lines[1:])}
+    return 1024 * (sizes.get("Pss_Anon", sizes.get("Pss", 0)) + sizes.get("Pss_Shmem", 0))

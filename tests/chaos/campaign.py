@@ -1,0 +1,305 @@
+"""Break runs on purpose, continue them, and compare with a run that nothing disturbed.
+
+    python tests/chaos/campaign.py --count 300 --seed 0
+
+A disturbance is SIGKILL to the driver, to a worker, to the decoding child or to a whole node, at a
+named step of the commit or at a random moment. Afterwards the same command runs until it is done,
+and the dataset must equal the undisturbed one row for row (times and unit names aside).
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dfscan import storage
+from dfscan.facesets import FaceSet
+from dfscan.synthetic import CorpusSpec, make_corpus
+
+MARK = "DFSCAN_CHAOS"
+PATIENCE_S = 240.0
+
+STEPS = (
+    "commit.begun@faces", "commit.written@faces", "commit.synced@faces", "commit.renamed@faces",
+    "commit.begun@videos", "commit.written@videos", "commit.synced@videos",
+    "commit.renamed@videos", "commit.renamed@run", "worker.unit", "reconcile.file",
+    "compact.faces", "compact.videos", "compact.removing", "finish",
+)  # fmt: skip
+"""Every step at which the process that gets there is killed; the last part names the folder."""
+
+
+LOOKS = {
+    "none": ["--detector", "none"],
+    "paired": ["--detector", "none", "--boxes-from", "original"],
+    "mtcnn": ["--detector", "mtcnn"],
+}
+"""Ways to look at the videos; most runs take them whole, which starts three seconds sooner."""
+
+
+class BrokenError(AssertionError):
+    """The dataset is not what an undisturbed run leaves."""
+
+
+@dataclass
+class Scene:
+    """A source, the command that is disturbed, and what it leaves when nothing disturbs it."""
+
+    folder: Path
+    sources: list[str]
+    expected: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def command(self, out: Path, detector: str, *more: str) -> list[str]:
+        """The command line of a run."""
+        return [
+            sys.executable, "-m", "dfscan", "extract", *self.sources, "--out", str(out),
+            "--stride", "4", *LOOKS[detector], "--set", "extract.unit_size=2",
+            "--max-failed", "1", "--quiet", *more,
+        ]  # fmt: skip
+
+    def wanted(self, detector: str) -> Any:
+        """The rows of an undisturbed run."""
+        if detector not in self.expected:
+            out = self.folder / f"undisturbed-{detector}"
+            started = time.monotonic()
+            subprocess.run(self.command(out, detector, "--inline"), check=True, timeout=PATIENCE_S,
+                           stdout=subprocess.DEVNULL)  # fmt: skip
+            self.seconds[detector] = time.monotonic() - started
+            self.expected[detector] = rows(out)
+        return self.expected[detector]
+
+
+def make_scene(folder: Path) -> Scene:
+    """Some twenty short clips in two DFDC parts, and files that are none."""
+    spec = CorpusSpec(people=8, test_people=2, frames=12, size=320)
+    corpus = make_corpus(folder / "corpus", spec)
+    broken = folder / "broken"
+    broken.mkdir()
+    (broken / "text.mp4").write_text("no video")
+    (broken / "empty.mp4").touch()
+    return Scene(folder, [*map(str, corpus.parts), str(broken)])
+
+
+def rows(out: Path) -> tuple[list[Any], list[Any]]:
+    """Everything a dataset holds that does not depend on when and by whom it was made."""
+    target = FaceSet(out)
+    if not target.header().get("finished"):
+        raise BrokenError("dataset.json says that the run is not finished")
+    varying = {"elapsed_s", "committed_at", "unit"}
+    videos = [
+        {k: v for k, v in row.items() if k not in varying}
+        for _, table in storage.read_tables(target.videos)
+        for row in table.to_pylist()
+    ]
+    faces = [row for _, table in storage.read_tables(target.faces) for row in table.to_pylist()]
+    return (
+        sorted(videos, key=lambda r: r["video_id"]),
+        sorted(faces, key=lambda r: (r["video_id"], r["frame_index"], r["face_index"])),
+    )
+
+
+# ---------------------------------------------------------------- disturbing
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """What is done to a run; ``kills`` counts what was really hit."""
+
+    kind: str
+    mode: str
+    detector: str
+    plan: str
+
+
+def disturb(scene: Scene, seed: int, kind: str | None = None) -> tuple[Disturbance, int]:
+    """One disturbed run and its continuation; returns what was done and how many were killed.
+
+    :raises BrokenError: the result is not that of an undisturbed run.
+    """
+    chance = random.Random(seed)
+    kind = kind or chance.choices(["step", "driver", "child", "worker"], [5, 3, 3, 2])[0]
+    mode = "ray" if kind == "worker" or chance.random() < 0.15 else "inline"
+    detector = chance.choices(list(LOOKS), [5, 3, 2])[0]
+    wanted = scene.wanted(detector)
+    out = scene.folder / f"run-{seed}-{kind}"
+    if kind == "step":
+        plan = f"{chance.choice(STEPS)}#{chance.randint(1, 5)}=kill"
+        kills = _run_with_fault(scene, out, detector, mode, plan)
+    else:
+        plan = f"{kind} at random"
+        kills = _run_with_kills(scene, out, detector, mode, kind, chance)
+    what = Disturbance(kind, mode, detector, plan)
+    _continue(scene, out, detector, mode)
+    if rows(out) != wanted:
+        raise BrokenError(
+            f"{what}, seed {seed}: {out} differs from {scene.folder}/undisturbed-{detector}"
+        )
+    return what, kills
+
+
+def _flags(mode: str) -> list[str]:
+    return ["--inline"] if mode == "inline" else ["--workers", "2"]
+
+
+@contextlib.contextmanager
+def _started(
+    command: list[str], **environment: str
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A run in a session of its own; nothing of it is left afterwards."""
+    mark = uuid.uuid4().hex
+    process = subprocess.Popen(
+        command, env=os.environ | environment | {MARK: mark}, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield process, mark
+    finally:
+        process.kill()
+        process.wait()
+        for pid in _marked(mark):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _run_with_fault(scene: Scene, out: Path, detector: str, mode: str, plan: str) -> int:
+    folder = out.with_name(out.name + "-faults")
+    folder.mkdir()
+    environment = {"DFSCAN_FAULTS": plan, "DFSCAN_FAULTS_DIR": str(folder)}
+    command = scene.command(out, detector, *_flags(mode))
+    with _started(command, **environment) as (process, _):
+        process.wait(PATIENCE_S)
+    count = int(plan.partition("#")[2].partition("=")[0])
+    return int(len(list(folder.iterdir())) >= count)
+
+
+def _run_with_kills(
+    scene: Scene, out: Path, detector: str, mode: str, target: str, chance: random.Random
+) -> int:
+    """Kill a process at a random moment; workers and children up to three times in a run."""
+    length = scene.seconds[detector] + (6 if mode == "ray" else 0)
+    kills = 0
+    with _started(scene.command(out, detector, *_flags(mode))) as (process, mark):
+        for _ in range(1 if target == "driver" else 3):
+            until = time.monotonic() + chance.uniform(0.1, length)
+            while time.monotonic() < until and process.poll() is None:
+                time.sleep(0.01)
+            victims = [process.pid] if target == "driver" else _find(mark, target)
+            if process.poll() is None and victims:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(chance.choice(victims), signal.SIGKILL)
+                    kills += 1
+        process.wait(PATIENCE_S)
+    return kills
+
+
+def _continue(scene: Scene, out: Path, detector: str, mode: str) -> None:
+    done = subprocess.run(
+        scene.command(out, detector, *_flags(mode)), timeout=PATIENCE_S, check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        raise BrokenError(
+            f"{out}: the same command ends with {done.returncode}: {done.stderr[-500:]}"
+        )
+
+
+def _marked(mark: str) -> list[int]:
+    """Processes of one run: they have its mark in their environment."""
+    needle = f"{MARK}={mark}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if needle in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+def _find(mark: str, target: str) -> list[int]:
+    """Decoding children or Ray workers of one run."""
+    needle = {"child": b"dfscan.steps.child", "worker": b"ray::"}[target]
+    found = []
+    for pid in _marked(mark):
+        with contextlib.suppress(OSError):
+            if needle in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
+# ---------------------------------------------------------------- nodes
+
+
+def kill_nodes(scene: Scene, seed: int, kills: int, detector: str = "none") -> int:
+    """A cluster of three nodes on this machine; one dies and is replaced, ``kills`` times.
+
+    :raises BrokenError: the result is not that of an undisturbed run.
+    """
+    from ray.cluster_utils import Cluster
+
+    chance = random.Random(seed)
+    wanted = scene.wanted(detector)
+    struck = turn = 0
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        cluster.wait_for_nodes()
+        while struck < kills:
+            out = scene.folder / f"nodes-{seed}-{turn}"
+            turn += 1
+            command = scene.command(out, detector, "--ray-address", cluster.address)
+            with _started(command) as (process, _):
+                for _ in range(2):
+                    until = time.monotonic() + chance.uniform(2, 9)
+                    while time.monotonic() < until and process.poll() is None:
+                        time.sleep(0.01)
+                    if process.poll() is None:
+                        cluster.remove_node(nodes.pop(0), allow_graceful=False)
+                        struck += 1
+                        nodes.append(cluster.add_node(num_cpus=1))
+                process.wait(PATIENCE_S)
+            _continue(scene, out, detector, "inline")
+            if rows(out) != wanted:
+                raise BrokenError(f"nodes, seed {seed}: {out} differs from an undisturbed run")
+    finally:
+        cluster.shutdown()
+    return struck
+
+
+def main() -> None:
+    """A campaign of so many kills."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=300, help="processes and nodes to kill")
+    parser.add_argument("--nodes", type=int, default=12, help="nodes among them")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    done: Counter[str] = Counter()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="dfscan-chaos-") as folder:
+        scene = make_scene(Path(folder))
+        done["node/ray"] += kill_nodes(scene, options.seed, min(options.nodes, options.count))
+        seed = options.seed
+        while sum(done.values()) < options.count:
+            what, kills = disturb(scene, seed)
+            seed += 1
+            done[f"{what.kind}/{what.mode}"] += kills
+            minutes = (time.monotonic() - started) / 60
+            print(
+                f"{sum(done.values()):4d} killed in {seed} runs, {minutes:.1f} min: {what}",
+                flush=True,
+            )
+    summary = ", ".join(f"{n} {kind}" for kind, n in sorted(done.items()))
+    print(f"{sum(done.values())} killed ({summary}); every dataset equals the undisturbed one")
+
+
+if __name__ == "__main__":
+    main()

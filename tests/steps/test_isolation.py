@@ -1,0 +1,145 @@
+"""What becomes of a video whose decoding hangs, crashes or eats memory, and of the next one."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dfscan.corpora import list_videos
+from dfscan.recipe import Detector, FaceRecipe, Sampling, Stride
+from dfscan.records import VideoRef
+from dfscan.steps import isolation
+from dfscan.steps.isolation import IsolatedLook, Limits, end_child
+from dfscan.steps.look import Look
+from dfscan.synthetic import Corpus
+
+RECIPE = FaceRecipe(sampling=Sampling(stride=Stride(real=4, fake=4)))
+WHOLE = Look(RECIPE.model_copy(update={"detector": Detector(name="none")}), "cpu", 1 << 30)
+
+
+@pytest.fixture
+def fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """``fault("child.look@bad.mp4=sleep")``: children started from now on have this fault."""
+
+    def arrange(text: str, once: bool = False) -> None:
+        monkeypatch.setenv("DFSCAN_FAULTS", text)
+        if once:
+            monkeypatch.setenv("DFSCAN_FAULTS_DIR", str(tmp_path))
+        end_child()
+
+    yield arrange
+    end_child()
+
+
+@pytest.fixture
+def refs(write_clip: Callable[..., Path]) -> list[VideoRef]:
+    clips = [write_clip(f"clips/{name}.mp4") for name in ("bad", "good")]
+    return list_videos([str(clips[0].parent)]).videos
+
+
+def test_a_child_sees_what_this_process_sees(corpus: Corpus) -> None:
+    ref = list_videos([str(corpus.test)]).videos[0]
+    look = Look(RECIPE, "cpu", 1 << 30)
+    inside, outside = look.see(ref, also=[1]), IsolatedLook(look, Limits(60)).see(ref, also=[1])
+    assert outside.row == replace(inside.row, elapsed_s=outside.row.elapsed_s)
+    assert outside.times == inside.times
+    assert 1 in outside.times
+    assert [f.image for f in outside.faces] == [f.image for f in inside.faces]
+    assert [f.box for f in outside.faces] == [f.box for f in inside.faces]
+    assert IsolatedLook(look, Limits(60)).survey(ref) == look.survey(ref) != []
+
+
+@pytest.mark.parametrize(
+    ("action", "limits", "status", "reason"),
+    [
+        ("sleep", Limits(1.0), "timeout", "not done after 1 s"),
+        ("spin", Limits(1.0), "timeout", "not done after 1 s"),
+        ("eat", Limits(60, 1 << 30), "crashed", "used more than 1.0 GiB of memory"),
+        ("kill", Limits(60), "crashed", "the decoder ended by SIGKILL on this video, 3 times"),
+        ("exit", Limits(60), "crashed", "the decoder ended by exit status 7 on this video"),
+        ("raise", Limits(60), "crashed", "RuntimeError: a fault that was asked for"),
+    ],
+)
+def test_what_a_video_does_to_its_child_costs_its_own_row_only(
+    refs: list[VideoRef],
+    fault: Callable[..., None],
+    action: str,
+    limits: Limits,
+    status: str,
+    reason: str,
+) -> None:
+    fault(f"child.look@bad={action}")
+    look = IsolatedLook(WHOLE, limits)
+    bad, good = look.see(refs[0]), look.see(refs[1])
+    assert bad.row.status == status
+    assert reason in (bad.row.reason or "")
+    assert bad.row.elapsed_s is not None
+    assert bad.faces == []
+    assert good.row.status == "ok"
+    assert len(good.faces) == 5
+
+
+def test_a_child_that_is_killed_once_costs_nothing(
+    refs: list[VideoRef], fault: Callable[..., None]
+) -> None:
+    fault("child.look@bad=kill", once=True)
+    seen = IsolatedLook(WHOLE, Limits(60)).see(refs[0])
+    assert seen.row.status == "ok"
+    assert len(seen.faces) == 5
+
+
+def test_a_child_is_replaced_after_so_many_videos(refs: list[VideoRef]) -> None:
+    end_child()
+    look = IsolatedLook(WHOLE, Limits(60, recycle=2))
+    pids = []
+    for _ in range(3):
+        look.see(refs[0])
+        pids.append(isolation._CHILDREN[0].pid)
+    assert pids[0] == pids[1] != pids[2]
+
+
+def test_a_survey_of_a_hanging_video_ends(refs: list[VideoRef], fault: Callable[..., None]) -> None:
+    fault("child.look@bad=sleep")
+    look = IsolatedLook(WHOLE, Limits(1.0))
+    assert look.survey(refs[0]) == []
+    assert look.survey(refs[1]) == WHOLE.survey(refs[1])
+
+
+def test_limits_grow_with_the_file() -> None:
+    limits = Limits(120, 1 << 30)
+    assert limits.deadline_s(0) == 120
+    assert limits.deadline_s(60_000_000) == 180
+    assert limits.memory_limit(100 << 20) == (1 << 30) + (300 << 20)
+    assert 2 << 30 <= Limits(120).memory_limit(0) <= 8 << 30
+
+
+_PARENT = """
+import sys, time
+from dfscan.recipe import *
+from dfscan.steps.look import Look
+from dfscan.steps import isolation
+look = Look(FaceRecipe(sampling=Sampling(frames=1), detector=Detector(name="none")), "cpu", 1)
+print(isolation._child(look, 9).pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_child_ends_with_its_parent() -> None:
+    with subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        os.kill(child, 0)
+        parent.send_signal(signal.SIGKILL)
+    until = time.monotonic() + 10
+    while time.monotonic() < until and Path(f"/proc/{child}/stat").exists():
+        if Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":
+            break
+        time.sleep(0.05)
+    else:
+        assert not Path(f"/proc/{child}").exists()
