@@ -29,6 +29,8 @@ import numpy.typing as npt
 from dfscan.errors import DfscanError, VideoError
 from dfscan.video import containers
 
+_B: Final = av.video.frame.PictureType.B
+
 BATCH_BYTES: Final = 64 << 20
 """decord allocates a batch whole; frames are asked for in batches of about so many bytes."""
 
@@ -246,9 +248,11 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
 def _decode(container: Any, stream: Any) -> Iterator[tuple[Any, bool]]:
     """(frame, whether its pixels are the video's) as the decoder delivers them.
 
-    From damage up to the next key frame that is whole none is: all are predicted from it.
+    From damage up to the next key frame that is whole none is: all are predicted from it. Frames
+    predicted from both sides wait for the one behind them.
     """
     intact = True
+    waiting: list[tuple[Any, bool]] = []
     for packet in _packets(container, stream):
         try:
             frames = packet.decode()
@@ -256,11 +260,16 @@ def _decode(container: Any, stream: Any) -> Iterator[tuple[Any, bool]]:
             intact = False  # its frame is missing from the count
             continue
         for frame in frames:
-            if frame.is_corrupt:
-                intact = False
-            elif frame.key_frame:
-                intact = True
+            whole = not frame.is_corrupt
+            if frame.pict_type == _B:
+                waiting.append((frame, intact and whole))
+                continue
+            known = all(ok for _, ok in waiting) and whole
+            yield from ((held, intact and known) for held, _ in waiting)
+            waiting.clear()
+            intact = whole and (intact or frame.key_frame)
             yield frame, intact
+    yield from waiting
 
 
 def _rgb(frame: Any) -> npt.NDArray[np.uint8]:
