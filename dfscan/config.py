@@ -85,6 +85,7 @@ class LookConfig(VerbConfig):
     unit_size: int = Field(16, ge=1, le=1024, description="videos a commit")
     max_bytes: int = Field(4 << 30, ge=1, description="larger files get the row too_large")
     max_failed: float = Field(0.05, ge=0, le=1, description="above this share: exit code 3")
+    allow_gone: bool = Field(False, description="accept that many known videos are missing")
     retry: Statuses = Field((), description="work only on videos that ended with these statuses")
     timeout: Seconds = Field(120.0, description="seconds a video, and one more a megabyte")
     max_memory: ByteSize | None = Field(
@@ -158,7 +159,6 @@ class ScoreConfig(LookConfig):
         1, ge=1, description="frames with a face that a verdict needs; fewer: null"
     )
     batch_size: int = Field(32, ge=1)
-    allow_gone: bool = Field(False, description="accept that many known videos are missing")
 
     @model_validator(mode="after")
     def _one_sampling(self) -> "ScoreConfig":

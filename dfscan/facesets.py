@@ -1,16 +1,17 @@
 """A face dataset on disk: ``faces/``, ``videos/``, ``dataset.json``, ``README.md``.
 
-A unit of work commits ``faces/UNIT.parquet``, then ``videos/UNIT.parquet``, both named by a hash
-of the unit's input (configuration, video ids, versions). The second file is the commit: a video
-is done when a row of ``videos/`` says so. A run that dies between the two leaves a faces file
-that the same unit overwrites when it is done again, since equal input has the equal name. There
+A unit of work commits ``faces/UNIT.parquet``, then ``videos/UNIT.parquet``, both named by the
+unit's input (configuration, video ids, versions) and the run, so that no run overwrites a file of
+another. The second file is the commit: a video is done when a row of ``videos/`` says so. A run
+that dies between the two leaves a faces file that nobody names, which the next run removes. There
 is no ledger that could disagree with the files.
 """
 
 import sys
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 
 from dfscan import faults, storage
 from dfscan.errors import OutputError, SourceError
-from dfscan.recipe import FaceRecipe, differences, fingerprint
+from dfscan.recipe import FaceRecipe, differences
 from dfscan.records import (
     FACE_SCHEMA,
     SCHEMA_VERSION,
@@ -43,10 +44,36 @@ COMPACT_VIDEOS: Final = 8192
 
 
 @dataclass(frozen=True)
+class Committed:
+    """What a dataset knows of some videos.
+
+    ``status`` by ``video_id`` of those whose row is of this very file, with this label and
+    original. ``known``: those that have a row at all. ``regroup``: new group by ``video_id`` where
+    nothing else has changed. ``others``: ids in the dataset that are none of the videos.
+    ``latest``: seconds since the epoch of the last commit.
+    """
+
+    status: dict[str, str]
+    known: set[str]
+    regroup: dict[str, str]
+    others: set[str]
+    latest: float
+
+
+def _always() -> None:
+    """Nothing speaks against a commit."""
+
+
+@dataclass(frozen=True)
 class FaceSet:
-    """The folder of a face dataset."""
+    """The folder of a face dataset.
+
+    ``check`` is called at the last moment before a file gets its name or is removed; what it
+    raises leaves everything as it is.
+    """
 
     root: Path
+    check: Callable[[], None] = _always
 
     @property
     def faces(self) -> Path:
@@ -65,13 +92,13 @@ class FaceSet:
         :raises OutputError: the folder holds something else, or another configuration's faces.
         """
         storage.check_output_folder(
-            self.root, MARKER, overwrite, ("videos", "faces", MARKER, "README.md")
+            self.root, MARKER, overwrite, ("videos", "faces", "README.md", MARKER)
         )
         if storage.exists(self.root / MARKER):
-            self.check(header)
+            self.compare(header)
         storage.commit_json(self.root / MARKER, {**header, "finished": False})
 
-    def check(self, header: Mapping[str, Any]) -> None:
+    def compare(self, header: Mapping[str, Any]) -> None:
         """Refuse to mix faces of two configurations.
 
         :raises OutputError: what is there was made with another one; says what differs.
@@ -83,10 +110,10 @@ class FaceSet:
                 "give another --out, or --overwrite to start anew"
             )
 
-    def sweep(self, now: float) -> None:
-        """Remove temporary files of runs that died long before ``now``."""
+    def sweep(self, now: float, age_s: float = storage.STALE_S) -> None:
+        """Remove temporary files of runs that died ``age_s`` before ``now``."""
         for folder in (self.root, self.faces, self.videos):
-            storage.sweep(folder, now)
+            storage.sweep(folder, now, age_s)
 
     def header(self) -> dict[str, Any]:
         """The content of ``dataset.json``.
@@ -113,56 +140,54 @@ class FaceSet:
         """The recipe its faces were made with."""
         return FaceRecipe.model_validate(self.header()["recipe"])
 
-    def commit(
-        self,
-        unit: str,
-        videos: Sequence[VideoRow],
-        faces: Sequence[FaceRow],
-        check: Callable[[], None] | None = None,
-    ) -> None:
-        """Commit one unit: its faces, then a row for every one of its videos.
-
-        :param check: called at the last moment before each file gets its name.
-        """
-        path = self.faces / f"{unit}.parquet"
+    def commit(self, unit: str, videos: Sequence[VideoRow], faces: Sequence[FaceRow]) -> None:
+        """Commit one unit: its faces, then a row for every one of its videos."""
         if faces:
-            storage.commit_table(path, to_table(faces, FACE_SCHEMA), ROW_GROUP, check)
-        else:
-            storage.remove(path)  # of a run that died between the two files
+            table = to_table(faces, FACE_SCHEMA)
+            storage.commit_table(self.faces / f"{unit}.parquet", table, ROW_GROUP, self.check)
         rows = to_table(videos, VIDEO_SCHEMA)
-        storage.commit_table(self.videos / f"{unit}.parquet", rows, check=check)
+        storage.commit_table(self.videos / f"{unit}.parquet", rows, check=self.check)
 
-    def committed(self, videos: Sequence[VideoRef]) -> dict[str, str]:
-        """Status by ``video_id`` of those ``videos`` that have a row.
-
-        A row counts that was committed last, with the same version and the same label, original
-        and group.
-        """
+    def committed(self, videos: Sequence[VideoRef]) -> Committed:
+        """What is known of ``videos``; of several rows of one video the last counts."""
         places = {v.video_id: i for i, v in enumerate(videos)}
         when = np.full(len(videos), -1, np.int64)
         columns = ["video_id", "committed_at", "version", "label", "original", "group", "status"]
-        found: dict[str, str] = {}
+        found = Committed({}, set(), {}, set(), 0.0)
+        latest = 0
         for _, table in storage.read_tables(self.videos, columns):
             stamps = table.column("committed_at").cast(pa.int64()).to_numpy()
+            latest = max(latest, int(stamps.max(initial=0)))
             lists = [table.column(c).to_pylist() for c in columns if c != "committed_at"]
-            for stamp, name, *known, status in zip(stamps, *lists, strict=True):
+            for stamp, name, *known, group, status in zip(stamps, *lists, strict=True):
                 place = places.get(name)
-                if place is None or stamp <= when[place]:
-                    continue
-                when[place] = stamp
-                video = videos[place]
-                if [video.version, video.label, video.original, video.group] == known:
-                    found[video.video_id] = sys.intern(status)
-                else:
-                    found.pop(video.video_id, None)
-        return found
+                if place is None:
+                    found.others.add(name)
+                elif stamp > when[place]:
+                    when[place] = stamp
+                    _learn(found, videos[place], known, group, status)
+        return replace(found, latest=latest / 1e6)
+
+    def regroup(self, groups: Mapping[str, str]) -> None:
+        """Write the new group of some videos, by ``video_id``, into their rows and faces.
+
+        A video added to a corpus can join two groups to one; nobody's pixels have changed.
+        """
+        for path in storage.parquet_files(self.videos) if groups else ():
+            table = storage.read_table(path)
+            if not groups.keys().isdisjoint(table.column("video_id").to_pylist()):
+                faces = self.faces / path.name
+                if storage.exists(faces):
+                    changed = _regrouped(storage.read_table(faces), groups)
+                    storage.commit_table(faces, changed, ROW_GROUP, self.check)
+                storage.commit_table(path, _regrouped(table, groups), check=self.check)
 
     def reconcile(self) -> None:
         """Leave every video once and every face once: run while no unit is being committed.
 
         Rewrites units that hold rows superseded by a later one (a changed file was read again),
-        removes units whose faces are not there (whose run was overtaken by another while it
-        committed), and face files that no committed unit names.
+        removes units whose faces are not those that their rows promise (whose run was overtaken
+        by another while it committed), and face files that no committed unit names.
         """
         self._drop_broken_units()
         for path, stale in self._superseded().items():
@@ -171,14 +196,17 @@ class FaceSet:
         committed = {p.name for p in storage.parquet_files(self.videos)}
         for path_ in storage.parquet_files(self.faces):
             if path_.name not in committed:
-                storage.remove(path_)
+                self._remove(path_)
 
     def _drop_broken_units(self) -> None:
         for path, table in storage.read_tables(self.videos, ["faces"]):
             promised = pc.sum(table.column("faces")).as_py() or 0
-            there = self.faces / Path(path).name
-            if promised and not storage.exists(there):
-                storage.remove(path)
+            if promised != storage.row_count(self.faces / Path(path).name):
+                self._remove(Path(path))
+
+    def _remove(self, path: Path) -> None:
+        self.check()
+        storage.remove(path)
 
     def _superseded(self) -> dict[str, set[str]]:
         """File → ids of the videos in it that another file has a later row of."""
@@ -204,20 +232,21 @@ class FaceSet:
         return stale
 
     def _rewrite(self, path: Path, videos: pa.Table, without: set[str]) -> None:
-        """Take some videos out of one unit's files."""
+        """Take some videos out of one unit's files: what is left is committed under a new name."""
         faces_path = self.faces / path.name
         rest = _without(videos, without)
-        if storage.exists(faces_path):
-            faces = _without(storage.read_table(faces_path), without)
-            if faces.num_rows:
-                storage.commit_table(faces_path, faces, ROW_GROUP)
-            elif rest.num_rows:
-                storage.remove(faces_path)
+        name = uuid.uuid4().hex[:16]  # no file is there that a later pass could still remove
         if rest.num_rows:
-            storage.commit_table(path, rest)
-        else:
-            storage.remove(path)
-            storage.remove(faces_path)
+            if storage.exists(faces_path):
+                faces = _without(storage.read_table(faces_path), without)
+                if faces.num_rows:
+                    target = self.faces / f"{name}.parquet"
+                    storage.commit_table(target, faces, ROW_GROUP, self.check)
+            faults.reach("rewrite.faces")
+            storage.commit_table(self.videos / f"{name}.parquet", rest, check=self.check)
+            faults.reach("rewrite.videos")
+        self._remove(path)
+        self._remove(faces_path)
 
     def compact(self) -> None:
         """Merge small units, so that a large dataset is some hundred files and not some thousand.
@@ -228,17 +257,18 @@ class FaceSet:
         for batch in self._batches():
             videos = pa.concat_tables([storage.read_table(p) for p in batch])
             paths = [self.faces / p.name for p in batch if storage.exists(self.faces / p.name)]
-            name = fingerprint(sorted(p.stem for p in batch))
+            name = uuid.uuid4().hex[:16]
             if paths:
                 faces = pa.concat_tables([storage.read_table(p) for p in paths])
-                storage.commit_table(self.faces / f"{name}.parquet", faces, ROW_GROUP)
+                target = self.faces / f"{name}.parquet"
+                storage.commit_table(target, faces, ROW_GROUP, self.check)
                 faults.reach("compact.faces")
-            storage.commit_table(self.videos / f"{name}.parquet", videos)
+            storage.commit_table(self.videos / f"{name}.parquet", videos, check=self.check)
             faults.reach("compact.videos")
             for path in batch:
-                storage.remove(path)
+                self._remove(path)
                 faults.reach("compact.removing")
-                storage.remove(self.faces / path.name)
+                self._remove(self.faces / path.name)
 
     def _batches(self) -> Iterator[list[Path]]:
         """Groups of small units to be merged, in order of what is in them."""
@@ -260,12 +290,17 @@ class FaceSet:
         if len(batch) > 1:
             yield batch
 
+    def ids(self) -> set[str]:
+        """The ``video_id`` of every row."""
+        tables = storage.read_tables(self.videos, ["video_id"])
+        return {name for _, table in tables for name in table.column("video_id").to_pylist()}
+
     def purge(self, video_ids: set[str]) -> dict[str, int]:
         """Remove every row and face of some videos; returns how many of each were there.
 
         Also says how many rows of other videos name one of them as their original.
         """
-        found = Counter[str]()
+        found = Counter({"videos": 0, "faces": 0, "made_from_it": 0})
         for path in storage.parquet_files(self.videos):
             videos = storage.read_table(path)
             mine = _named(videos, "video_id", video_ids)
@@ -282,12 +317,16 @@ class FaceSet:
         return dict(found)
 
     def finish(
-        self, header: Mapping[str, Any], counts: Mapping[str, Any], card: str | None
+        self,
+        header: Mapping[str, Any],
+        counts: Mapping[str, Any],
+        card: str,
+        finished: bool = True,
     ) -> None:
-        """Write ``dataset.json`` with the counts, and the dataset card where there is one."""
-        storage.commit_json(self.root / MARKER, {**header, "finished": True, "counts": counts})
-        if card is not None:
-            storage.commit_bytes(self.root / "README.md", card.encode())
+        """Write ``dataset.json`` with the counts, and the dataset card."""
+        storage.commit_bytes(self.root / "README.md", card.encode(), self.check)
+        content = {**header, "finished": finished, "counts": counts}
+        storage.commit_json(self.root / MARKER, content, self.check)
 
     def counts(self) -> dict[str, Any]:
         """Videos by status, label and part; frames, faces and tracks."""
@@ -324,6 +363,25 @@ def open_facesets(paths: Iterable[str]) -> list[FaceSet]:
     for faceset in sets.values():
         faceset.header()
     return list(sets.values())
+
+
+def _learn(found: Committed, video: VideoRef, known: list[Any], group: str, status: str) -> None:
+    """Take in one row of a video, later than those before it."""
+    name = video.video_id
+    found.known.add(name)
+    found.status.pop(name, None)
+    found.regroup.pop(name, None)
+    if [video.version, video.label, video.original] == known:
+        found.status[name] = sys.intern(status)
+        if group != video.group:
+            found.regroup[name] = video.group
+
+
+def _regrouped(table: pa.Table, groups: Mapping[str, str]) -> pa.Table:
+    names, old = (table.column(c).to_pylist() for c in ("video_id", "group"))
+    new = [groups.get(name, group) for name, group in zip(names, old, strict=True)]
+    place = table.schema.get_field_index("group")
+    return table.set_column(place, table.schema.field("group"), pa.array(new, pa.string()))
 
 
 def _named(table: pa.Table, column: str, values: set[str]) -> pa.ChunkedArray:

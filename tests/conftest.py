@@ -1,7 +1,7 @@
 """Shared material: the samples folder where there is one, and small clips made here."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -73,3 +73,39 @@ def write_clip(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[str]:
+    """The address of an S3 server of this process, on the loopback address."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def bucket(
+    object_store: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str, bytes], object]]:
+    """``put(key, data)`` into an empty bucket called ``clips``."""
+    import boto3
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": object_store,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    }.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="clips")
+    yield lambda key, data: client.put_object(Bucket="clips", Key=key, Body=data)
+    for item in client.list_objects_v2(Bucket="clips").get("Contents", []):
+        client.delete_object(Bucket="clips", Key=item["Key"])

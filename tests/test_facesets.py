@@ -42,7 +42,7 @@ def done(faceset, *wanted, label="REAL"):
     for text in wanted:
         name, _, version = text.partition("@")
         refs.append(VideoRef(name, f"/{name}", "p", label, None, name, 1, version))
-    return {name for name, status in faceset.committed(refs).items() if status != "missing"}
+    return {n for n, status in faceset.committed(refs).status.items() if status != "missing"}
 
 
 def face(name, image=b"jpeg", index=0):
@@ -99,7 +99,50 @@ def test_the_status_of_the_last_row_counts(faceset):
     faceset.commit("u1", [video("a", status="timeout", faces=0)], [])
     faceset.commit("u0", [video("a", at=2.0)], [face("a")])
     refs = [VideoRef("a", "/a", "p", "REAL", None, "a", 1, "1")]
-    assert faceset.committed(refs) == {"a": "ok"}
+    known = faceset.committed(refs)
+    assert (known.status, known.known, known.others, known.latest) == ({"a": "ok"}, {"a"}, set(), 2)
+
+
+def test_a_new_group_is_written_without_new_work(faceset):
+    faceset.commit("u1", [video("a"), video("b")], [face("a"), face("b")])
+    refs = [VideoRef(n, f"/{n}", "p", "REAL", None, g, 1, "1") for n, g in (("a", "a"), ("b", "a"))]
+    known = faceset.committed(refs)
+    assert known.status == {"a": "ok", "b": "ok"}
+    assert known.regroup == {"b": "a"}
+    faceset.regroup(known.regroup)
+    for folder in (faceset.videos, faceset.faces):
+        assert {r["video_id"]: r["group"] for r in rows(folder)} == {"a": "a", "b": "a"}
+    assert faceset.committed(refs).regroup == {}
+
+
+def test_rows_that_promise_other_faces_than_there_are_do_not_count(faceset):
+    faceset.commit("u1", [video("a", status="timeout", faces=0)], [face("a")])
+    faceset.commit("u2", [video("b", faces=2)], [face("b")])
+    faceset.commit("u3", [video("c")], [face("c")])
+    faceset.reconcile()
+    assert done(faceset, "a@1", "b@1", "c@1") == {"c"}
+    assert names(faceset.faces) == ["u3.parquet"]
+
+
+def test_nothing_is_changed_once_another_run_has_taken_over(faceset):
+    faceset.commit("u1", [video("a"), video("b")], [face("a"), face("b")])
+    faceset.commit("u0", [video("a", version="2", at=2.0)], [face("a", b"new")])
+
+    def taken_over():
+        raise OutputError("taken over")
+
+    other = replace(faceset, check=taken_over)
+    before = {p: p.read_bytes() for p in faceset.root.rglob("*.parquet")}
+    for act in (
+        other.reconcile,
+        other.compact,
+        lambda: other.commit("u2", [video("c")], [face("c")]),
+        lambda: other.purge({"a"}),
+        lambda: other.finish(HEADER, {}, "card"),
+    ):
+        with pytest.raises(OutputError, match="taken over"):
+            act()
+    assert {p: p.read_bytes() for p in faceset.root.rglob("*.parquet")} == before
 
 
 def test_faces_without_their_videos_file_are_not_done_and_reconcile_removes_them(faceset):
@@ -215,11 +258,12 @@ def test_reconciling_a_clean_dataset_rewrites_nothing(faceset):
 
 
 def test_a_unit_done_again_without_faces_leaves_none_of_the_run_that_died(faceset):
-    faceset.commit("u1", [video("a")], [face("a")])
-    (faceset.videos / "u1.parquet").unlink()
-    faceset.commit("u1", [video("a", status="timeout", faces=0)], [])
+    faceset.commit("u1-run1", [video("a")], [face("a")])
+    (faceset.videos / "u1-run1.parquet").unlink()
+    faceset.commit("u1-run2", [video("a", status="timeout", faces=0)], [])
     faceset.reconcile()
     assert rows(faceset.faces) == []
+    assert done(faceset, "a@1") == {"a"}
 
 
 def test_the_same_configuration_continues(faceset):
@@ -244,7 +288,7 @@ def test_overwrite_starts_anew(faceset):
 
 
 def test_finish_counts_what_is_there(faceset):
-    faceset.commit("u1", [video("a"), video("b", label="FAKE", faces=3)], [face("a")])
+    faceset.commit("u1", [video("a"), video("b", label="FAKE", faces=3)], [face("a")] * 4)
     faceset.commit("u2", [video("c", label=None, status="no_face", faces=0)], [])
     assert faceset.header()["finished"] is False
     counts = faceset.counts()

@@ -65,6 +65,9 @@ StrideFlag = Annotated[
 Phase = Annotated[
     str | None, typer.Option(help="First frame: hash (each video its own) or a number.")
 ]
+AllowGone = Annotated[
+    bool | None, typer.Option("--allow-gone", help="Accept that many known videos are missing.")
+]
 Retry = Annotated[
     str | None,
     typer.Option(help="Only videos that ended so: timeout,crashed.", metavar="STATUS,…"),
@@ -143,6 +146,7 @@ def extract(
         typer.Option(help="detected, or original: cut fakes where their original's faces are."),
     ] = None,
     retry: Retry = None,
+    allow_gone: AllowGone = None,
     timeout: Timeout = None,
     dry_run: Annotated[
         bool | None, typer.Option("--dry-run", help="Only say what there is to do.")
@@ -165,7 +169,7 @@ def extract(
         "source": source or None, "out": out, "stride": stride, "phase": phase, "layout": layout,
         "detector.min_face": min_face, "crop.face_size": face_size, "crop.context": margin,
         "detector.name": detector, "detector.max_faces": max_faces, "boxes_from": boxes_from,
-        "retry": retry, "timeout": timeout, "dry_run": dry_run,
+        "retry": retry, "allow_gone": allow_gone, "timeout": timeout, "dry_run": dry_run,
         "max_failed": max_failed, "inline": inline, "workers": workers, "gpus": gpus,
         "ray_address": ray_address, "overwrite": overwrite,
     }  # fmt: skip
@@ -239,9 +243,7 @@ def score(
         float | None, typer.Option(help="p_fake from which a video is FAKE.")
     ] = None,
     layout: LayoutFlag = None,
-    allow_gone: Annotated[
-        bool | None, typer.Option("--allow-gone", help="Accept that many known videos are missing.")
-    ] = None,
+    allow_gone: AllowGone = None,
     max_failed: MaxFailed = None,
     inline: Inline = None,
     workers: Workers = None,

@@ -5,7 +5,7 @@ Adding a layout is one file with a :class:`~dfscan.corpora.base.Layout` and one 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,13 +45,16 @@ def list_videos(sources: Iterable[str], layout: str = "auto") -> Listing:
 
     :param layout: where labels come from. What a list says wins, and what a WebDataset's sidecars
         say, which ``flat`` leaves unread.
-    :raises SourceError: a source is missing or holds no media, or two share a name.
+    :raises SourceError: a source is missing or holds no media, two share a name, or one lies in
+        another.
     """
     texts: dict[str, str] = {}
     layouts: dict[str, str] = {}
     unreadable: list[str] = []
     refs: list[VideoRef] = []
-    for text in sources:
+    given = list(sources)
+    _check_apart(given)
+    for text in given:
         source = open_source(text)
         if source.name in texts:
             raise SourceError(
@@ -73,7 +76,7 @@ def list_videos(sources: Iterable[str], layout: str = "auto") -> Listing:
 def open_source(text: str) -> Source:
     """List one source.
 
-    :raises SourceError: it is missing or holds no media.
+    :raises SourceError: it is missing, or holds no media but archives that must be unpacked.
     """
     uri = storage.absolute(text)
     entries = tuple(storage.list_source(text))
@@ -83,7 +86,10 @@ def open_source(text: str) -> Source:
         source = lists.open_list(uri, name)
     else:
         source = Source(name, entries, frozenset([""] if is_file else []))
-    if not source.media():
+    media = source.media()
+    if media and all(e.closed for e in media):
+        raise SourceError(media[0].closed)
+    if not media:
         kinds = Counter(suffix(e.path) or "(none)" for e in source.entries).most_common(3)
         found = ", ".join(f"{n} {kind}" for kind, n in kinds) or "nothing"
         raise SourceError(
@@ -91,6 +97,33 @@ def open_source(text: str) -> Source:
             f"{', '.join(sorted(MEDIA_SUFFIXES))})"
         )
     return source
+
+
+def _check_apart(sources: Iterable[str]) -> None:
+    """Each source outside every other, so that no video has two ids."""
+    uris: dict[str, str] = {}
+    for text in sources:
+        uri = storage.absolute(text)
+        if uri in uris:
+            raise SourceError(f"source {text!r} is given twice ({uris[uri]}, {text}): give it once")
+        uris[uri] = text
+    for uri, text in uris.items():
+        above = next((uris[a] for a in _above(uri) if a in uris), None)
+        if above is not None:
+            raise SourceError(
+                f"source {text!r} lies in source {above!r}: its videos would be taken twice, under "
+                f"two video_ids; give one of the two"
+            )
+
+
+def _above(uri: str) -> Iterator[str]:
+    """Every folder and archive that a place may lie in."""
+    for at in (i for i, c in enumerate(uri) if c == "/" and 0 < i < len(uri) - 1):
+        yield uri[:at]
+        if uri[at - 1] == "!":
+            yield uri[: at - 1]
+    if uri.startswith("/") and uri != "/":
+        yield "/"
 
 
 def recognise(source: Source) -> Layout:

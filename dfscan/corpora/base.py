@@ -1,10 +1,14 @@
 """What every layout shares: a listed source, and groups that must not be torn apart."""
 
+import math
+import reprlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
+from dfscan import storage
+from dfscan.errors import SourceError, VideoError
 from dfscan.records import Label, VideoRef
 from dfscan.storage import MEMBER, Entry, is_archive
 
@@ -44,6 +48,9 @@ _LABELS: Final[Mapping[str, Label]] = {
     "true": "FAKE",
 }
 LABELS_ALLOWED: Final = "REAL, FAKE, 0, 1 (1 = FAKE)"
+
+LARGEST: Final = 256 << 20
+"""Bytes of a list or of a corpus's metadata; what claims more fills the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +156,48 @@ def label_of(value: Any) -> Label | None:
 
     :raises ValueError: it is anything else.
     """
-    text = "" if value is None else str(value).strip().lower()
+    text = "[…]" if isinstance(value, list | dict) else str(value).strip().lower()
     if text in {"", "nan", "null", "none"}:
         return None
     if text not in _LABELS:
-        raise ValueError(f"label {value!r}; allowed: {LABELS_ALLOWED}")
+        raise ValueError(f"label {brief(value)}; allowed: {LABELS_ALLOWED}")
     return _LABELS[text]
+
+
+def text_of(value: Any, what: str) -> str | None:
+    """A name or a number out of JSON as a text that can be written; None for nothing.
+
+    :param what: what it is, for the error.
+    :raises ValueError: it is a list or an object.
+    """
+    if value in (None, "", [], {}) or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, list | dict):
+        text = f"{what} {brief(value)} is neither a text nor a number"
+        raise ValueError(text)  # noqa: TRY004  (what a file says is wrong, not what a caller did)
+    return once(str(value))
+
+
+def brief(value: Any) -> str:
+    """What a file says, for an error: one short line, whatever it is."""
+    return _BRIEF.repr(value)
+
+
+_BRIEF: Final = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 80
+
+
+def content(uri: str, limit: int = LARGEST) -> bytes:
+    """The whole of a list or of metadata.
+
+    :raises SourceError: it cannot be read, or has more than ``limit`` bytes.
+    """
+    try:
+        return storage.read_bytes(uri, limit)
+    except VideoError as error:
+        large = f"is larger than {limit >> 20} MB, which is more than lists and metadata may have"
+        told = f" {large}" if error.status == "too_large" else f": {error.reason}"
+        raise SourceError(uri + told) from None
 
 
 def video_ref(
@@ -183,19 +226,22 @@ def video_ref(
 
 
 def shared(attributes: Mapping[str, str]) -> Mapping[str, str]:
-    """The same attributes, as one mapping for all videos that have them."""
+    """The same attributes, as one mapping for all videos that have them, in texts of :func:`once`."""
     return _mapping(tuple(attributes.items())) if attributes else NO_ATTRIBUTES
 
 
 @lru_cache(maxsize=4096)
 def once(text: str) -> str:
-    """The same text, as the one object that was met before where that was lately."""
-    return text
+    """The same text, as the one object that was met before where that was lately.
+
+    Half of a surrogate pair, which JSON can hold and no file of ours, is spelt out: ``\\ud800``.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @lru_cache(maxsize=4096)
 def _mapping(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
-    return dict(items)
+    return {once(key): once(value) for key, value in items}
 
 
 def connected(pairs: Iterable[tuple[str, ...]]) -> dict[str, str]:

@@ -7,13 +7,20 @@ together are one group, which makes most of ``Celeb-real`` and ``Celeb-synthesis
 folders gives the attribute ``split``. A folder of pictures stands for the clip it is called after.
 """
 
+import io
 import re
 from collections.abc import Mapping
 from typing import Final
 
-from dfscan import storage
-from dfscan.corpora.base import Layout, Source, clip_names, connected, parts, video_ref
-from dfscan.errors import SourceError, VideoError
+from dfscan.corpora.base import (
+    Layout,
+    Source,
+    clip_names,
+    connected,
+    content,
+    parts,
+    video_ref,
+)
 from dfscan.records import Label, VideoRef
 from dfscan.storage import Entry
 
@@ -105,10 +112,7 @@ def _tests(source: Source) -> dict[str, frozenset[str]]:
 
 
 def _listed(uri: str) -> frozenset[str]:
-    try:
-        lines = storage.read_bytes(uri).decode("utf-8-sig", "replace").splitlines()
-    except VideoError as error:
-        raise SourceError(f"{uri}: {error.reason}") from None
+    lines = io.TextIOWrapper(io.BytesIO(content(uri)), "utf-8-sig", "replace")
     return frozenset(line.split()[-1].rsplit(".", 1)[0] for line in lines if line.strip())
 
 

@@ -10,14 +10,26 @@ in the same part.
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
 from dfscan import storage
-from dfscan.corpora.base import Layout, Source, label_of, parent, parts, video_ref
-from dfscan.errors import SourceError, VideoError
+from dfscan.corpora.base import (
+    LARGEST,
+    Layout,
+    Source,
+    brief,
+    content,
+    label_of,
+    parent,
+    parts,
+    text_of,
+    video_ref,
+)
+from dfscan.errors import SourceError
 from dfscan.records import Label, VideoRef
 from dfscan.storage import Entry
 
@@ -43,8 +55,8 @@ def _looks_right(entry: Entry) -> bool:
     """Another program's ``metadata.json`` need not be JSON: then the corpus is not DFDC."""
     try:
         if _name(entry.path) == "labels.csv":
-            return _is_table(_rows(entry.uri))
-        return _is_metadata(storage.read_json(entry.uri))
+            return _is_table(entry.uri, _rows(entry.uri))
+        return _is_metadata(storage.read_json(entry.uri, LARGEST))
     except SourceError:
         return False
 
@@ -96,46 +108,52 @@ def _finder(source: Source) -> Callable[[str, str], _Truth]:
 
 def _read_truth(uri: str, name: str) -> dict[str, _Truth]:
     if name == "metadata.json":
-        content = storage.read_json(uri)
-        if not _is_metadata(content):
+        clips = storage.read_json(uri, LARGEST)
+        if not _is_metadata(clips):
             raise SourceError(
                 f'{uri}: not DFDC metadata; expected {{"a.mp4": {{"label": "FAKE"}}}}'
             )
         return {
-            clip: _Truth(
-                _label(uri, clip, info.get("label", info.get("is_fake"))),
-                info.get("original") or None,
-            )
-            for clip, info in content.items()
+            clip: _truth(uri, clip, info.get("label", info.get("is_fake")), info.get("original"))
+            for clip, info in clips.items()
         }
     rows = _rows(uri)
-    if not _is_table(rows):
-        raise SourceError(f"{uri}: expected the columns filename,label, got {rows.fieldnames}")
-    return {
-        r["filename"]: _Truth(_label(uri, r["filename"], r["label"]), r.get("original") or None)
-        for r in rows
-    }
+    if not _is_table(uri, rows):
+        got = brief(rows.fieldnames)
+        raise SourceError(f"{uri}: expected the columns filename,label, got {got}")
+    with _table(uri):
+        return {
+            r["filename"]: _truth(uri, r["filename"], r["label"], r.get("original")) for r in rows
+        }
 
 
 def _rows(uri: str) -> "csv.DictReader[str]":
     try:
-        text = storage.read_bytes(uri).decode("utf-8-sig")
-    except VideoError as error:
-        raise SourceError(f"{uri}: {error.reason}") from None
+        text = content(uri).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SourceError(f"{uri} is not UTF-8 text (byte {error.start:,})") from None
     return csv.DictReader(io.StringIO(text))
 
 
-def _is_table(rows: "csv.DictReader[str]") -> bool:
-    return {"filename", "label"} <= set(rows.fieldnames or ())
+def _is_table(uri: str, rows: "csv.DictReader[str]") -> bool:
+    with _table(uri):
+        return {"filename", "label"} <= set(rows.fieldnames or ())
 
 
-def _label(uri: str, clip: str, value: Any) -> Label | None:
+@contextmanager
+def _table(uri: str) -> Iterator[None]:
+    """Names the file in what goes wrong with a table."""
     try:
-        return label_of(value)
-    except ValueError:
-        raise SourceError(f"{uri}: label {value!r} of {clip}; allowed: REAL, FAKE, 0, 1") from None
+        yield
+    except csv.Error as error:
+        raise SourceError(f"{uri} is not a readable table: {error}") from None
+
+
+def _truth(uri: str, clip: str, label: Any, original: Any) -> _Truth:
+    try:
+        return _Truth(label_of(label), text_of(original or None, "original"))
+    except ValueError as error:
+        raise SourceError(f"{uri}: of {brief(clip)}, {error}") from None
 
 
 def _is_metadata(content: Any) -> bool:

@@ -39,7 +39,7 @@ def _applied(source: Source, ref: VideoRef, given: Given) -> VideoRef:
         ref,
         label=label,
         original=None if label != "FAKE" and given.labelled else original,
-        group=given.group or ref.group,
+        group=once(given.group) if given.group else ref.group,
         attributes=shared({**ref.attributes, **given.attributes}),
     )
 

@@ -21,11 +21,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dfscan import storage
-from dfscan.corpora.base import MEDIA_SUFFIXES, Given, Source, label_of, once, shared, suffix
-from dfscan.errors import SourceError, VideoError
+from dfscan.corpora.base import (
+    MEDIA_SUFFIXES,
+    Given,
+    Source,
+    brief,
+    content,
+    label_of,
+    once,
+    shared,
+    suffix,
+)
+from dfscan.errors import SourceError
 
 PATHS: Final = ("path", "uri", "filename", "file", "video")
-_LARGEST: Final = 4 << 30
+_DAMAGED: Final = (pa.ArrowException, OSError, ValueError, KeyError, OverflowError)
+"""What pyarrow raises over a table: bad bytes, text that is not UTF-8, two columns of one name."""
 _HERE: Final = re.compile(r"^(\./+)+")
 
 
@@ -60,7 +71,7 @@ def open_list(uri: str, name: str) -> Source:
     """
     folder = uri[: len(uri) - len(name)]
     lines: dict[str, _Line] = {}
-    for row in _READERS[suffix(uri)](uri, _content(uri)):
+    for row in _READERS[suffix(uri)](uri, content(uri)):
         with _at(uri, row.number):
             root, path = _place(row.path, folder)
             line = _Line(row.number, root, _resolved(row.given, path, folder))
@@ -85,6 +96,8 @@ def _source(name: str, lines: Mapping[str, _Line], found: Iterable[list[storage.
 
 def _place(listed: str, folder: str) -> tuple[str, str]:
     """A path as listed → the root and the path of :class:`~dfscan.storage.Entry`."""
+    if "\0" in listed:
+        raise ValueError(f"{brief(listed)} holds a zero byte; save the list as UTF-8")
     path = storage.absolute(listed) if storage.is_uri(listed) else listed
     if storage.is_uri(path):
         return "", path
@@ -119,13 +132,6 @@ def _at(uri: str, number: int) -> Iterator[None]:
         yield
     except (ValueError, SourceError) as error:
         raise SourceError(f"{uri}, row {number}: {error}") from None
-
-
-def _content(uri: str) -> bytes:
-    try:
-        return storage.read_bytes(uri, _LARGEST)
-    except VideoError as error:
-        raise SourceError(f"{uri}: {error.reason}") from None
 
 
 def _text(uri: str, data: bytes) -> str:
@@ -172,7 +178,7 @@ def _read_parquet(uri: str, data: bytes) -> Iterator[_Row]:
             for values in zip(*(batch[n].to_pylist() for n in names), strict=True):
                 number += 1
                 yield columns.row(number, values)
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGED as error:
         text = " ".join(str(error).split())
         raise SourceError(f"{uri} is not a readable Parquet file: {text}") from None
 
@@ -194,7 +200,7 @@ class _Columns:
         if not paths:
             raise SourceError(
                 f"{uri} has no column of paths as text; allowed: {', '.join(PATHS)}; it has "
-                f"{', '.join(there or self.names) or 'none'}"
+                f"{' '.join(', '.join(there or self.names).split())[:200] or 'none'}"
             )
         self._path = paths[0]
         self._label, self._original, self._group = map(at.get, ("label", "original", "group"))

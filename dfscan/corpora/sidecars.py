@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterator
 from typing import Any, Final
 
 from dfscan import storage
-from dfscan.corpora.base import Given, Source, label_of, parent, suffix
-from dfscan.errors import SourceError, VideoError
+from dfscan.corpora.base import Given, Source, content, label_of, parent, suffix, text_of
+from dfscan.errors import SourceError
 from dfscan.storage import MEMBER, Entry
 
 _KINDS: Final = frozenset([".cls", ".json"])
@@ -20,7 +20,8 @@ _LARGEST: Final = 16 << 20
 def read(source: Source) -> dict[str, Given]:
     """What sidecars say, by the path of their clip. Nothing but sidecars in tars is opened.
 
-    :raises SourceError: a sidecar holds a label that is none.
+    :raises SourceError: a sidecar holds a label that is none, or an original or a group that is
+        no name.
     """
     there = {e.path: e for e in source.entries if suffix(e.path) in _KINDS and _in_tar(e)}
     if not there:
@@ -45,7 +46,7 @@ def _given(clip: Entry, there: dict[str, Entry], paths: Collection[str]) -> Give
     for key in _keys(clip.path):
         told = _json(there[f"{key}.json"].uri) if f"{key}.json" in there else {}
         if f"{key}.cls" in there:
-            told["label"] = _content(there[f"{key}.cls"].uri).decode("utf-8", "replace")
+            told["label"] = content(there[f"{key}.cls"].uri, _LARGEST).decode("utf-8", "replace")
             return _from(told, there[f"{key}.cls"].uri, clip, paths)
         if "label" in told:
             return _from(told, there[f"{key}.json"].uri, clip, paths)
@@ -55,15 +56,15 @@ def _given(clip: Entry, there: dict[str, Entry], paths: Collection[str]) -> Give
 def _from(told: dict[str, Any], uri: str, clip: Entry, paths: Collection[str]) -> Given:
     try:
         label = label_of(told["label"])
+        original = text_of(told.get("original") or None, "original")
+        group = text_of(told.get("group"), "group")
     except ValueError as error:
         raise SourceError(f"{uri}: {error}; --layout flat leaves it unread") from None
-    original = told.get("original")
-    group = told.get("group")
     return Given(
         label=label,
         labelled=True,
-        original=_beside(clip.path, str(original), paths) if original else None,
-        group=None if group in (None, "") else str(group),
+        original=_beside(clip.path, original, paths) if original else None,
+        group=group,
     )
 
 
@@ -75,14 +76,7 @@ def _beside(clip: str, name: str, paths: Collection[str]) -> str:
 def _json(uri: str) -> dict[str, Any]:
     """A sidecar's object; captions and the like may be of any other shape."""
     try:
-        content = storage.read_json(uri, _LARGEST)
+        told = storage.read_json(uri, _LARGEST)
     except SourceError:
         return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _content(uri: str) -> bytes:
-    try:
-        return storage.read_bytes(uri, _LARGEST)
-    except VideoError as error:
-        raise SourceError(f"{uri}: {error.reason}") from None
+    return told if isinstance(told, dict) else {}

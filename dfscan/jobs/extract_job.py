@@ -4,21 +4,23 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from dfscan import __version__, faults, storage
 from dfscan.config import ExtractConfig
-from dfscan.errors import DfscanError
-from dfscan.facesets import FaceSet
+from dfscan.errors import DfscanError, OutputError
+from dfscan.facesets import MARKER, Committed, FaceSet
 from dfscan.jobs.estimate import estimate
-from dfscan.jobs.looking import left_to_do, list_sources, make_looker
-from dfscan.jobs.pool import run_units
+from dfscan.jobs.looking import GONE_LIMIT, left_to_do, list_sources, make_looker
+from dfscan.jobs.pool import check_cluster, run_units
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import ExtractResult, PlanResult
 from dfscan.recipe import FaceRecipe, fingerprint
 from dfscan.records import SCHEMA_VERSION, VideoRef
 from dfscan.steps.extract import ExtractStep
+from dfscan.steps.look import Looker
 from dfscan.steps.units import family, plan_units
 
 ROUNDS: Final = 3
@@ -45,25 +47,27 @@ def run(config: ExtractConfig, progress: Progress) -> ExtractResult | PlanResult
     """
     started = time.monotonic()
     storage.check_is_local(config.out)
+    check_cluster(config)
     videos = list_sources(config, progress)
     target = FaceSet(Path(config.out).absolute())
-    if config.dry_run:
-        return _plan(config, videos, target, progress)
     header = _header(config, config.recipe())
+    looker = make_looker(config, config.recipe(), progress)
+    if config.dry_run:
+        return _plan(config, videos, target, header, looker)
     with storage.Lock(target.root / ".dfscan.lock", target.root) as lock:
+        target = replace(target, check=lock.lease.check)
+        if not config.overwrite:
+            _choose(config, videos, target.committed(videos))  # refuses before anything is written
         target.prepare(header, config.overwrite)
         target.sweep(lock.now)
-        new = _work(config, videos, target, lock.lease, header["config_hash"], progress)
+        run_ = _Run(config, videos, header["config_hash"], looker, lock, progress)
+        new, target = run_.work(target)
         target.compact()
-        counts = target.counts()
+        counts, known = target.counts(), target.committed(videos)
+        left = sum(v.video_id not in known.known for v in videos)
         faults.reach("finish")
-        target.finish(header, counts, dataset_card(config.recipe(), counts))
-        kept = counts["videos"] - len(target.committed(videos))
-    if kept:
-        progress.note(
-            f"{kept} video(s) of the dataset are not at this source; they stay (dfscan purge "
-            f"{config.out} --video ID removes one)"
-        )
+        target.finish(header, counts, dataset_card(config.recipe(), counts), not left)
+    _tell(config, known, left, progress)
     return ExtractResult(
         out=str(target.root),
         videos=counts["videos"],
@@ -75,62 +79,109 @@ def run(config: ExtractConfig, progress: Progress) -> ExtractResult | PlanResult
     )
 
 
-def _work(
-    config: ExtractConfig,
-    videos: Sequence[VideoRef],
-    target: FaceSet,
-    lease: storage.Lease,
-    config_hash: str,
-    progress: Progress,
-) -> int:
-    """Do what is left, until nothing is; returns the number of videos worked on.
+@dataclass(frozen=True)
+class _Run:
+    """One run over the videos, round after round until nothing is left."""
 
-    :raises DfscanError: units vanish as often as they are done.
-    """
-    looker = make_looker(config, config.recipe(), progress)
-    step = ExtractStep(looker, target, lease, config.boxes_from == "original")
-    todo = _choose(config, videos, target)
-    if len(todo) < len(videos):
-        progress.note(f"{len(videos) - len(todo)} of {len(videos)} videos are done already")
-    first = len(todo)
-    for number in range(ROUNDS):
-        if number:
-            status = target.committed(videos)
-            todo = [v for v in todo if v.video_id not in status]
-        if not todo:
-            break
-        progress.start("extract", len(todo), "videos")
-        run_units(step, plan_units(todo, config.unit_size, config_hash), config, progress, lease)
-        progress.stop()
+    config: ExtractConfig
+    videos: Sequence[VideoRef]
+    config_hash: str
+    looker: Looker
+    lock: storage.Lock
+    progress: Progress
+
+    def work(self, target: FaceSet) -> tuple[int, FaceSet]:
+        """Do what is left; returns the number of videos worked on, and the dataset to go on with.
+
+        :raises DfscanError: units vanish as often as they are done.
+        """
         target.reconcile()
-    else:
-        raise DfscanError(
-            f"{target.root}: {len(todo)} video(s) were committed and vanished, {ROUNDS} times: does "
-            "another program change this folder?"
+        target = self._tidy(target)
+        known = target.committed(self.videos)
+        first = todo = _choose(self.config, self.videos, known)
+        if len(todo) < len(self.videos) and not self.config.retry:
+            done = len(self.videos) - len(todo)
+            self.progress.note(f"{done} of {len(self.videos)} videos are done already")
+        for _ in range(ROUNDS):
+            if not todo:
+                return len(first), target
+            self._round(todo, target, known.latest)
+            target = replace(target, check=self.lock.fence().check)
+            target.reconcile()
+            known = target.committed(self.videos)
+            todo = [v for v in todo if v.video_id not in known.known]
+        if todo:
+            raise DfscanError(
+                f"{target.root}: {len(todo)} video(s) were committed and vanished, {ROUNDS} times: "
+                "does another program change this folder?"
+            )
+        return len(first), target
+
+    def _round(self, todo: Sequence[VideoRef], target: FaceSet, after: float) -> None:
+        paired = self.config.boxes_from == "original"
+        step = ExtractStep(self.looker, target, self.lock.lease.token[:8], after, paired)
+        units = plan_units(todo, self.config.unit_size, self.config_hash, paired)
+        self.progress.start("extract", len(todo), "videos")
+        run_units(step, units, self.config, self.progress, self.lock.lease)
+        self.progress.stop()
+
+    def _tidy(self, target: FaceSet) -> FaceSet:
+        """New names of groups, and no row of an archive that could not be read and now can."""
+        known = target.committed(self.videos)
+        target.regroup(known.regroup)
+        if known.others:
+            archives = {v.video_id.rpartition(storage.MEMBER)[0] for v in self.videos}
+            obsolete = known.others & archives
+            if obsolete:
+                target.purge(obsolete)
+        return target
+
+
+def _choose(config: ExtractConfig, videos: Sequence[VideoRef], known: Committed) -> list[VideoRef]:
+    """What is left to do; with boxes from originals, families whole.
+
+    A listed file that is not there keeps the rows that it has.
+
+    :raises OutputError: many files that were there are not.
+    """
+    gone = {v.video_id for v in videos if not v.version and v.video_id in known.known}
+    if len(gone) > GONE_LIMIT * len(known.known) and not config.allow_gone:
+        raise OutputError(
+            f"{len(gone)} of the {len(known.known)} known videos are not at the source, first "
+            f"{min(gone)}: is a disk unmounted? --allow-gone goes on without them"
         )
-    return first
-
-
-def _choose(config: ExtractConfig, videos: Sequence[VideoRef], target: FaceSet) -> list[VideoRef]:
-    """What is left to do; with boxes from originals, families whole."""
-    target.reconcile()
-    todo = left_to_do(videos, target.committed(videos), config.retry)
+    here = [v for v in videos if v.video_id not in gone]
+    todo = left_to_do(here, known.status, config.retry)
     if config.boxes_from != "original":
         return todo
     touched = {family(v) for v in todo}
-    return [v for v in videos if family(v) in touched]
+    return [v for v in here if family(v) in touched]
+
+
+def _tell(config: ExtractConfig, known: Committed, left: int, progress: Progress) -> None:
+    """What a user should know of the videos that this run did not touch."""
+    if left:
+        progress.note(f"{left} video(s) have no row yet: run again without --retry")
+    if known.others:
+        progress.note(
+            f"{len(known.others)} video(s) of the dataset are not at this source, first "
+            f"{min(known.others)}; they stay (dfscan purge {config.out} --video ID removes one)"
+        )
 
 
 def _plan(
-    config: ExtractConfig, videos: Sequence[VideoRef], target: FaceSet, progress: Progress
+    config: ExtractConfig,
+    videos: Sequence[VideoRef],
+    target: FaceSet,
+    header: dict[str, Any],
+    looker: Looker,
 ) -> PlanResult:
     """What there is to do; nothing is written."""
     todo = list(videos)
-    if storage.exists(target.root / "dataset.json") and not config.overwrite:
-        target.check(_header(config, config.recipe()))
-        todo = left_to_do(videos, target.committed(videos), config.retry)
-    units = plan_units(todo, config.unit_size, "")
-    looker = make_looker(config, config.recipe(), progress)
+    if storage.exists(target.root / MARKER) and not config.overwrite:
+        target.compare(header)
+        todo = _choose(config, videos, target.committed(videos))
+    units = plan_units(todo, config.unit_size, "", config.boxes_from == "original")
     return estimate(config, videos, todo, units, looker)
 
 

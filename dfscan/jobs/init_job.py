@@ -7,8 +7,10 @@ import yaml
 
 from dfscan import storage
 from dfscan.config import CONFIG_FILE
-from dfscan.corpora.base import VIDEO_SUFFIXES
+from dfscan.corpora.base import MEDIA_SUFFIXES
 from dfscan.errors import OutputError
+
+_ARCHIVES = frozenset((".zip", ".tar"))
 
 _TEMPLATE = """\
 # dfscan reads this file in the folder it is started in. Flags win over it; --set VERB.KEY=VALUE
@@ -24,12 +26,15 @@ run:
 extract:                   # videos -> faces
   source: {source}
   out: {faces}
-  # layout: auto           # where labels come from: auto, dfdc, ffpp, folders, flat
+  # layout: auto           # where labels come from: auto, dfdc, ffpp, celebdf, folders, flat
   # stride: 30             # every 30th frame; per label: {{real: 30, fake: 100}}
+  # boxes_from: detected   # original: cut fakes where their original's faces are
+  # timeout: 120           # seconds a video may take, and one more a megabyte
   # phase: hash            # each video starts at its own offset; 0: all at frame 0
   # detector:
   #   min_face: auto       # pixels; auto = max(20, min(60, short side / 18))
   #   min_score: 0.95      # probability a face must reach
+  #   name: mtcnn          # none: take each picture or frame whole
   # crop:
   #   context: 0.6         # stored around the box, as a share of it; models cut their margin from it
   #   max_size: 512        # pixels; larger crops are scaled down
@@ -82,10 +87,10 @@ def init(
 
 
 def guess_source(folder: str = ".") -> str:
-    """The first folder or archive here that holds videos; the folder itself if they lie in it."""
+    """The first folder or archive here that holds media; the folder itself if they lie in it."""
     root = Path(folder)
     for path in _candidates(root):
-        if path.suffix.lower() == ".zip" or any(_videos(path)):
+        if path.suffix.lower() in _ARCHIVES or any(_media(path)):
             return path.relative_to(root).as_posix()
     return "."
 
@@ -93,15 +98,15 @@ def guess_source(folder: str = ".") -> str:
 def _candidates(root: Path) -> Iterator[Path]:
     children = sorted(p for p in root.iterdir() if not p.name.startswith("."))
     yield from (p for p in children if p.is_dir())
-    yield from (p for p in children if p.suffix.lower() == ".zip")
+    yield from (p for p in children if p.suffix.lower() in _ARCHIVES)
 
 
-def _videos(folder: Path, depth: int = 4) -> Iterator[Path]:
-    """Videos and archives in a folder, a few floors down."""
+def _media(folder: Path, depth: int = 4) -> Iterator[Path]:
+    """Videos, pictures and archives in a folder, a few floors down."""
     if depth == 0:
         return
     for path in sorted(folder.iterdir()):
         if path.is_dir():
-            yield from _videos(path, depth - 1)
-        elif path.suffix.lower() in VIDEO_SUFFIXES | {".zip"}:
+            yield from _media(path, depth - 1)
+        elif path.suffix.lower() in MEDIA_SUFFIXES | _ARCHIVES:
             yield path

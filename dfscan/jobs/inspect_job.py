@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from dfscan import storage
 from dfscan.config import ExtractConfig, InspectConfig
-from dfscan.corpora import open_source, recognise
+from dfscan.corpora import list_videos
 from dfscan.corpora.base import suffix
 from dfscan.errors import SourceError
 from dfscan.facesets import MARKER, FaceSet
@@ -113,15 +113,14 @@ def _table(path: Path, kind: str, file: pq.ParquetFile) -> InspectResult:
 
 
 def _source(path: str, progress: Progress) -> InspectResult:
-    source = open_source(path)
-    layout = recognise(source)
-    refs = layout.read(source)
-    if len(refs) == 1 and source.entries[0].path == "":
+    listing = list_videos([path])
+    refs = listing.videos
+    if len(refs) == 1 and refs[0].uri == storage.absolute(path):
         return _media(refs[0], progress)
     ids = {r.video_id for r in refs}
     fakes = [r for r in refs if r.label == "FAKE"]
     facts = {
-        "layout": layout.name,
+        "layout": next(iter(listing.layouts.values())),
         "videos and pictures": len(refs),
         "bytes": sum(r.bytes for r in refs),
         "label": dict(Counter(r.label or "unlabelled" for r in refs)),
@@ -129,6 +128,7 @@ def _source(path: str, progress: Progress) -> InspectResult:
         "parts": len({r.part for r in refs}),
         "groups": len({r.group for r in refs}),
         "fakes whose original is here": sum(r.original in ids for r in fakes),
+        "archives that cannot be read": len(listing.unreadable),
     }
     rows: dict[str, Counter[str]] = {}
     for ref in refs:

@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from dfscan.config import LookConfig
 from dfscan.corpora import list_videos
@@ -14,6 +15,9 @@ from dfscan.records import RETRIED, VideoRef
 from dfscan.steps.isolation import IsolatedLook, Limits
 from dfscan.steps.look import Look, Looker
 
+GONE_LIMIT: Final = 0.05
+"""More than this share of known videos missing at once looks like an unmounted disk."""
+
 
 def list_sources(config: LookConfig, progress: Progress) -> list[VideoRef]:
     """The videos a command names; says what was recognised.
@@ -22,7 +26,8 @@ def list_sources(config: LookConfig, progress: Progress) -> list[VideoRef]:
     """
     if not config.source:
         raise SourceError(
-            "no source: give a folder, a .zip or a video, or write one into dfscan.yaml (dfscan init)"
+            "no source: give a folder, an archive (.zip, .tar), a list (.txt, .csv, .parquet), a video "
+            "or a picture, or write one into dfscan.yaml (dfscan init)"
         )
     listing = list_videos(config.source, config.layout)
     if config.layout == "auto":

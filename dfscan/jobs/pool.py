@@ -8,6 +8,7 @@ one that raises what nobody expected. The death of a node is never charged to a 
 import contextlib
 import os
 import socket
+import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Final
@@ -16,8 +17,7 @@ from dfscan import faults
 from dfscan.config import VerbConfig
 from dfscan.errors import ClusterError, ConfigError, DfscanError
 from dfscan.jobs.progress import Progress
-from dfscan.recipe import fingerprint
-from dfscan.steps.units import NOTHING, Step, Unit, UnitResult, make_unit
+from dfscan.steps.units import NOTHING, Step, Unit, UnitResult
 from dfscan.storage import Lease
 
 TRIES: Final = 3
@@ -25,6 +25,10 @@ TRIES: Final = 3
 
 Decoding goes on in a child of the worker, so a worker that dies is rarely a video's fault.
 """
+
+
+ALONE_S: Final = 60.0
+"""Seconds without a node after which the user is told that this run waits."""
 
 
 def run_units(
@@ -36,7 +40,7 @@ def run_units(
         output over); what is committed stays, and the same command continues.
     """
     total = NOTHING
-    results = _inline(step, units) if config.inline else _on_ray(step, units, config)
+    results = _inline(step, units) if config.inline else _on_ray(step, units, config, progress)
     with contextlib.closing(results):
         for result in results:
             total += result
@@ -90,7 +94,7 @@ def _work(step: Step, unit: Unit) -> UnitResult:
 
 
 def _on_ray(
-    step: Step, units: Sequence[Unit], config: VerbConfig
+    step: Step, units: Sequence[Unit], config: VerbConfig, progress: Progress
 ) -> Generator[UnitResult, None, None]:
     if not units:
         return
@@ -102,12 +106,20 @@ def _on_ray(
         shared = ray.put(step)
         waiting, running = deque(units), dict[Any, Unit]()
         deaths: Counter[str] = Counter()
+        # Where the user names a number of workers on a Ray of theirs, no more may be in flight.
+        ahead = slots if config.workers and config.ray_address else 2 * slots
+        alone = time.monotonic()
         try:
             while waiting or running:
-                while waiting and len(running) < 2 * slots:
+                while waiting and len(running) < ahead:
                     unit = waiting.popleft()
                     running[task.remote(shared, unit)] = unit
                 done, _ = ray.wait(list(running), num_returns=1, timeout=1)
+                if done or ray.cluster_resources().get("CPU"):
+                    alone = time.monotonic()
+                elif time.monotonic() - alone > ALONE_S:
+                    progress.note("no node with a CPU is left in the Ray cluster: waiting for one")
+                    alone = time.monotonic()
                 for reference in done:
                     yield from _collect(step, reference, running.pop(reference), waiting, deaths)
         finally:
@@ -129,7 +141,7 @@ def _collect(
 
     try:
         yield ray.get(reference)
-    except exceptions.NodeDiedError:
+    except (exceptions.NodeDiedError, exceptions.LocalRayletDiedError):
         waiting.append(unit)
     except (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError) as error:
         deaths[unit.name] += 1
@@ -140,6 +152,11 @@ def _collect(
     except exceptions.RayTaskError as error:
         if isinstance(error.cause, DfscanError):
             raise error.cause from None
+        if isinstance(error.cause, ImportError | exceptions.RaySystemError):
+            raise ClusterError(
+                f"a worker cannot load dfscan ({_first_line(error.cause)}): install the same version "
+                "of dfscan and its libraries on every node"
+            ) from None
         yield from _after_failure(step, unit, _describe(error.cause), waiting)
     except exceptions.RayError as error:
         raise ClusterError(
@@ -148,9 +165,10 @@ def _collect(
 
 
 def _after_failure(step: Step, unit: Unit, how: str, waiting: deque[Unit]) -> Iterator[UnitResult]:
-    """Try the videos of a failed unit one by one; give a single video up."""
-    if len(unit.videos) > 1:
-        waiting.extend(make_unit([video], fingerprint(unit.name)) for video in unit.videos)
+    """Try a failed unit in smaller pieces; give up what cannot be split."""
+    pieces = step.split(unit)
+    if len(pieces) > 1:
+        waiting.extend(pieces)
     else:
         yield step.give_up(unit, "crashed", how)
 
@@ -190,18 +208,40 @@ def ray_session(config: VerbConfig) -> Iterator[int]:
             _knock(config.ray_address)
             ray.init(address=config.ray_address, **quiet)
         except (OSError, ValueError, RuntimeError) as error:
-            raise ClusterError(
-                f"no Ray cluster at {config.ray_address!r} ({_first_line(error)}): check the "
-                "address (--ray-address, RAY_ADDRESS); if the cluster uses token authentication, "
-                "set RAY_AUTH_MODE=token and the same token here; leave the address out to start "
-                "a local Ray"
-            ) from None
+            raise _no_cluster(config, error) from None
     try:
-        cpus = int(ray.cluster_resources().get("CPU", 1))
+        there = ray.cluster_resources()
+        if there.get("GPU", 0) < config.gpus:
+            raise ConfigError(
+                f"gpus: got {config.gpus}; the Ray cluster has {there.get('GPU', 0):.0f}: ask for "
+                "fewer, or add nodes with GPUs"
+            )
+        cpus = int(there.get("CPU", 1))
         yield max(1, min(workers, cpus) if config.workers or config.ray_address is None else cpus)
     finally:
         if started:
             ray.shutdown()
+
+
+def check_cluster(config: VerbConfig) -> None:
+    """Find out that there is no cluster before anything is written.
+
+    :raises ClusterError: nothing listens at the address.
+    """
+    if config.inline or config.ray_address is None:
+        return
+    try:
+        _knock(config.ray_address)
+    except OSError as error:
+        raise _no_cluster(config, error) from None
+
+
+def _no_cluster(config: VerbConfig, error: Exception) -> ClusterError:
+    return ClusterError(
+        f"no Ray cluster at {config.ray_address!r} ({_first_line(error)}): check the address "
+        "(--ray-address, RAY_ADDRESS); if the cluster uses token authentication, set "
+        "RAY_AUTH_MODE=token and the same token here; leave the address out to start a local Ray"
+    )
 
 
 def _knock(address: str | None) -> None:

@@ -1,5 +1,6 @@
 """``dfscan purge``: remove every trace of a video from a face dataset or from verdicts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,8 +19,7 @@ from dfscan.jobs.score_job import parts_folder
 def run(config: PurgeConfig, progress: Progress) -> PurgeResult:
     """Purge; files are rewritten one by one, so the same command continues.
 
-    :raises UsageError: there is no dataset or verdict file, another run is writing it, or none of
-        the videos is there.
+    :raises UsageError: there is no dataset or verdict file, or another run is writing it.
     """
     path, videos = Path(config.path).absolute(), set(config.video)
     if not videos:
@@ -33,8 +33,10 @@ def run(config: PurgeConfig, progress: Progress) -> PurgeResult:
             f"{config.path!r} is neither a face dataset (a folder with {MARKER}) nor a verdict "
             "file (.parquet)"
         )
-    if not result.rows:
-        raise SourceError(f"{config.path!r} holds no row of {', '.join(sorted(videos))}")
+    if result.missing:
+        progress.note(f"{config.path} holds no row of {', '.join(result.missing)}")
+    else:
+        progress.note("the next run over a source that still holds a video brings it back")
     if result.made_from_it:
         progress.note(
             f"{result.made_from_it} fake(s) made from the purged are still there and name them as "
@@ -45,32 +47,48 @@ def run(config: PurgeConfig, progress: Progress) -> PurgeResult:
 
 def _purge_faces(target: FaceSet, videos: set[str]) -> PurgeResult:
     with storage.Lock(target.root / ".dfscan.lock", target.root) as lock:
-        target.sweep(lock.now)
+        target = replace(target, check=lock.lease.check)
+        target.sweep(lock.now, age_s=0)  # they may hold faces, and the lock is ours
         header = target.header()
+        missing = videos - target.ids()
         found = target.purge(videos)
         counts = target.counts()
         finished = bool(header.pop("finished", False))
-        header.pop("counts", None)
-        if finished:
-            target.finish(header, counts, dataset_card(target.recipe(), counts))
+        target.finish(header, counts, dataset_card(target.recipe(), counts), finished)
     return PurgeResult(
-        str(target.root), found.get("videos", 0), found.get("faces", 0), found["made_from_it"]
+        path=str(target.root),
+        rows=found["videos"],
+        faces=found["faces"],
+        made_from_it=found["made_from_it"],
+        missing=sorted(missing),
     )
 
 
 def _purge_verdicts(path: Path, videos: set[str]) -> PurgeResult:
     if not storage.exists(path):
         raise SourceError(f"{str(path)!r} does not exist: give a face dataset or a verdict file")
-    rows = 0
-    with storage.Lock(path.with_name(f".{path.name}.lock"), path):
-        files = [path, *storage.parquet_files(parts_folder(path))]
-        for file in files:
-            table = storage.read_table(file)
-            if "video_id" not in table.column_names:
-                raise SourceError(f"{file} has no column video_id: it is no verdict file")
+    rows, found = 0, set[str]()
+    with storage.Lock(path.with_name(f".{path.name}.lock"), path) as lock:
+        storage.sweep(path.parent, lock.now)
+        for file in (path, *storage.parquet_files(parts_folder(path))):
+            table = _verdicts(file)
             mine = pc.is_in(table.column("video_id"), value_set=pa.array(sorted(videos)))
             count = pc.sum(mine).as_py() or 0
             rows += count
             if count:
-                storage.commit_table(file, table.filter(pc.invert(mine)))
-    return PurgeResult(str(path), rows, 0, 0)
+                found |= set(table.filter(mine).column("video_id").to_pylist())
+                storage.commit_table(file, table.filter(pc.invert(mine)), check=lock.lease.check)
+    return PurgeResult(str(path), rows, 0, 0, sorted(videos - found))
+
+
+def _verdicts(file: Path) -> pa.Table:
+    try:
+        table = storage.read_table(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        detail = " ".join(str(error).split())[:160]
+        raise SourceError(f"{file} is not a readable Parquet file: {detail}") from None
+    if (table.schema.metadata or {}).get(b"dfscan") != b"verdicts":
+        raise SourceError(
+            f"{file} holds no verdicts of dfscan: give a verdict file, or the folder of a face dataset"
+        )
+    return table

@@ -95,13 +95,21 @@ class PlanResult:
 
 @dataclass(frozen=True)
 class PurgeResult:
-    """Rows and faces that were removed; ``made_from_it`` rows still name a purged original."""
+    """Rows and faces that were removed.
+
+    ``made_from_it`` rows still name a purged original; of the ``missing`` there was no row.
+    """
 
     path: str
     rows: int
     faces: int
     made_from_it: int
-    exit_code: int = 0
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 2 where a video was named that is not there."""
+        return 2 if self.missing else 0
 
 
 @dataclass(frozen=True)

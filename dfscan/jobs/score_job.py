@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from dfscan import storage
 from dfscan.config import ScoreConfig
 from dfscan.errors import ConfigError, OutputError
-from dfscan.jobs.looking import left_to_do, list_sources, make_looker
-from dfscan.jobs.pool import run_units
+from dfscan.jobs.looking import GONE_LIMIT, left_to_do, list_sources, make_looker
+from dfscan.jobs.pool import check_cluster, run_units
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import ScoreResult
 from dfscan.models.modelfile import ModelHeader, find_model, load_model
@@ -22,9 +22,6 @@ from dfscan.records import VERDICT_SCHEMA, VideoRef
 from dfscan.steps.score import ScoreStep
 from dfscan.steps.units import plan_units
 from dfscan.verdicts import Rule
-
-GONE_LIMIT = 0.05
-"""More than this share of known videos missing at once looks like an unmounted disk."""
 
 
 def run(config: ScoreConfig, progress: Progress) -> ScoreResult:
@@ -39,6 +36,7 @@ def run(config: ScoreConfig, progress: Progress) -> ScoreResult:
         raise ConfigError(f"score.out: got {config.out!r}; must be a file that ends in .parquet")
     model = find_model(config.model)
     loaded = load_model(model)
+    check_cluster(config)
     videos = list_sources(config, progress)
     step = _step(config, model, loaded.header, loaded.sha256, parts_folder(out), progress)
     if loaded.header.calibration is None and config.threshold is None:
@@ -135,6 +133,8 @@ class _Known:
         names = old.column("video_id").to_pylist()
         known = (old.column(c).to_pylist() for c in ("version", "label", "status"))
         hashes = pc.struct_field(old.column("custody"), "config_hash").to_pylist()
+        have = set(names)  # a listed file that is not there keeps the verdict that it has
+        videos = [v for v in videos if v.version or v.video_id not in have]
         present = {v.video_id for v in videos}
         rows = {name: row for name, *row in zip(names, *known, strict=True)}
         status = {

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from dfscan import faults
-from dfscan.errors import DfscanError
+from dfscan.errors import DfscanError, VideoError
 from dfscan.faces.detectors import load_detector
 from dfscan.recipe import FaceRecipe
 from dfscan.records import VideoRef
@@ -68,11 +68,14 @@ def _answer(header: dict[str, Any], table: bytes) -> bytes:
             return wire.message({"indices": look.survey(ref)})
         reference = wire.read_reference(header["reference"], table)
         return wire.seen_message(look.see(ref, header["also"], reference))
+    except VideoError as error:
+        return wire.message({"failed": [error.status, error.reason]})
     except DfscanError as error:
         return wire.message({"fatal": str(error)})
     except Exception as error:  # noqa: BLE001  (whatever it is, it costs one video its row)
         lines = str(error).strip().splitlines()
-        return wire.message({"error": f"{type(error).__name__}: {lines[0][:160] if lines else ''}"})
+        how = f"{type(error).__name__}: {lines[0][:160] if lines else ''}"
+        return wire.message({"failed": ["crashed", how]})
 
 
 @functools.lru_cache(maxsize=4)

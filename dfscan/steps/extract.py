@@ -2,15 +2,18 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from dfscan.errors import VideoError
 from dfscan.facesets import FaceSet
 from dfscan.records import FaceRow, VideoRef, VideoRow
 from dfscan.steps.look import Looker, Seen, as_reference, empty_row
-from dfscan.steps.units import NOTHING, Unit, UnitResult, families, make_unit
-from dfscan.storage import Lease
+from dfscan.steps.units import NOTHING, Unit, UnitResult, families, make_unit, singles
+
+UNSEEN: Final = frozenset({"timeout", "crashed", "missing"})
+"""Statuses that say nothing about a file; ``--retry`` looks at it again, its fakes with it."""
 
 COMMIT_BYTES: Final = 256 << 20
 """A unit whose faces take more than so many bytes is committed in pieces."""
@@ -20,12 +23,15 @@ COMMIT_BYTES: Final = 256 << 20
 class ExtractStep:
     """Looks at each video and commits the unit's faces and rows.
 
-    With ``paired`` a fake's faces are cut where its original's faces are.
+    With ``paired`` a fake's faces are cut where its original's faces are. ``run`` goes into the
+    names of files, so that no run overwrites what another committed; ``after`` (seconds since the
+    epoch) is earlier than every commit of this run, whatever a worker's clock says.
     """
 
     look: Looker
     target: FaceSet
-    lease: Lease
+    run: str
+    after: float = 0.0
     paired: bool = False
 
     def __call__(self, unit: Unit) -> UnitResult:
@@ -35,7 +41,7 @@ class ExtractStep:
         """
         total, seen = NOTHING, list[Seen]()
         videos: list[VideoRef] = []
-        for members in families(unit.videos):
+        for members in self._together(unit):
             seen += self._family(members)
             videos += members
             if sum(len(f.image) for s in seen for f in s.faces) > COMMIT_BYTES:
@@ -51,24 +57,51 @@ class ExtractStep:
         rows = [Seen(empty_row(ref, status, reason), []) for ref in unit.videos]
         return self._commit(unit.name, rows)
 
+    def split(self, unit: Unit) -> list[Unit]:
+        """Families, and single videos where they do not depend on each other."""
+        if not self.paired:
+            return singles(unit)
+        return [make_unit(members, unit.name) for members in families(unit.videos)]
+
+    def _together(self, unit: Unit) -> Iterable[Sequence[VideoRef]]:
+        return families(unit.videos) if self.paired else ([video] for video in unit.videos)
+
     def _family(self, members: Sequence[VideoRef]) -> list[Seen]:
         """An original and its fakes, or videos that have nothing to do with each other."""
         original, fakes = members[0], members[1:]
-        if not self.paired or original.original is not None or not fakes:
+        if original.original is not None or not fakes:
             return [self.look.see(ref) for ref in members]
-        frames = [self.look.survey(fake) for fake in fakes]
-        first = self.look.see(original, also=sorted({i for indices in frames for i in indices}))
-        return [
-            first,
-            *(
-                self.look.see(fake, reference=as_reference(first, indices))
-                for fake, indices in zip(fakes, frames, strict=True)
-            ),
-        ]
+        frames: dict[str, list[int]] = {}
+        failed: dict[str, VideoError] = {}
+        for fake in fakes:
+            try:
+                frames[fake.video_id] = self.look.survey(fake)
+            except VideoError as error:
+                failed[fake.video_id] = error
+        wanted = {i for indices in frames.values() for i in indices}
+        first = self.look.see(original, also=sorted(wanted))
+        if first.row.status in UNSEEN:
+            why = VideoError(first.row.status, f"its original was not seen: {first.row.reason}")
+            failed = {fake.video_id: why for fake in fakes}
+        return [first, *(self._fake(f, first, frames, failed.get(f.video_id)) for f in fakes)]
+
+    def _fake(
+        self,
+        fake: VideoRef,
+        original: Seen,
+        frames: Mapping[str, list[int]],
+        failed: VideoError | None,
+    ) -> Seen:
+        """A fake with its original's boxes; what hangs once is not opened again."""
+        if failed is not None and failed.status in UNSEEN:
+            return Seen(empty_row(fake, failed.status, failed.reason), [])
+        reference = as_reference(original, frames.get(fake.video_id, ()))
+        return self.look.see(fake, reference=reference)
 
     def _commit(self, name: str, seen: Sequence[Seen]) -> UnitResult:
-        now = time.time()
+        now = max(time.time(), self.after + 1e-3)
+        file = f"{name}-{self.run}"
         rows: list[VideoRow] = [replace(s.row, unit=name, committed_at=now) for s in seen]
         faces: list[FaceRow] = [face for s in seen for face in s.faces]
-        self.target.commit(name, rows, faces, self.lease.check)
+        self.target.commit(file, rows, faces)
         return UnitResult(len(rows), len(faces), Counter(row.status for row in rows))

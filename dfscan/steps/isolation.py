@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Final
 
-from dfscan.errors import DfscanError
+from dfscan.errors import DfscanError, VideoError
 from dfscan.recipe import FaceRecipe
 from dfscan.records import VideoRef
 from dfscan.steps import wire
@@ -38,6 +38,9 @@ START_S: Final = 300.0
 
 SLOWEST: Final = 1_000_000
 """Bytes a second that a decoder must at least get through: the deadline grows with the file."""
+
+FRAME_S: Final = 1.0
+"""Seconds for each further frame that fakes ask of their original."""
 
 COPIES: Final = 3
 """A file's bytes may lie so often in the child's memory before they count as too much."""
@@ -58,9 +61,9 @@ class Limits:
     memory_bytes: int | None = None
     recycle: int = 500
 
-    def deadline_s(self, file_bytes: int) -> float:
-        """Seconds for a file of this size."""
-        return self.timeout_s + file_bytes / SLOWEST
+    def deadline_s(self, file_bytes: int, more_frames: int = 0) -> float:
+        """Seconds for a file of this size, with frames to look at besides those of the recipe."""
+        return self.timeout_s + file_bytes / SLOWEST + more_frames * FRAME_S
 
     def memory_limit(self, file_bytes: int) -> int:
         """Bytes of private memory for a file of this size, on this machine."""
@@ -95,9 +98,11 @@ class IsolatedLook:
         header["reference"] = wire.reference_header(reference)
         started = time.monotonic()
         try:
-            return wire.read_seen(*self._ask(ref, header, reference))
-        except _Failed as failed:
-            row = empty_row(ref, failed.status, str(failed))
+            deadline = self.limits.deadline_s(ref.bytes, len(also))
+            seen = wire.read_seen(*self._ask(ref, header, deadline, reference))
+            return _of(ref, seen)
+        except VideoError as failed:
+            row = empty_row(ref, failed.status, failed.reason)
             return Seen(replace(row, elapsed_s=time.monotonic() - started), [])
 
     def survey(self, ref: VideoRef) -> list[int]:
@@ -105,17 +110,18 @@ class IsolatedLook:
 
         :raises DfscanError: as in :meth:`see`.
         """
-        try:
-            answer, _ = self._ask(ref, {"kind": "survey", "ref": asdict(ref)}, None)
-        except _Failed:
-            return []  # its own look will end in a row that says why
+        header = {"kind": "survey", "ref": asdict(ref)}
+        answer, _ = self._ask(ref, header, self.limits.deadline_s(ref.bytes), None)
         return [int(index) for index in answer["indices"]]
 
     def _ask(
-        self, ref: VideoRef, header: dict[str, Any], reference: Reference | None
+        self,
+        ref: VideoRef,
+        header: dict[str, Any],
+        deadline: float,
+        reference: Reference | None,
     ) -> tuple[dict[str, Any], bytes]:
         look = self.look
-        deadline = self.limits.deadline_s(ref.bytes)
         memory = self.limits.memory_limit(ref.bytes)
         for attempt in range(1, TRIES + 1):
             request = wire.message(
@@ -128,24 +134,25 @@ class IsolatedLook:
                 except _Died as died:
                     if attempt == TRIES:
                         how = f"the decoder ended by {died} on this video, {TRIES} times"
-                        raise _Failed("crashed", how) from None
+                        raise VideoError("crashed", how) from None
                     if died.crash:
                         look = replace(look, decoders=look.decoders[-1:])
                     continue
             if "fatal" in answer:
                 raise DfscanError(answer["fatal"])
-            if "error" in answer:
-                raise _Failed("crashed", answer["error"])
+            if "failed" in answer:
+                raise VideoError(*answer["failed"])
             return answer, table
         raise AssertionError("unreachable")
 
 
-class _Failed(Exception):  # noqa: N818  (ends as a row, not as an error of dfscan)
-    """The video gets a row with this status and no faces."""
-
-    def __init__(self, status: str, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
+def _of(ref: VideoRef, seen: Seen) -> Seen:
+    """What was seen, as this video's: a child that was taken over cannot speak of another."""
+    mine = asdict(ref)
+    mine.pop("bytes")
+    row = replace(seen.row, **mine)
+    del mine["version"]
+    return replace(seen, row=row, faces=[replace(face, **mine) for face in seen.faces])
 
 
 class _Died(Exception):  # noqa: N818
@@ -193,7 +200,7 @@ class _Child:
         """Send a request and wait for its answer; a child that fails is ended.
 
         :raises _Died: it ended by itself.
-        :raises _Failed: it took too long, or too much memory.
+        :raises VideoError: it took too long, or too much memory.
         """
         try:
             self._requests.write(request)
@@ -214,11 +221,13 @@ class _Child:
         while len(buffer) < size:
             now = time.monotonic()
             if now >= until:
-                raise _Failed("timeout", f"not done after {deadline_s:.0f} s")
+                raise VideoError("timeout", f"not done after {deadline_s:.0f} s")
             if now >= look_at:
                 look_at = now + _LOOK_EVERY_S
                 if _private_memory(self.pid, memory) > memory:
-                    raise _Failed("crashed", f"used more than {memory / 2**30:.1f} GiB of memory")
+                    raise VideoError(
+                        "crashed", f"used more than {memory / 2**30:.1f} GiB of memory"
+                    )
             self._poll.poll(1000 * min(_LOOK_EVERY_S, until - now))
             piece = self._answers.read(1 << 20)
             if piece == b"":
@@ -233,7 +242,7 @@ class _Child:
     def _length(self, buffer: bytearray) -> int:
         length = wire.PREFIX.size + sum(wire.PREFIX.unpack(buffer[: wire.PREFIX.size]))
         if length > wire.LIMIT:
-            raise _Failed("crashed", "the decoder's answer makes no sense")
+            raise VideoError("crashed", "the decoder's answer makes no sense")
         return int(length)
 
     def alive(self) -> bool:
@@ -283,7 +292,7 @@ def _child(look: Look, recycle: int) -> _Child:
         try:
             _warm(_CHILDREN[0], _look_text(look))
             break
-        except (_Died, _Failed) as error:
+        except (_Died, VideoError) as error:
             end_child()
             if attempt == TRIES:
                 raise DfscanError(f"the decoding process does not start: {error}") from None
@@ -297,7 +306,7 @@ def _warm(child: _Child, look: str) -> None:
         return
     answer, _ = child.ask(wire.message({"kind": "warm", "look": look}), START_S, sys.maxsize)
     if answer:
-        raise DfscanError(answer.get("fatal") or answer.get("error"))
+        raise DfscanError(answer.get("fatal") or answer["failed"][1])
     child.ready.add(look)
 
 

@@ -68,7 +68,10 @@ class Looker(Protocol):
         """
 
     def survey(self, ref: VideoRef) -> list[int]:
-        """Indices of the frames that :meth:`see` would look at; none of an unreadable video."""
+        """Indices of the frames that :meth:`see` would look at.
+
+        :raises VideoError: the video cannot be read.
+        """
 
 
 @dataclass(frozen=True)
@@ -97,14 +100,11 @@ class Look:
 
     def survey(self, ref: VideoRef) -> list[int]:
         """See :meth:`Looker.survey`."""
-        try:
-            data = self._read(ref)
-            sha256 = storage.sha256(data)
-            for video in self._open(ref.uri, data, []):
-                return self._indices(video, ref.label, sha256)
-        except VideoError:
-            pass  # its own look will end in a row that says why
-        return []
+        data, trouble = self._read(ref), list[str]()
+        sha256 = storage.sha256(data)
+        for video in self._open(ref.uri, data, trouble):
+            return self._indices(video, ref.label, sha256)
+        raise VideoError("decode_error", "; ".join(trouble))
 
     def _read(self, ref: VideoRef) -> bytes:
         if ref.bytes > self.max_bytes:

@@ -28,7 +28,7 @@ from dfscan.records import (
     to_table,
 )
 from dfscan.steps.look import Looker, empty_row
-from dfscan.steps.units import Unit, UnitResult
+from dfscan.steps.units import Unit, UnitResult, singles
 from dfscan.storage import Lease
 from dfscan.verdicts import Rule, judge
 
@@ -60,6 +60,10 @@ class ScoreStep:
         """Commit a null verdict with this status for every video, without opening any."""
         rows = [empty_row(ref, status, reason) for ref in unit.videos]
         return self._commit(unit, [self._verdict(row, [], []) for row in rows])
+
+    def split(self, unit: Unit) -> list[Unit]:
+        """See :class:`~dfscan.steps.units.Step`."""
+        return singles(unit)
 
     @torch.inference_mode()
     def scores(self, faces: Sequence[FaceRow]) -> list[float]:

@@ -53,6 +53,14 @@ class Step(Protocol):
     def give_up(self, unit: Unit, status: str, reason: str) -> UnitResult:
         """Commit a row with this status for every video, without opening any."""
 
+    def split(self, unit: Unit) -> list[Unit]:
+        """Smaller units of the same videos; one or none where it cannot be split."""
+
+
+def singles(unit: Unit) -> list[Unit]:
+    """A unit of its own for each video."""
+    return [make_unit([video], unit.name) for video in unit.videos]
+
 
 def family(video: VideoRef) -> str:
     """What an original and its fakes have in common: the original's ``video_id``."""
@@ -65,10 +73,14 @@ def families(videos: Iterable[VideoRef]) -> Iterator[list[VideoRef]]:
         yield sorted(members, key=lambda v: (v.original is not None, v.video_id))
 
 
-def plan_units(videos: Iterable[VideoRef], size: int, config_hash: str) -> list[Unit]:
-    """Cut videos into units of about ``size``; a family larger than that has a unit of its own.
+def plan_units(
+    videos: Iterable[VideoRef], size: int, config_hash: str, whole_families: bool = False
+) -> list[Unit]:
+    """Cut videos into units of about ``size``, an original and its fakes together.
 
     A unit's videos come from one part, and fakes that lie in another (FaceForensics++) from there.
+
+    :param whole_families: a family larger than ``size`` is a unit of its own, not several.
     """
     units: list[Unit] = []
     chosen = list(videos)
@@ -85,6 +97,9 @@ def plan_units(videos: Iterable[VideoRef], size: int, config_hash: str) -> list[
                 units.append(make_unit(pending, config_hash))
                 pending = []
             pending += members
+            while len(pending) > size and not whole_families:
+                units.append(make_unit(pending[:size], config_hash))
+                pending = pending[size:]
         if pending:
             units.append(make_unit(pending, config_hash))
     return units

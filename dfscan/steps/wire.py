@@ -1,7 +1,8 @@
 """What a worker and its child say to each other: a JSON header, then Arrow tables.
 
-Both formats are read without running anything that they hold, so a child that a hostile file
-took over can lie about that file and nothing more.
+Both formats are read without running anything that they hold. A child that a hostile file took
+over can still lie about what it sees in this video and the next ones, until it is replaced; whose
+rows they are is not its to say.
 """
 
 import json

@@ -8,12 +8,14 @@ Archives are read in place.
 from dfscan.storage.archives import MEMBER, forget, is_archive
 from dfscan.storage.archives import split as split_uri
 from dfscan.storage.committing import (
+    STALE_S,
     check_is_local,
     check_output_folder,
     commit_bytes,
     commit_json,
     commit_table,
     remove,
+    row_count,
     size,
     sweep,
 )
@@ -34,6 +36,7 @@ from dfscan.storage.reading import (
 
 __all__ = [
     "MEMBER",
+    "STALE_S",
     "Entry",
     "Lease",
     "Lock",
@@ -58,6 +61,7 @@ __all__ = [
     "read_tables",
     "read_text",
     "remove",
+    "row_count",
     "sha256",
     "size",
     "split_uri",

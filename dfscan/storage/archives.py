@@ -40,7 +40,12 @@ _DAMAGED: Final = (
     ValueError,
     OverflowError,
     NotImplementedError,
+    IndexError,  # tarfile: a sparse header cut short
+    RecursionError,  # tarfile: a header that describes a header that describes …
 )
+_HEADER: Final = 1 << 20
+"""No header of a tar is larger: a name, or what pax says of one file."""
+_LARGEST: Final = (1 << 63) - 1
 
 
 class ArchiveError(Exception):
@@ -53,7 +58,7 @@ class CompressedError(ArchiveError):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in an archive; ``version`` is its size and checksum (zip) or time (tar)."""
+    """A file in an archive; ``version`` is its size and crc32 (zip) or its size and mtime (tar)."""
 
     name: str
     bytes: int
@@ -141,6 +146,8 @@ class _Zip:
         _check_end(span, len(self._zip.comment))
         named = ((_clean(i.filename), i) for i in self._zip.infolist() if _is_file(i))
         self._infos = {name: info for name, info in named if name}
+        for name, info in self._infos.items():
+            _check_size(name, info.file_size)
 
     def members(self) -> Iterator[Member]:
         for name, info in self._infos.items():
@@ -168,11 +175,16 @@ class _Tar:
     def __init__(self, span: Span) -> None:
         self._span = span
         self._files: dict[str, tuple[int, int, float]] = {}  # → offset, size, mtime
-        file = Window(span)
+        file = Window(span, _HEADER)
+        last = 0
         with tarfile.TarFile(fileobj=file) as tar:
             while (info := tar.next()) is not None:
+                if tar.offset <= last:  # a negative size: the same header would come for ever
+                    raise tarfile.ReadError(f"the header before byte {last:,} points back")
+                last = tar.offset
                 tar.members.clear()  # type: ignore[attr-defined]  # each would be kept
                 name = _clean(places.escape(info.name))
+                _check_size(name, info.size)
                 if info.isreg() and name:
                     offset = -1 if info.issparse() else info.offset_data
                     self._files[name] = (offset, info.size, info.mtime)
@@ -200,6 +212,11 @@ def _check_end(span: Span, comment: int) -> None:
     """Of an archive that was cut short, zipfile may take the end of an inner one for its own."""
     if span.read_at(max(0, span.size - _END_SIZE - comment), len(_END)) != _END:
         raise zipfile.BadZipFile("other bytes follow its end: cut short, or appended to")
+
+
+def _check_size(name: str, size: int) -> None:
+    if not 0 <= size <= _LARGEST:
+        raise ValueError(f"{name[:80]!r} claims a size that no file has")
 
 
 def _is_file(info: zipfile.ZipInfo) -> bool:

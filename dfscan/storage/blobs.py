@@ -123,12 +123,14 @@ class Span:
 class Window(io.RawIOBase):
     """A blob as a seekable binary file.
 
+    :param most: bytes that may be read at once: no directory of an archive has more.
     :raises EOFError: on reading, where the blob is shorter than it claims.
-    :raises ValueError: on reading more at once than any directory of an archive has.
+    :raises ValueError: on reading more than ``most`` at once.
     """
 
-    def __init__(self, blob: Blob) -> None:
+    def __init__(self, blob: Blob, most: int = _MOST) -> None:
         self._blob = blob
+        self._most = most
         self._at = 0
 
     def readable(self) -> bool:
@@ -155,7 +157,7 @@ class Window(io.RawIOBase):
         """Up to ``size`` bytes, all of the rest if negative."""
         left = max(0, self._blob.size - self._at)
         count = left if size is None or size < 0 else min(size, left)
-        if count > _MOST:
+        if count > self._most:
             raise ValueError(f"claims a directory of {count:,} bytes")
         data = self._blob.read_at(self._at, count)
         if len(data) < count:

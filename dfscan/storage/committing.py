@@ -87,9 +87,10 @@ def commit_table(
     commit_bytes(path, sink.getvalue(), check)
 
 
-def commit_json(path: str | Path, value: Any) -> None:
+def commit_json(path: str | Path, value: Any, check: Callable[[], None] | None = None) -> None:
     """Write a JSON document atomically, indented, with a newline at its end."""
-    commit_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    commit_bytes(path, text.encode(errors="backslashreplace"), check)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -108,6 +109,14 @@ def size(path: str | Path) -> int:
         return 0
 
 
+def row_count(path: str | Path) -> int:
+    """Rows of a Parquet file of ours; 0 where there is none."""
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except FileNotFoundError:
+        return 0
+
+
 def remove(path: str | Path) -> None:
     """Remove a file or a folder of ours; nothing happens where there is none."""
     target = Path(path)
@@ -117,14 +126,15 @@ def remove(path: str | Path) -> None:
         target.unlink(missing_ok=True)
 
 
-def sweep(folder: str | Path, now: float) -> None:
+def sweep(folder: str | Path, now: float, age_s: float = STALE_S) -> None:
     """Remove what runs left behind that died while writing; fresh temporaries are someone's.
 
     :param now: the time by the clock of the folder's file system, seconds since the epoch.
+    :param age_s: younger ones stay.
     """
     for path in Path(folder).glob(f".*{TEMPORARY}*"):
         with contextlib.suppress(FileNotFoundError):
-            if now - path.stat().st_mtime > STALE_S:
+            if now - path.stat().st_mtime > age_s:
                 path.unlink()
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -20,14 +20,17 @@ _AT_ONCE: Final = 10_000
 class Entry:
     """A file below a source. ``path`` is relative to the source, ``!/`` before a member.
 
-    ``bytes`` and ``version`` are 0 and ``""`` of a listed file that is not there. An entry that is
-    called an archive is one that could not be looked into.
+    ``version`` is the size and mtime_ns of a file or an object, the size and crc32 of a zip's
+    member, the size and mtime of a tar's. ``bytes`` and ``version`` are 0 and ``""`` of a listed
+    file that is not there. An entry that is called an archive is one that could not be looked into;
+    ``closed`` says why and what to do where it is sound, but lies so that it cannot be read in place.
     """
 
     path: str
     root: str
     bytes: int
     version: str
+    closed: str = ""
 
     @property
     def uri(self) -> str:
@@ -47,8 +50,8 @@ def list_source(source: str | Path) -> list[Entry]:
     Links to folders are followed, each folder once; links in archives are not. Sorted by path,
     each path once. Only the directories of folders and archives are read.
 
-    :raises SourceError: nothing is there, it cannot be read, or holds an archive that cannot be
-        read in place. A damaged archive within it is an entry itself.
+    :raises SourceError: nothing is there, it cannot be read, or is an archive that is damaged or
+        cannot be read in place. Such an archive within it is an entry itself.
     """
     return _sorted(_list(places.absolute(source), str(source)))
 
@@ -59,7 +62,7 @@ def list_paths(wanted: Iterable[tuple[str, str]]) -> Iterator[list[Entry]]:
     A file is one entry, an archive those of its members. What is not there is one entry with
     ``bytes`` 0 and ``version`` ``""``.
 
-    :raises SourceError: a place is a folder, or cannot be told, or as in :func:`list_source`.
+    :raises SourceError: a place is a folder, or it cannot be told what is there.
     """
     lookup = _Lookup()
     places_left = iter(wanted)
@@ -99,7 +102,7 @@ class _Lookup:
         found = [self._entries[uri]] if uri in self._entries else []
         if is_archive(uri):
             found += (e for u, e in self._entries.items() if u.startswith(uri + MEMBER))
-        here = [Entry(e.uri.removeprefix(root), root, e.bytes, e.version) for e in found]
+        here = [replace(e, path=e.uri.removeprefix(root), root=root) for e in found]
         return _sorted(here) or [Entry(path, root, 0, "")]
 
 
@@ -174,25 +177,30 @@ def _members(archive: Archive, of: Entry, depth: int) -> Iterator[Entry]:
 def _nested(
     archive: Archive, name: str, entry: Entry, depth: int, by_name: bool = False
 ) -> Iterator[Entry]:
-    """The members of an archive within an archive."""
+    """The members of an archive within an archive; itself where it cannot be looked into."""
+    closed = ""
     if depth == archives.DEEPEST:
-        raise SourceError(
+        closed = (
             f"{entry.uri}: only {archives.DEEPEST} archives may lie within one another; unpack "
             f"{archives.split(entry.uri)[0]}"
         )
-    try:
-        inner = archives.load(name, archive.span(name))
-    except CompressedError as error:
-        raise SourceError(
-            f"{entry.uri} is {error}, so it cannot be read in place: store it there without "
-            f"compression (zip -0), or unpack the outer archive"
-        ) from None
-    except ArchiveError:
-        if by_name:
-            raise
-        yield entry
     else:
-        yield from _members(inner, entry, depth + 1)
+        try:
+            inner = archives.load(name, archive.span(name))
+        except CompressedError as error:
+            closed = (
+                f"{entry.uri} is {error}, so it cannot be read in place: store it there without "
+                f"compression (zip -0), or unpack the outer archive"
+            )
+        except ArchiveError:
+            if by_name:
+                raise
+        else:
+            yield from _members(inner, entry, depth + 1)
+            return
+    if by_name:
+        raise SourceError(closed)
+    yield replace(entry, closed=closed)
 
 
 def _sorted(entries: Iterable[Entry]) -> list[Entry]:

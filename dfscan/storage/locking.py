@@ -41,10 +41,15 @@ class Lease:
             owner = {}
         except (OSError, ValueError):
             return  # the file system does not answer: that says nothing about the owner
+        if not owner:
+            raise DfscanError(
+                f"{self.path} is not there: the lock was removed, or this machine does not see the "
+                "output folder; the same command continues"
+            )
         if owner.get("token") != self.token:
             raise DfscanError(
-                f"{self.path} is no longer this run's lock: another run has taken over "
-                f"(host {owner.get('host')}, pid {owner.get('pid')}); this one stops"
+                f"{self.path} is no longer this run's lock (now: host {owner.get('host')}, pid "
+                f"{owner.get('pid')}): another run has taken over, this one stops"
             )
 
 
@@ -59,8 +64,8 @@ class Lock:
 
     def __init__(self, path: str | Path, what: str | Path) -> None:
         self._path, self._what = Path(path), what
-        self._token = uuid.uuid4().hex
-        self.lease = Lease(self._path, self._token)
+        self._tokens = [uuid.uuid4().hex]
+        self.lease = Lease(self._path, self._tokens[0])
         self._stop = threading.Event()
         self._now = 0.0
         self._thread = threading.Thread(target=self._renew, daemon=True, name="dfscan-lock")
@@ -91,14 +96,38 @@ class Lock:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        if self._owner().get("token") == self._token:
+        if self._owner().get("token") in self._tokens:
             self._path.unlink(missing_ok=True)
 
-    def _take(self) -> bool:
-        content = {"host": socket.gethostname(), "pid": os.getpid(), "token": self._token}
-        ready = self._path.with_name(f"{self._path.name}{TEMPORARY}{self._token}")
+    def fence(self) -> Lease:
+        """A new lease; from now on nothing is committed under the old one.
+
+        Workers that a run has lost sight of (a paused node) could still commit after their work
+        was done again elsewhere.
+
+        :raises DfscanError: another run has taken over.
+        """
+        self.lease.check()
+        token = uuid.uuid4().hex
+        self._tokens.append(token)
+        ready = self._path.with_name(f"{self._path.name}{TEMPORARY}{token}")
         try:
-            ready.write_text(json.dumps(content))
+            ready.write_text(json.dumps(self._content(token)))
+            ready.replace(self._path)
+        except OSError as error:
+            raise write_error(self._path, error) from None
+        self.lease = Lease(self._path, token)
+        return self.lease
+
+    @staticmethod
+    def _content(token: str) -> dict[str, Any]:
+        return {"host": _machine(), "pid": os.getpid(), "token": token, "space": _pid_space()}
+
+    def _take(self) -> bool:
+        token = self._tokens[0]
+        ready = self._path.with_name(f"{self._path.name}{TEMPORARY}{token}")
+        try:
+            ready.write_text(json.dumps(self._content(token)))
             os.link(ready, self._path)  # fails if it exists: whole content or no lock
         except FileExistsError:
             return False
@@ -125,7 +154,8 @@ class Lock:
         with contextlib.suppress(FileNotFoundError):
             owner = self._owner()
             age = self._now - self._path.stat().st_mtime
-            dead_here = owner.get("host") == socket.gethostname() and not _alive(owner.get("pid"))
+            here = (owner.get("host"), owner.get("space")) == (_machine(), _pid_space())
+            dead_here = here and not _alive(owner.get("pid"))
             if not dead_here and age <= LEASE_S:
                 return
             self._path.rename(aside)
@@ -136,10 +166,24 @@ class Lock:
 
     def _renew(self) -> None:
         while not self._stop.wait(LEASE_S / 6):
-            if self._owner().get("token") != self._token:
+            token = self._owner().get("token")
+            if token is not None and token not in self._tokens:
                 return  # taken over by another run: the lease is not ours to renew
             with contextlib.suppress(OSError):
                 os.utime(self._path)
+
+
+def _machine() -> str:
+    return socket.gethostname()
+
+
+def _pid_space() -> str:
+    """What process ids are counted in: two containers of one name each have a process 7."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
 
 
 def _mtime(path: Path) -> float:

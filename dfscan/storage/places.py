@@ -37,7 +37,11 @@ STORE_ERRORS: Final = (OSError, pa.ArrowException)
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What lies at a place: ``version`` is its size and mtime_ns."""
+    """What lies at a place. ``version`` is its size and mtime_ns, of a file and of an object.
+
+    Stores keep whole seconds or milliseconds, and ``pyarrow.fs`` does not tell an etag: an object
+    replaced within that time by one of the same size is not noticed.
+    """
 
     bytes: int
     version: str
@@ -137,7 +141,7 @@ def stat_all(paths: Sequence[str]) -> list[Stat | None]:
 
 
 def version(path: str) -> str:
-    """The version of a file, to see whether it was replaced; of an object, once a minute.
+    """Size and mtime_ns, to see whether a file was replaced; an object's is asked once a minute.
 
     :raises FileNotFoundError: it is gone.
     """
@@ -199,7 +203,10 @@ def escape(name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:
-        return os.fsencode(name).decode("utf-8", "backslashreplace")
+        try:
+            return os.fsencode(name).decode("utf-8", "backslashreplace")
+        except UnicodeEncodeError:  # half of a surrogate pair, which no name on disk has
+            return name.encode("utf-8", "backslashreplace").decode()
     return name
 
 

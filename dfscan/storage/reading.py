@@ -4,6 +4,7 @@ import hashlib
 import json
 import lzma
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ _DAMAGED: Final = (
     EOFError,
     NotImplementedError,
     RuntimeError,
+    ValueError,
+    struct.error,
 )
 
 
@@ -41,10 +44,10 @@ def read_bytes(uri: str, limit: int | None = None) -> bytes:
             return _read_at_most(file, limit)
     except (FileNotFoundError, KeyError):
         raise VideoError("missing", "the file is no longer at the source") from None
-    except _DAMAGED as error:
-        raise VideoError("decode_error", f"damaged or encrypted archive member: {error}") from None
     except places.STORE_ERRORS as error:
         raise VideoError("missing", f"cannot be read: {places.one_line(error)}") from None
+    except _DAMAGED as error:
+        raise VideoError("decode_error", f"damaged or encrypted archive member: {error}") from None
 
 
 def _open(uri: str) -> AbstractContextManager[Any]:
@@ -83,7 +86,7 @@ def sha256(data: bytes) -> str:
 def read_json(uri: str, limit: int = 256 << 20) -> Any:
     """The JSON document at ``uri``.
 
-    :raises SourceError: it is not JSON.
+    :raises SourceError: it is not JSON, larger than ``limit`` bytes, or cannot be read.
     """
     try:
         return json.loads(read_bytes(uri, limit))
@@ -91,6 +94,8 @@ def read_json(uri: str, limit: int = 256 << 20) -> Any:
         raise SourceError(f"{uri}: {error.reason}") from None
     except ValueError as error:
         raise SourceError(f"{uri} is not valid JSON: {error}") from None
+    except RecursionError:
+        raise SourceError(f"{uri} is not valid JSON: brackets within brackets, too deep") from None
 
 
 def read_tables(

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import uuid
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -34,7 +35,8 @@ STEPS = (
     "commit.begun@faces", "commit.written@faces", "commit.synced@faces", "commit.renamed@faces",
     "commit.begun@videos", "commit.written@videos", "commit.synced@videos",
     "commit.renamed@videos", "commit.renamed@run", "worker.unit", "reconcile.file",
-    "compact.faces", "compact.videos", "compact.removing", "finish",
+    "rewrite.faces", "rewrite.videos", "compact.faces", "compact.videos", "compact.removing",
+    "finish",
 )  # fmt: skip
 """Every step at which the process that gets there is killed; the last part names the folder."""
 
@@ -88,7 +90,12 @@ def make_scene(folder: Path) -> Scene:
     broken.mkdir()
     (broken / "text.mp4").write_text("no video")
     (broken / "empty.mp4").touch()
-    return Scene(folder, [*map(str, corpus.parts), str(broken)])
+    loose = folder / "loose"
+    loose.mkdir()
+    with zipfile.ZipFile(corpus.test) as archive:
+        for number, name in enumerate(sorted(archive.namelist())[:3]):
+            (loose / f"{number}.mp4").write_bytes(archive.read(name))
+    return Scene(folder, [*map(str, corpus.parts), str(broken), str(loose)])
 
 
 def rows(out: Path) -> tuple[list[Any], list[Any]]:
@@ -96,7 +103,7 @@ def rows(out: Path) -> tuple[list[Any], list[Any]]:
     target = FaceSet(out)
     if not target.header().get("finished"):
         raise BrokenError("dataset.json says that the run is not finished")
-    varying = {"elapsed_s", "committed_at", "unit"}
+    varying = {"elapsed_s", "committed_at", "unit", "version"}
     videos = [
         {k: v for k, v in row.items() if k not in varying}
         for _, table in storage.read_tables(target.videos)
@@ -128,17 +135,29 @@ def disturb(scene: Scene, seed: int, kind: str | None = None) -> tuple[Disturban
     :raises BrokenError: the result is not that of an undisturbed run.
     """
     chance = random.Random(seed)
-    kind = kind or chance.choices(["step", "driver", "child", "worker"], [5, 3, 3, 2])[0]
+    kind = (
+        kind or chance.choices(["step", "change", "driver", "child", "worker"], [4, 3, 3, 3, 2])[0]
+    )
     mode = "ray" if kind == "worker" or chance.random() < 0.15 else "inline"
     detector = chance.choices(list(LOOKS), [5, 3, 2])[0]
     wanted = scene.wanted(detector)
     out = scene.folder / f"run-{seed}-{kind}"
-    if kind == "step":
-        plan = f"{chance.choice(STEPS)}#{chance.randint(1, 5)}=kill"
+    if kind == "change":  # rows are superseded, units rewritten
+        subprocess.run(
+            scene.command(out, detector, "--inline"), check=True, stdout=subprocess.DEVNULL
+        )
+        for clip in (scene.folder / "loose").iterdir():
+            os.utime(clip)
+    if kind in {"step", "change"}:
+        plan = _plan(chance, 2 if kind == "change" else 8)
         kills = _run_with_fault(scene, out, detector, mode, plan)
     else:
         plan = f"{kind} at random"
         kills = _run_with_kills(scene, out, detector, mode, kind, chance)
+    if chance.random() < 0.3:  # the run that continues is not spared either
+        again = _plan(chance, 2)
+        kills += _run_with_fault(scene, out, detector, "inline", again)
+        plan += f", then {again}"
     what = Disturbance(kind, mode, detector, plan)
     _continue(scene, out, detector, mode)
     if rows(out) != wanted:
@@ -146,6 +165,13 @@ def disturb(scene: Scene, seed: int, kind: str | None = None) -> tuple[Disturban
             f"{what}, seed {seed}: {out} differs from {scene.folder}/undisturbed-{detector}"
         )
     return what, kills
+
+
+def _plan(chance: random.Random, commits: int) -> str:
+    """A step, and the how many-th time a process that gets there is killed."""
+    step = chance.choice(STEPS)
+    turns = commits if step.startswith(("commit", "worker")) and "@run" not in step else 1
+    return f"{step}#{chance.randint(1, turns)}=kill"
 
 
 def _flags(mode: str) -> list[str]:
@@ -173,8 +199,7 @@ def _started(
 
 
 def _run_with_fault(scene: Scene, out: Path, detector: str, mode: str, plan: str) -> int:
-    folder = out.with_name(out.name + "-faults")
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix=f"{out.name}-faults-", dir=scene.folder))
     environment = {"DFSCAN_FAULTS": plan, "DFSCAN_FAULTS_DIR": str(folder)}
     command = scene.command(out, detector, *_flags(mode))
     with _started(command, **environment) as (process, _):
@@ -187,20 +212,30 @@ def _run_with_kills(
     scene: Scene, out: Path, detector: str, mode: str, target: str, chance: random.Random
 ) -> int:
     """Kill a process at a random moment; workers and children up to three times in a run."""
-    length = scene.seconds[detector] + (6 if mode == "ray" else 0)
     kills = 0
     with _started(scene.command(out, detector, *_flags(mode))) as (process, mark):
+        if target == "driver":
+            length = scene.seconds[detector] + (6 if mode == "ray" else 0)
+            _wait(process, chance.uniform(0.1, length))
         for _ in range(1 if target == "driver" else 3):
-            until = time.monotonic() + chance.uniform(0.1, length)
-            while time.monotonic() < until and process.poll() is None:
-                time.sleep(0.01)
-            victims = [process.pid] if target == "driver" else _find(mark, target)
-            if process.poll() is None and victims:
+            victims = [process.pid] if target == "driver" else []
+            while not victims and process.poll() is None:
+                victims = _find(mark, target)
+                time.sleep(0.02)
+            if target != "driver":
+                _wait(process, chance.uniform(0, scene.seconds[detector] / 3))
+            if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(chance.choice(victims), signal.SIGKILL)
                     kills += 1
         process.wait(PATIENCE_S)
     return kills
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Let a run go on for so long, if it does."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
 
 
 def _continue(scene: Scene, out: Path, detector: str, mode: str) -> None:
@@ -227,7 +262,7 @@ def _marked(mark: str) -> list[int]:
 
 def _find(mark: str, target: str) -> list[int]:
     """Decoding children or Ray workers of one run."""
-    needle = {"child": b"dfscan.steps.child", "worker": b"ray::"}[target]
+    needle = {"child": b"dfscan.steps.child", "worker": b"ray::_work"}[target]
     found = []
     for pid in _marked(mark):
         with contextlib.suppress(OSError):
@@ -259,9 +294,7 @@ def kill_nodes(scene: Scene, seed: int, kills: int, detector: str = "none") -> i
             command = scene.command(out, detector, "--ray-address", cluster.address)
             with _started(command) as (process, _):
                 for _ in range(2):
-                    until = time.monotonic() + chance.uniform(2, 9)
-                    while time.monotonic() < until and process.poll() is None:
-                        time.sleep(0.01)
+                    _wait(process, chance.uniform(2, 9))
                     if process.poll() is None:
                         cluster.remove_node(nodes.pop(0), allow_graceful=False)
                         struck += 1

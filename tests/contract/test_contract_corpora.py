@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import pytest
 
 from dfscan.corpora import LAYOUTS, list_videos, open_source, recognise
+from dfscan.corpora.base import Source, video_ref
+from dfscan.storage import Entry
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,24 @@ def test_zipping_a_folder_changes_nothing_but_the_prefix_of_the_names(case, fold
         ]
 
     assert sorted(told(folder), key=str) == sorted(told(archive), key=str)
+
+
+def test_every_text_can_be_written():
+    entry = Entry("a.mp4", "/", 1, "1")
+    half = "\ud800"
+    ref = video_ref(
+        Source("set", (entry,)),
+        entry,
+        part=half,
+        label="FAKE",
+        group=half,
+        original=half,
+        attributes={half: half},
+    )
+    assert {ref.part, ref.group, ref.original, *ref.attributes.items()} == {
+        "\\ud800",
+        ("\\ud800", "\\ud800"),
+    }
 
 
 def test_listing_again_gives_the_same(case, source):

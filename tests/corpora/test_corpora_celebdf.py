@@ -2,7 +2,8 @@ import random
 
 import pytest
 
-from dfscan.corpora import list_videos, open_source, recognise
+from dfscan.corpora import base, list_videos, open_source, recognise
+from dfscan.errors import SourceError
 
 FILES = [
     "Celeb-real/id0_0000.mp4",
@@ -55,6 +56,13 @@ def test_the_official_list_gives_the_split_and_nothing_else(tree):
     assert tests == ["Celeb-synthesis/id0_id1_0000.mp4", "YouTube-real/00170.mp4"]
     assert {r.attributes["split"] for r in refs.values()} == {"train", "test"}
     assert [refs[f].label for f in FILES] == [without[f].label for f in FILES]
+
+
+def test_a_list_of_testing_videos_that_is_too_large_is_refused(tree, monkeypatch):
+    monkeypatch.setattr(base.content, "__defaults__", (1 << 20,))
+    files = {FILES[0]: None, "List_of_testing_videos.txt": LIST + " " * (1 << 20)}
+    with pytest.raises(SourceError, match=r"List_of_testing_videos\.txt is larger than 1 MB"):
+        list_videos([tree("set", files)])
 
 
 def test_pictures_in_a_clips_folder_are_of_that_clip(tree):

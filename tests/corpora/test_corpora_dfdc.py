@@ -2,9 +2,10 @@ import io
 import json
 import zipfile
 
+import pyarrow as pa
 import pytest
 
-from dfscan.corpora import list_videos, open_source, recognise
+from dfscan.corpora import base, dfdc, list_videos, open_source, recognise
 from dfscan.errors import SourceError
 
 METADATA = {
@@ -12,6 +13,8 @@ METADATA = {
     "b.mp4": {"label": "REAL", "split": "train", "original": None},
     "d.mp4": {"label": "FAKE", "split": "train", "original": "b.mp4"},
 }
+
+METADATA_TEXT = {"metadata.json": json.dumps(METADATA), "labels.csv": "filename,label\na.mp4,1\n"}
 
 
 def by_name(refs):
@@ -125,12 +128,53 @@ def test_metadata_of_another_shape_is_not_taken_for_dfdc(tree):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"metadata.json": {"a.mp4": {"label": "MAYBE"}}}, "label 'MAYBE' of a.mp4; allowed: REAL"),
+        ({"metadata.json": {"a.mp4": {"label": "MAYBE"}}}, "of 'a.mp4', label 'MAYBE'; allowed: R"),
+        ({"metadata.json": {"a.mp4": {"label": ["x" * 999]}}}, r"label \['x+\.\.\.x+'\]; allowed"),
+        (
+            {"metadata.json": {"a\n": {"label": 1, "original": ["b"]}}},
+            r"of 'a\\n', original \['b'\] is",
+        ),
+        ({"metadata.json": "[" * 200_000}, "metadata.json is not valid JSON: .*too deep"),
+        ({"labels.csv": f"filename,label\na.mp4,{'1' * 200_000}\n"}, "not a readable table: field"),
+        ({"labels.csv": f"filename,label,{'x' * 200_000}\n"}, "not a readable table: field"),
         ({"metadata.json": "{"}, "metadata.json is not valid JSON"),
         ({"metadata.json": {"camera": "x"}}, "not DFDC metadata; expected"),
         ({"labels.csv": "file,truth\na.mp4,1\n"}, r"expected the columns filename,label, got"),
     ],
 )
 def test_wrong_labels_stop_before_any_work(tree, files, message):
-    with pytest.raises(SourceError, match=message):
+    with pytest.raises(SourceError, match=message) as caught:
         list_videos([tree("p", {"a.mp4": None, **files})], layout="dfdc")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "files",
+    [{"metadata.json": "[" * 200_000}, {"labels.csv": f"filename,label,{'x' * 200_000}\n"}],
+)
+def test_what_cannot_be_read_is_not_taken_for_dfdc(tree, files):
+    assert recognise(open_source(tree("p", {"a.mp4": None, **files}))).name == "flat"
+
+
+@pytest.mark.parametrize(
+    ("original", "expected"),
+    [("5", "p/5"), ('"\\ud800.mp4"', "p/\\ud800.mp4"), ("NaN", None), ("[]", None), ("0", None)],
+)
+def test_an_original_of_another_kind_is_written_as_text(tree, original, expected):
+    metadata = f'{{"a.mp4": {{"label": "FAKE", "original": {original}}}}}'
+    [ref] = list_videos([tree("p", {"a.mp4": None, "metadata.json": metadata})]).videos
+    assert ref.original == expected
+    pa.array([ref.original, ref.group], pa.string())
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "labels.csv"])
+def test_metadata_that_unpacks_to_more_than_the_limit_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(dfdc, "LARGEST", 1 << 20)
+    monkeypatch.setattr(base.content, "__defaults__", (1 << 20,))
+    with zipfile.ZipFile(tmp_path / "p.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.mp4", b"")
+        archive.writestr(name, METADATA_TEXT[name] + " " * (1 << 20))
+    with pytest.raises(SourceError, match=rf"{name}.* than"):
+        list_videos([str(tmp_path / "p.zip")], "dfdc")
+    assert recognise(open_source(str(tmp_path / "p.zip"))).name == "flat"

@@ -4,8 +4,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dfscan.corpora import list_videos
+from dfscan.corpora import base, list_videos
 from dfscan.errors import SourceError
+
+BAD_TEXT = pa.StringArray.from_buffers(
+    1, pa.py_buffer(b"\0\0\0\0\5\0\0\0"), pa.py_buffer(b"\xff.mp4")
+)
+
+
+def table(*columns, names):
+    """The bytes of a Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_arrays([pa.array(c) for c in columns], names=names), sink)
+    return sink.getvalue().to_pybytes()
 
 
 @pytest.fixture
@@ -152,6 +163,13 @@ def test_a_real_listed_as_its_own_original_has_none(folder):
         ("l.txt", "sub\n", r"/sub is a folder: list its files, or give it as a SOURCE"),
         ("l.txt", "\n", r"holds no video or picture \(found nothing"),
         ("l.parquet", b"PAR1 junk", r"l\.parquet is not a readable Parquet file"),
+        ("l.csv", f"path,label\nb.mp4,{'1' * 200_000}\n", r"l\.csv, row 2: field larger than"),
+        ("l.csv", f"path,label\nb.mp4,{'1' * 100_000}\n", r"l\.csv, row 2: label '1+\.\.\.1+'; allowed"),
+        ("l.csv", '"a\nb",c\n', r"l\.csv has no column .* it has a b, c"),
+        ("l.txt", "a.mp4\n".encode("utf-16-le"), r"row 1: .* holds a zero byte; save .* as UTF-8"),
+        ("l.parquet", table(BAD_TEXT, names=["path"]), r"l\.parquet is not a readable Parquet .*utf-8"),
+        ("l.parquet", table(["a"], ["b"], names=["path"] * 2), r"not a readable Parquet .* 2 times"),
+        ("l.parquet", table(["a"], [[{"x": 1}]], names=["path", "label"]), r"row 1: label \[\{'x': 1"),
     ],
 )  # fmt: skip
 def test_bad_lists_stop_before_any_work(folder, name, content, message):
@@ -159,6 +177,13 @@ def test_bad_lists_stop_before_any_work(folder, name, content, message):
     with pytest.raises(SourceError, match=message) as caught:
         list_videos([str(folder / name)])
     assert "\n" not in str(caught.value)
+
+
+def test_a_list_that_is_too_large_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(base.content, "__defaults__", (1 << 20,))
+    (folder / "l.txt").write_text("b.mp4\n" * 200_000)
+    with pytest.raises(SourceError, match=r"l\.txt is larger than 1 MB"):
+        list_videos([str(folder / "l.txt")])
 
 
 def test_a_table_whose_paths_are_no_text_is_refused(folder):

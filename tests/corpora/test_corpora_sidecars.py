@@ -3,6 +3,7 @@ import json
 import tarfile
 import zipfile
 
+import pyarrow as pa
 import pytest
 
 from dfscan import storage
@@ -65,6 +66,35 @@ def test_an_original_is_named_with_or_without_its_suffix(shard):
     refs = listed(shard(files))
     assert refs["b.mp4"].original == refs["c.mp4"].original == "s.tar!/a.mp4"
     assert refs["a.mp4"].group == refs["b.mp4"].group == refs["c.mp4"].group != refs["d.mp4"].group
+
+
+def test_texts_that_cannot_be_written_are_spelt_out(shard):
+    files = {"a.mp4": "clip", "b.mp4": "clip", "c.mp4": "clip"}
+    files |= {"a.json": {"label": 1, "original": "\ud800", "group": "\udfff"}}
+    files |= {"b.json": {"label": 1, "original": "\ud800", "group": float("nan")}}
+    refs = listed(shard(files))
+    assert refs["a.mp4"].original == refs["b.mp4"].original == "s.tar!/\\ud800.mp4"
+    assert refs["a.mp4"].group == "\\udfff"
+    pa.array([t for r in refs.values() for t in (r.original, r.group)], pa.string())
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ('{"label": 1, "group": ["x"]}', r"group \['x'\] is neither a text nor a number"),
+        ('{"label": 1, "original": {"x": 1}}', r"original \{'x': 1\} is neither"),
+        ('{"label": ' + "[" * 900 + "]" * 900 + "}", r"label \[+\.\.\.\]+; allowed"),
+    ],
+)
+def test_labels_and_names_of_another_shape_stop_before_any_work(shard, told, message):
+    with pytest.raises(SourceError, match=rf"s\.tar!/0\.json: {message}.*--layout flat") as caught:
+        list_videos([shard({"0.mp4": "clip", "0.json": told})])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_sidecar_of_brackets_without_end_says_nothing(shard):
+    [ref] = list_videos([shard({"0.mp4": "clip", "0.json": "[" * 200_000})]).videos
+    assert ref.label is None
 
 
 def test_tars_in_a_folder_are_read_too(shard, tmp_path):

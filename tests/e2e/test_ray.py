@@ -17,7 +17,7 @@ from dfscan.jobs import extract_job, score_job, train_job
 from dfscan.jobs.pool import ray_session, run_units
 from dfscan.jobs.progress import Progress
 from dfscan.records import VideoRef
-from dfscan.steps.units import Unit, UnitResult, make_unit
+from dfscan.steps.units import Unit, UnitResult, make_unit, singles
 from dfscan.synthetic import Corpus
 
 # Ray's own modules warn about themselves; what dfscan does still has to be free of warnings.
@@ -99,6 +99,9 @@ class DeadlyStep:
             (self.folder / video.video_id).write_text("ok")
         return UnitResult(len(unit.videos), 0)
 
+    def split(self, unit: Unit) -> list[Unit]:
+        return singles(unit)
+
     def give_up(self, unit: Unit, status: str, reason: str) -> UnitResult:
         for video in unit.videos:
             (self.folder / video.video_id).write_text(f"{status}: {reason}")
@@ -115,9 +118,12 @@ def test_a_video_that_kills_its_worker_costs_its_own_row_only(tmp_path: Path) ->
         make_unit(make_refs("a", "deadly", "b"), "c"),
         make_unit(make_refs("x", "odd", "y"), "c"),
     ]
-    total = run_units(DeadlyStep(tmp_path), units, ExtractConfig(workers=2), Progress())
+    out = tmp_path / "out"
+    with storage.Lock(out / ".lock", out) as lock:
+        step, config = DeadlyStep(out), ExtractConfig(workers=2)
+        total = run_units(step, units, config, Progress(), lock.lease)
     assert total.videos == 6
-    written = {p.name: p.read_text() for p in tmp_path.iterdir()}
+    written = {p.name: p.read_text() for p in out.iterdir()}
     assert written.pop("deadly").startswith("crashed: the worker was killed on this video")
     assert written.pop("odd") == "crashed: ZeroDivisionError: never expected"
     assert written == dict.fromkeys("abxy", "ok")

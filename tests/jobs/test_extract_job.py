@@ -10,7 +10,7 @@ import pytest
 from dfscan import storage
 from dfscan.config import ExtractConfig
 from dfscan.corpora import list_videos
-from dfscan.errors import OutputError, SourceError
+from dfscan.errors import ClusterError, ConfigError, OutputError, SourceError
 from dfscan.facesets import FaceSet
 from dfscan.jobs import extract_job
 from dfscan.jobs.progress import Progress
@@ -79,7 +79,7 @@ def test_an_interrupted_run_continues_to_the_same_dataset(
     extract(parts, tmp_path / "whole", unit_size=2)
     commit, calls = FaceSet.commit, []
 
-    def dies_on_the_third(self: FaceSet, unit: str, videos: Any, faces: Any, check: Any) -> None:
+    def dies_on_the_third(self: FaceSet, unit: str, videos: Any, faces: Any) -> None:
         calls.append(unit)
         if len(calls) == 3:
             storage.commit_table(
@@ -87,7 +87,7 @@ def test_an_interrupted_run_continues_to_the_same_dataset(
                 storage.read_table(next(self.faces.glob("*.parquet"))),
             )
             raise KeyboardInterrupt
-        commit(self, unit, videos, faces, check)
+        commit(self, unit, videos, faces)
 
     monkeypatch.setattr(FaceSet, "commit", dies_on_the_third)
     with pytest.raises(KeyboardInterrupt):
@@ -172,7 +172,88 @@ def test_a_removed_video_keeps_its_rows_and_costs_no_work(
     result = extract_job.run(config, Told())
     assert isinstance(result, ExtractResult)
     assert (result.new, result.videos) == (0, 2)
-    assert any(n.startswith("1 video(s) of the dataset are not at this source") for n in told)
+    assert any(
+        n.startswith("1 video(s) of the dataset are not at this source, first src/b") for n in told
+    )
+
+
+def listed(folder: Path, *clips: Path) -> Path:
+    path = folder / "clips.csv"
+    path.write_text("path\n" + "".join(f"{c.relative_to(folder)}\n" for c in clips))
+    return path
+
+
+def test_an_unmounted_disk_takes_nothing_from_a_dataset_made_from_a_list(
+    tmp_path: Path, write_clip: Callable[..., Path]
+) -> None:
+    clips = [write_clip(f"disk/{n}.mp4") for n in range(3)]
+    source, out = listed(tmp_path, *clips), tmp_path / "faces"
+    whole = {"detector": {"name": "none"}}
+    extract(str(source), out, **whole)
+    before = without_times(out / "faces")
+    (tmp_path / "disk").rename(tmp_path / "unmounted")
+    with pytest.raises(
+        OutputError, match=r"3 of the 3 known videos are not at the source.*unmounted"
+    ):
+        extract(str(source), out, **whole)
+    assert json.loads((out / "dataset.json").read_text())["finished"] is True
+    result = extract(str(source), out, allow_gone=True, **whole)
+    assert (result.new, result.status) == (0, {"ok": 3})
+    assert without_times(out / "faces") == before
+    result = extract(str(source), tmp_path / "new", **whole)
+    assert result.status == {"missing": 3}
+    (tmp_path / "unmounted").rename(tmp_path / "disk")
+    result = extract(str(source), tmp_path / "new", **whole)
+    assert (result.new, result.status) == (3, {"ok": 3})
+
+
+def test_what_is_refused_leaves_an_existing_dataset_as_it_is(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    out = tmp_path / "faces"
+    extract(str(corpus.test), out, detector={"name": "none"})
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    for wrong, error in (
+        ({"gpus": 1}, ConfigError),
+        ({"inline": False, "ray_address": "127.0.0.1:1"}, ClusterError),
+    ):
+        with pytest.raises(error):
+            extract(str(corpus.test), out, overwrite=True, **wrong)
+        assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+
+def test_retry_alone_does_not_finish_a_dataset(corpus: Corpus, tmp_path: Path) -> None:
+    out = tmp_path / "faces"
+    result = extract(str(corpus.test), out, retry="timeout", detector={"name": "none"})
+    assert (result.new, result.videos) == (0, 0)
+    assert json.loads((out / "dataset.json").read_text())["finished"] is False
+    extract(str(corpus.test), out, detector={"name": "none"})
+    assert json.loads((out / "dataset.json").read_text())["finished"] is True
+
+
+def test_the_row_of_a_half_copied_archive_goes_when_it_is_whole(
+    corpus: Corpus, tmp_path: Path, write_clip: Callable[..., Path]
+) -> None:
+    source = write_clip("src/a.mp4").parent
+    part = corpus.test.read_bytes()
+    (source / "part.zip").write_bytes(part[: len(part) // 2])
+    result = extract(str(source), tmp_path / "faces", detector={"name": "none"})
+    assert result.status == {"not_video": 1, "ok": 1}
+    (source / "part.zip").write_bytes(part)
+    result = extract(str(source), tmp_path / "faces", detector={"name": "none"})
+    assert (result.new, result.status) == (4, {"ok": 5})
+
+
+def test_a_worker_whose_clock_is_behind_does_not_lose_to_older_rows(
+    tmp_path: Path, write_clip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_clip("src/a.mp4").parent
+    extract(str(source), tmp_path / "faces")
+    write_clip("src/a.mp4", frames=33)
+    monkeypatch.setattr("dfscan.steps.extract.time.time", lambda: 1000.0)
+    result = extract(str(source), tmp_path / "faces")
+    assert (result.new, result.videos) == (1, 1)
+    assert [v["frames_decoded"] for v in rows(tmp_path / "faces" / "videos")] == [33]
 
 
 def test_a_plan_counts_and_estimates_and_writes_nothing(corpus: Corpus, tmp_path: Path) -> None:
@@ -235,6 +316,10 @@ def test_a_fake_added_later_has_its_family_done_again(corpus: Corpus, tmp_path: 
     Path(fake.uri).rename(aside)
     extract(str(folder), tmp_path / "faces", boxes_from="original")
     aside.rename(fake.uri)
+    values = {"source": str(folder), "out": str(tmp_path / "faces"), "stride": "4", "inline": True}
+    plan = extract_job.run(ExtractConfig(dry_run=True, boxes_from="original", **values), Progress())
+    assert isinstance(plan, PlanResult)
+    assert plan.todo == 2
     assert extract(str(folder), tmp_path / "faces", boxes_from="original").new == 2
     for kind in ("videos", "faces"):
         found = without_times(tmp_path / "faces" / kind)

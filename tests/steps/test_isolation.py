@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dfscan.corpora import list_videos
+from dfscan.errors import VideoError
 from dfscan.recipe import Detector, FaceRecipe, Sampling, Stride
 from dfscan.records import VideoRef
 from dfscan.steps import isolation
@@ -107,14 +108,23 @@ def test_a_child_is_replaced_after_so_many_videos(refs: list[VideoRef]) -> None:
 def test_a_survey_of_a_hanging_video_ends(refs: list[VideoRef], fault: Callable[..., None]) -> None:
     fault("child.look@bad=sleep")
     look = IsolatedLook(WHOLE, Limits(1.0))
-    assert look.survey(refs[0]) == []
+    with pytest.raises(VideoError, match="timeout: not done after 1 s"):
+        look.survey(refs[0])
     assert look.survey(refs[1]) == WHOLE.survey(refs[1])
 
 
-def test_limits_grow_with_the_file() -> None:
+def test_a_child_cannot_speak_of_another_video(refs: list[VideoRef]) -> None:
+    seen = IsolatedLook(WHOLE, Limits(60)).see(refs[0])
+    mine = isolation._of(replace(refs[1], label="FAKE"), seen)
+    assert {mine.row.video_id, *(f.video_id for f in mine.faces)} == {refs[1].video_id}
+    assert {mine.row.label, *(f.label for f in mine.faces)} == {"FAKE"}
+
+
+def test_limits_grow_with_the_file_and_what_fakes_ask_for() -> None:
     limits = Limits(120, 1 << 30)
     assert limits.deadline_s(0) == 120
     assert limits.deadline_s(60_000_000) == 180
+    assert limits.deadline_s(0, more_frames=60) == 180
     assert limits.memory_limit(100 << 20) == (1 << 30) + (300 << 20)
     assert 2 << 30 <= Limits(120).memory_limit(0) <= 8 << 30
 

@@ -51,6 +51,7 @@ def test_a_fake_that_lies_in_another_part_is_done_with_its_original() -> None:
 
 
 def test_a_large_family_has_a_unit_of_its_own_and_a_large_group_has_several() -> None:
-    assert [len(u.videos) for u in plan_units(family_of("f", 49), 16, "c")] == [50]
+    assert [len(u.videos) for u in plan_units(family_of("f", 49), 16, "c", True)] == [50]
+    assert [len(u.videos) for u in plan_units(family_of("f", 49), 16, "c")] == [16, 16, 16, 2]
     refs = [ref(str(i), "one connected group") for i in range(50)]
     assert [len(u.videos) for u in plan_units(refs, 16, "c")] == [16, 16, 16, 2]

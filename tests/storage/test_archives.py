@@ -124,6 +124,61 @@ def test_damaged_bytes_are_an_archive_error_or_change_nothing(at):
     assert names == [["a.mp4"]]
 
 
+def header(name, size=0, kind=tarfile.REGTYPE, pax=None):
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.pax_headers = size, kind, pax or {}
+    return info.tobuf(tarfile.PAX_FORMAT if pax else tarfile.GNU_FORMAT)
+
+
+PAD = bytes(2048)
+SPARSE = bytearray(header("a.mp4", 512, tarfile.GNUTYPE_SPARSE))
+SPARSE[482] = 1  # more of its map follows, which it does not
+SPARSE[148:156] = b"%06o\0 " % (sum(SPARSE[:148]) + 8 * 32 + sum(SPARSE[156:]))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        header("a.mp4") + header("b.mp4", -512) + PAD,
+        header("a.mp4") + header("b.mp4", 1 << 20, pax={"size": "-512"}) + PAD,
+        header("a.mp4") + header("b.mp4", -512, tarfile.GNUTYPE_LONGNAME) + PAD,
+        header("n", 2, tarfile.GNUTYPE_LONGNAME) * 3000,
+        header("a.mp4") + header("b.mp4", pax={"GNU.sparse.realsize": "1" + "0" * 30}) + PAD,
+        header("a.mp4") + bytes(SPARSE),
+    ],
+    ids=["points back", "pax points back", "long name", "chain", "no file's size", "sparse"],
+)
+def test_a_tar_whose_headers_lead_nowhere_is_damaged(headers):
+    with pytest.raises(archives.ArchiveError):
+        opened("a.tar", headers)
+
+
+def test_a_header_of_a_tar_that_claims_much_is_not_read():
+    headers = header("n", 512 << 20, tarfile.GNUTYPE_LONGNAME)
+
+    class Huge(Counting):
+        def read_at(self, offset, count):
+            assert count <= 1 << 20
+            return headers[offset:][:count].ljust(count, b"\0")
+
+    blob = Huge(headers)
+    blob.size = 1 << 30
+    with pytest.raises(archives.ArchiveError, match="claims a directory of 536,870,912 bytes"):
+        archives.load("a.tar", Span(blob, 0, blob.size))
+
+
+def test_a_size_that_no_file_has_is_damage():
+    data = bytearray(zip_bytes({"a.mp4": b"1"}))
+    directory = data.index(b"PK\x01\x02")
+    extra = b"\1\0\x08\0" + b"\xff" * 8  # of zip64: the size
+    data[directory + 24 : directory + 28] = b"\xff" * 4
+    data[directory + 30] = len(extra)
+    data[directory + 46 + len("a.mp4") : directory + 46 + len("a.mp4")] = extra
+    data[-10] += len(extra)  # the directory's size
+    with pytest.raises(archives.ArchiveError, match=r"'a\.mp4' claims a size that no file has"):
+        opened("o.zip", bytes(data))
+
+
 def test_a_directory_of_absurd_size_is_not_read():
     end = zip_bytes({"a": b""})[-22:]
     claims = end[:12] + (2 << 30).to_bytes(4, "little") + end[16:]

@@ -80,6 +80,12 @@ def test_a_name_that_is_not_utf8_is_escaped_and_still_read(tmp_path):
     assert storage.read_bytes(entry.uri) == CLIP
 
 
+@pytest.mark.parametrize("name", ["\ud800", "\ud800\udce9"])
+def test_a_name_that_no_file_can_have_is_not_there(name):
+    with pytest.raises(SourceError, match="does not exist"):
+        storage.list_source(f"/tmp/{name}")
+
+
 def test_a_version_changes_with_the_content(tmp_path):
     def version():
         return storage.list_source(tmp_path)[0].version
@@ -177,19 +183,38 @@ def test_a_part_within_an_archive_can_be_the_source(tmp_path):
         storage.list_source(f"{outer}!/absent.mp4")
 
 
-def test_a_compressed_inner_archive_is_refused_with_a_way_out(tmp_path):
+def closed(entries):
+    return [(e.path, e.closed) for e in entries if e.closed]
+
+
+def test_a_compressed_inner_archive_is_an_entry_that_says_the_way_out(tmp_path):
     inner = zip_bytes({"a.mp4": CLIP})
-    path = make_zip(tmp_path / "o.zip", zipfile.ZIP_DEFLATED, **{"p.zip": inner})
-    for source in (path, tmp_path, f"{path}!/p.zip"):
-        with pytest.raises(SourceError, match=r"o\.zip!/p\.zip is compressed.*zip -0.*or unpack"):
-            storage.list_source(source)
+    path = make_zip(tmp_path / "o.zip", zipfile.ZIP_DEFLATED, **{"p.zip": inner, "b.mp4": b"1"})
+    advice = (
+        f"{path}!/p.zip is compressed or encrypted in the archive that holds it, so it cannot be "
+        f"read in place: store it there without compression (zip -0), or unpack the outer archive"
+    )
+    assert paths(path) == ["!/b.mp4", "!/p.zip"]
+    assert closed(storage.list_source(path)) == [("!/p.zip", advice)]
+    assert closed(storage.list_source(tmp_path)) == [("o.zip!/p.zip", advice)]
+    [listed] = storage.list_paths([(f"{tmp_path}/", "o.zip!/p.zip")])
+    assert closed(listed) == [("o.zip!/p.zip", advice)]
+    assert storage.read_bytes(listed[0].uri) == inner
+    with pytest.raises(SourceError, match=r"o\.zip!/p\.zip is compressed.*zip -0.*or unpack"):
+        storage.list_source(f"{path}!/p.zip")
 
 
-def test_three_archives_within_one_another_are_refused(tmp_path):
-    data = zip_bytes({"b.zip": zip_bytes({"c.zip": zip_bytes({"x": b""})})})
+def test_a_third_archive_within_two_is_an_entry_that_says_the_way_out(tmp_path):
+    data = zip_bytes({"b.zip": zip_bytes({"c.zip": zip_bytes({"x": b""}), "y": b""})})
     (tmp_path / "a.zip").write_bytes(data)
+    assert paths(tmp_path) == ["a.zip!/b.zip!/c.zip", "a.zip!/b.zip!/y"]
+    advice = (
+        f"{tmp_path}/a.zip!/b.zip!/c.zip: only 2 archives may lie within one another; "
+        f"unpack {tmp_path}/a.zip"
+    )
+    assert closed(storage.list_source(tmp_path)) == [("a.zip!/b.zip!/c.zip", advice)]
     with pytest.raises(SourceError, match=r"b\.zip!/c\.zip: only 2 archives .*unpack .*a\.zip$"):
-        storage.list_source(tmp_path)
+        storage.list_source(f"{tmp_path}/a.zip!/b.zip!/c.zip")
 
 
 def test_links_in_archives_are_not_followed(tmp_path):
@@ -271,3 +296,12 @@ def test_many_places_are_looked_at_in_order(tmp_path, monkeypatch, at_once):
         [("gone.zip!/x", 0, False)],
         [("o.zip!/b.mp4", 3, True), *inner],
     ]
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.mp4").touch()
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "source" / "loop").symlink_to(tmp_path / "source")
+    assert [e.path for e in storage.list_source(tmp_path / "source")] == ["linked/a.mp4"]

@@ -3,30 +3,17 @@ import os
 import socket
 import subprocess
 import sys
-import zipfile
 
 import pytest
 
 from dfscan import storage
-from dfscan.errors import OutputError
+from dfscan.errors import DfscanError, OutputError
 from dfscan.storage import locking
 
-CLIP = bytes(range(256)) * 40
 
-
-def paths(source):
-    return [e.path for e in storage.list_source(source)]
-
-
-def make_zip(path, compression=zipfile.ZIP_STORED, **members):
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, data in (members or {"a.mp4": CLIP}).items():
-            archive.writestr(name, data)
-    return path
-
-
-def hold(path, host, pid):
-    path.write_text(json.dumps({"host": host, "pid": pid, "token": "another"}))
+def hold(path, host, pid, space=None):
+    space = locking._pid_space() if space is None else space
+    path.write_text(json.dumps({"host": host, "pid": pid, "token": "another", "space": space}))
 
 
 def test_a_lock_refuses_a_second_holder_by_host_and_pid_then_is_free_again(tmp_path):
@@ -47,6 +34,57 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     hold(tmp_path / "lock", socket.gethostname(), child.pid)
     with storage.Lock(tmp_path / "lock", "faces"):
         assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+
+
+def test_a_process_of_another_container_is_not_taken_for_dead(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    hold(tmp_path / "lock", socket.gethostname(), child.pid, space="another boot or container")
+    with pytest.raises(OutputError, match="in use"), storage.Lock(tmp_path / "lock", "faces"):
+        pass
+
+
+def test_a_lease_says_when_another_run_has_taken_over(tmp_path):
+    path = tmp_path / "lock"
+    with storage.Lock(path, "faces") as lock:
+        lease = lock.lease
+        lease.check()
+        hold(path, "elsewhere", 7)
+        with pytest.raises(DfscanError, match=r"now: host elsewhere, pid 7.*this one stops"):
+            lease.check()
+        path.unlink()
+        with pytest.raises(DfscanError, match="is not there: the lock was removed"):
+            lease.check()
+
+
+def test_after_a_fence_the_old_lease_commits_nothing_and_the_lock_is_still_ours(tmp_path):
+    path = tmp_path / "lock"
+    with storage.Lock(path, "faces") as lock:
+        old = lock.lease
+        new = lock.fence()
+        new.check()
+        with pytest.raises(DfscanError, match="no longer this run's lock"):
+            storage.commit_bytes(tmp_path / "late", b"x", old.check)
+        assert not (tmp_path / "late").exists()
+        storage.commit_bytes(tmp_path / "good", b"x", new.check)
+        with pytest.raises(OutputError, match="in use"), storage.Lock(path, "faces"):
+            pass
+        hold(path, "elsewhere", 7)
+        with pytest.raises(DfscanError, match="taken over"):
+            lock.fence()
+    assert path.exists()  # the other run's
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["good", "lock"]
+
+
+def test_old_temporaries_are_swept_and_fresh_ones_left(tmp_path):
+    old, fresh = tmp_path / ".a.parquet.tmp-1", tmp_path / ".b.parquet.tmp-2"
+    for path in (old, fresh):
+        path.touch()
+    os.utime(old, (1, 1))
+    storage.sweep(tmp_path, fresh.stat().st_mtime)
+    assert list(tmp_path.iterdir()) == [fresh]
+    storage.sweep(tmp_path, fresh.stat().st_mtime + 1, age_s=0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_lock_of_another_host_is_kept_until_its_lease_runs_out(tmp_path):
@@ -81,17 +119,3 @@ def test_a_lock_is_freed_when_the_run_fails(tmp_path):
     with pytest.raises(ZeroDivisionError), storage.Lock(tmp_path / "lock", "faces"):
         _ = 1 / 0
     assert list(tmp_path.iterdir()) == []
-
-
-def test_links_to_folders_are_followed_once(tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "a.mp4").touch()
-    (tmp_path / "source").mkdir()
-    (tmp_path / "source" / "linked").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "source" / "loop").symlink_to(tmp_path / "source")
-    assert [e.path for e in storage.list_source(tmp_path / "source")] == ["linked/a.mp4"]
-
-
-def test_a_limit_far_above_the_file_costs_no_memory(tmp_path):
-    (tmp_path / "small").write_bytes(b"abc")
-    assert storage.read_bytes(str(tmp_path / "small"), limit=10**15) == b"abc"

@@ -4,11 +4,9 @@ import io
 import tarfile
 import zipfile
 
-import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 
 from dfscan import storage
 from dfscan.corpora import list_videos
@@ -34,36 +32,6 @@ def tar_bytes(members):
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     return buffer.getvalue()
-
-
-@pytest.fixture(scope="module")
-def server():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
-
-
-@pytest.fixture
-def bucket(server, monkeypatch):
-    """``put(key, data)`` into an empty bucket called ``clips``."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": "/dev/null",
-        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-    }.items():
-        monkeypatch.setenv(name, value)
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="clips")
-    yield lambda key, data: client.put_object(Bucket="clips", Key=key, Body=data)
-    everything = client.list_objects_v2(Bucket="clips").get("Contents", [])
-    for item in everything:
-        client.delete_object(Bucket="clips", Key=item["Key"])
 
 
 @pytest.fixture
@@ -172,6 +140,13 @@ def test_a_corpus_there_is_read_as_one_here(bucket):
         ("all.zip!/p.zip!/d/b.mp4", "REAL"),
     ]
     assert listing.videos[0].original == listing.videos[1].video_id
+
+
+def test_a_source_there_within_another_is_refused(bucket):
+    bucket("d/p.zip", zip_bytes({"a.mp4": b"1"}))
+    for outer, inner in (("s3://clips", "s3://clips/d"), ("s3://clips/d/", "s3://clips/d/p.zip")):
+        with pytest.raises(SourceError, match=rf"'{inner}' lies in source '{outer}'"):
+            list_videos([inner, outer])
 
 
 @pytest.mark.parametrize("uri", ["s3://clips/none", "s3://no-such-bucket/d", "s3://no-such-bucket"])

@@ -160,6 +160,24 @@ def test_more_than_the_limit_is_too_large(tmp_path, name):
     assert "10,239" in caught.value.reason
 
 
+def test_a_members_own_name_that_is_not_utf8_is_a_decode_error(tmp_path):
+    path = make_zip(tmp_path / "p.zip", **{"é.mp4": CLIP})
+    data = bytearray(path.read_bytes())
+    data[30] = 0xFF  # in the local header
+    path.write_bytes(data)
+    with pytest.raises(VideoError) as caught:
+        storage.read_bytes(f"{path}!/é.mp4")
+    assert caught.value.status == "decode_error"
+
+
+@pytest.mark.parametrize("text", ["[", '{"a":'])
+def test_brackets_without_end_are_not_json(tmp_path, text):
+    (tmp_path / "m.json").write_text(text * 200_000)
+    with pytest.raises(SourceError, match=r"m\.json is not valid JSON: .*too deep") as caught:
+        storage.read_json(str(tmp_path / "m.json"))
+    assert "\n" not in str(caught.value)
+
+
 def test_what_is_not_json_is_named(tmp_path):
     (tmp_path / "m.json").write_text("{")
     with pytest.raises(SourceError, match=r"m\.json is not valid JSON"):
@@ -172,3 +190,8 @@ def test_only_committed_tables_are_read(tmp_path):
     read = [(Path(p).name, t.to_pydict()) for p, t in storage.read_tables(tmp_path, ["x"])]
     assert read == [("a.parquet", {"x": ["a.parquet"]}), ("b.parquet", {"x": ["b.parquet"]})]
     assert list(storage.read_tables(tmp_path / "absent")) == []
+
+
+def test_a_limit_far_above_the_file_costs_no_memory(tmp_path):
+    (tmp_path / "small").write_bytes(b"abc")
+    assert storage.read_bytes(str(tmp_path / "small"), limit=10**15) == b"abc"
