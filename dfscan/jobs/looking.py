@@ -38,7 +38,10 @@ def list_sources(config: LookConfig, progress: Progress) -> list[VideoRef]:
             named = ", ".join(f"{n} {layout}" for layout, n in layouts.most_common())
             progress.note(f"layouts of {len(listing.layouts)} sources: {named}")
     for name in listing.unreadable:
-        progress.note(f"{name} cannot be read as an archive: it gets a row of its own")
+        progress.note(
+            f"{name} cannot be read in place as an archive (damaged, or compressed inside another: "
+            "store it with zip -0): it gets a row of its own"
+        )
     return listing.videos
 
 

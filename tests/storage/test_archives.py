@@ -1,8 +1,7 @@
-import io
 import tarfile
-import zipfile
 
 import pytest
+from making import tar_bytes, zip_bytes
 
 from dfscan.storage import archives
 from dfscan.storage.blobs import LocalBlob, Span
@@ -22,24 +21,6 @@ class Counting:
         piece = self.data[offset : offset + count]
         self.read += len(piece)
         return piece
-
-
-def zip_bytes(members):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return buffer.getvalue()
-
-
-def tar_bytes(members):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
 
 
 def opened(name, data):

@@ -1,23 +1,9 @@
 import os
-import zipfile
 
 import pytest
 
 from dfscan import storage
 from dfscan.errors import DfscanError, OutputError
-
-CLIP = bytes(range(256)) * 40
-
-
-def paths(source):
-    return [e.path for e in storage.list_source(source)]
-
-
-def make_zip(path, compression=zipfile.ZIP_STORED, **members):
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, data in (members or {"a.mp4": CLIP}).items():
-            archive.writestr(name, data)
-    return path
 
 
 def test_a_commit_makes_its_folders_and_leaves_nothing_else(tmp_path):

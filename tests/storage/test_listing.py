@@ -1,4 +1,3 @@
-import io
 import os
 import tarfile
 import time
@@ -6,41 +5,15 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from making import CLIP, make_zip, tar_bytes, zip_bytes
 
 from dfscan import storage
 from dfscan.errors import SourceError
 from dfscan.storage import listing
 
-CLIP = bytes(range(256)) * 40
-
 
 def paths(source):
     return [e.path for e in storage.list_source(source)]
-
-
-def zip_bytes(members, compression=zipfile.ZIP_STORED):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return buffer.getvalue()
-
-
-def make_zip(path, compression=zipfile.ZIP_STORED, **members):
-    path.write_bytes(zip_bytes(members or {"a.mp4": CLIP}, compression))
-    return path
-
-
-def tar_bytes(members, **info):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, data in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            for key, value in info.items():
-                setattr(member, key, value)
-            archive.addfile(member, io.BytesIO(data))
-    return buffer.getvalue()
 
 
 def test_a_folder_is_listed_recursively_by_path_and_archives_are_looked_into(tmp_path):

@@ -1,12 +1,11 @@
 """Sources on object storage, against a server of this process on the loopback address."""
 
 import io
-import tarfile
-import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from making import tar_bytes, zip_bytes
 
 from dfscan import storage
 from dfscan.corpora import list_videos
@@ -14,24 +13,6 @@ from dfscan.errors import SourceError, VideoError
 from dfscan.storage import blobs
 
 CLIP = bytes(range(256)) * 20_000  # 5 MB
-
-
-def zip_bytes(members):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return buffer.getvalue()
-
-
-def tar_bytes(members):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
 
 
 @pytest.fixture

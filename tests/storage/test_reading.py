@@ -6,22 +6,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from making import CLIP, make_zip
 
 from dfscan import storage
 from dfscan.errors import SourceError, VideoError
-
-CLIP = bytes(range(256)) * 40
-
-
-def paths(source):
-    return [e.path for e in storage.list_source(source)]
-
-
-def make_zip(path, compression=zipfile.ZIP_STORED, **members):
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, data in (members or {"a.mp4": CLIP}).items():
-            archive.writestr(name, data)
-    return path
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
