@@ -168,11 +168,30 @@ def _scan_packets(data: bytes, container: str) -> _Packets:
                 continue
             if packet.pts is None:
                 return _Packets({}, 0, base)
+            if _is_hidden(stream.codec_context.name, memoryview(packet)):
+                continue
             if packet.is_discard:
                 discarded += 1
             else:
                 stamps.append(packet.pts)
     return _Packets({pts: i for i, pts in enumerate(sorted(set(stamps)))}, discarded, base)
+
+
+def _is_hidden(codec: str, packet: memoryview) -> bool:
+    """Whether a packet holds nothing but a frame that others are predicted from, never shown.
+
+    Bits of the first byte: RFC 6386 (VP8), section 9.1; VP9 bitstream specification 0.6, 6.2 and
+    Annex B (a superframe ends with its index and shows one of its frames).
+    """
+    first, last = packet[0], packet[-1]
+    if codec.startswith("vp8"):
+        return not first >> 4 & 1
+    if not codec.startswith(("vp9", "libvpx-vp9")) or last & 0xE0 == 0xC0:
+        return False
+    place = 2 if first >> 4 & 3 == 3 else 3  # profile 3 has one more bit before
+    if first >> place & 1:
+        return False  # shows a frame that was decoded before
+    return not first >> (place - 2) & 1
 
 
 def probe(data: bytes, container: str) -> StreamInfo:
