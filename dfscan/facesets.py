@@ -290,6 +290,10 @@ class FaceSet:
         if len(batch) > 1:
             yield batch
 
+    def unit_count(self) -> int:
+        """Number of committed units."""
+        return len(storage.parquet_files(self.videos))
+
     def ids(self) -> set[str]:
         """The ``video_id`` of every row."""
         tables = storage.read_tables(self.videos, ["video_id"])

@@ -26,6 +26,9 @@ from dfscan.steps.units import family, plan_units
 ROUNDS: Final = 3
 """A round goes over what the one before it left undone; the last has nothing to do."""
 
+MANY_UNITS: Final = 500
+"""A run that finds more units than this merges them first: each is read several times."""
+
 _LIBRARIES = (
     "av",
     "decord2",
@@ -61,9 +64,9 @@ def run(config: ExtractConfig, progress: Progress) -> ExtractResult | PlanResult
         target.prepare(header, config.overwrite)
         target.sweep(lock.now)
         run_ = _Run(config, videos, header["config_hash"], looker, lock, progress)
-        new, target = run_.work(target)
+        new, target, known = run_.work(target)
         target.compact()
-        counts, known = target.counts(), target.committed(videos)
+        counts = target.counts()
         left = sum(v.video_id not in known.known for v in videos)
         faults.reach("finish")
         target.finish(header, counts, dataset_card(config.recipe(), counts), not left)
@@ -90,21 +93,21 @@ class _Run:
     lock: storage.Lock
     progress: Progress
 
-    def work(self, target: FaceSet) -> tuple[int, FaceSet]:
-        """Do what is left; returns the number of videos worked on, and the dataset to go on with.
+    def work(self, target: FaceSet) -> tuple[int, FaceSet, Committed]:
+        """Do what is left.
+
+        Returns the number of videos worked on, the dataset under its new lease, and what it knows.
 
         :raises DfscanError: units vanish as often as they are done.
         """
-        target.reconcile()
-        target = self._tidy(target)
-        known = target.committed(self.videos)
+        known = self._tidy(target)
         first = todo = _choose(self.config, self.videos, known)
         if len(todo) < len(self.videos) and not self.config.retry:
             done = len(self.videos) - len(todo)
             self.progress.note(f"{done} of {len(self.videos)} videos are done already")
         for _ in range(ROUNDS):
             if not todo:
-                return len(first), target
+                return len(first), target, known
             self._round(todo, target, known.latest)
             target = replace(target, check=self.lock.fence().check)
             target.reconcile()
@@ -115,7 +118,7 @@ class _Run:
                 f"{target.root}: {len(todo)} video(s) were committed and vanished, {ROUNDS} times: "
                 "does another program change this folder?"
             )
-        return len(first), target
+        return len(first), target, known
 
     def _round(self, todo: Sequence[VideoRef], target: FaceSet, after: float) -> None:
         paired = self.config.boxes_from == "original"
@@ -125,16 +128,23 @@ class _Run:
         run_units(step, units, self.config, self.progress, self.lock.lease)
         self.progress.stop()
 
-    def _tidy(self, target: FaceSet) -> FaceSet:
-        """New names of groups, and no row of an archive that could not be read and now can."""
+    def _tidy(self, target: FaceSet) -> Committed:
+        """Mend what an earlier run left; returns what is known of the videos then.
+
+        Groups get their new names, and the row of an archive that could not be read goes when it
+        can be.
+        """
+        target.reconcile()
+        if target.unit_count() > MANY_UNITS:
+            target.compact()
         known = target.committed(self.videos)
         target.regroup(known.regroup)
-        if known.others:
-            archives = {v.video_id.rpartition(storage.MEMBER)[0] for v in self.videos}
-            obsolete = known.others & archives
-            if obsolete:
-                target.purge(obsolete)
-        return target
+        archives = {v.video_id.rpartition(storage.MEMBER)[0] for v in self.videos}
+        obsolete = known.others & archives
+        if obsolete:
+            target.purge(obsolete)
+            known.others.difference_update(obsolete)
+        return known
 
 
 def _choose(config: ExtractConfig, videos: Sequence[VideoRef], known: Committed) -> list[VideoRef]:
