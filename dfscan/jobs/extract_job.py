@@ -150,11 +150,12 @@ class _Run:
 def _choose(config: ExtractConfig, videos: Sequence[VideoRef], known: Committed) -> list[VideoRef]:
     """What is left to do; with boxes from originals, families whole.
 
-    A listed file that is not there keeps the rows that it has.
+    A listed file that is not there keeps the rows that it has from when it was.
 
     :raises OutputError: many files that were there are not.
     """
-    gone = {v.video_id for v in videos if not v.version and v.video_id in known.known}
+    seen = (v.video_id for v in videos if not v.version and v.video_id in known.known)
+    gone = {name for name in seen if known.status.get(name) != "missing"}
     if len(gone) > GONE_LIMIT * len(known.known) and not config.allow_gone:
         raise OutputError(
             f"{len(gone)} of the {len(known.known)} known videos are not at the source, first "

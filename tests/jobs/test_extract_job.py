@@ -202,6 +202,7 @@ def test_an_unmounted_disk_takes_nothing_from_a_dataset_made_from_a_list(
     assert without_times(out / "faces") == before
     result = extract(str(source), tmp_path / "new", **whole)
     assert result.status == {"missing": 3}
+    assert extract(str(source), tmp_path / "new", **whole).status == {"missing": 3}
     (tmp_path / "unmounted").rename(tmp_path / "disk")
     result = extract(str(source), tmp_path / "new", **whole)
     assert (result.new, result.status) == (3, {"ok": 3})
