@@ -133,7 +133,9 @@ class _Known:
         names = old.column("video_id").to_pylist()
         known = (old.column(c).to_pylist() for c in ("version", "label", "status"))
         hashes = pc.struct_field(old.column("custody"), "config_hash").to_pylist()
-        have = set(names)  # a listed file that is not there keeps the verdict that it has
+        # A listed file that is not there keeps the verdict that it has from when it was.
+        states = zip(names, old.column("status").to_pylist(), strict=True)
+        have = {name for name, status in states if status != "missing"}
         videos = [v for v in videos if v.version or v.video_id not in have]
         present = {v.video_id for v in videos}
         rows = {name: row for name, *row in zip(names, *known, strict=True)}
