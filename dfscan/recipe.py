@@ -152,8 +152,14 @@ class FaceRecipe(Strict):
     input: NetworkInput | None = None
 
     def hash(self) -> str:
-        """SHA-256 over the canonical JSON, 16 hex digits: equal recipes, equal hashes."""
-        return fingerprint(self.model_dump(mode="json"))
+        """SHA-256 over the canonical JSON, 16 hex digits: equal recipes, equal hashes.
+
+        A key that came after the first release counts only where it is set.
+        """
+        values = self.model_dump(mode="json")
+        if values["detector"]["max_faces"] is None:
+            del values["detector"]["max_faces"]
+        return fingerprint(values)
 
 
 def fingerprint(value: Any) -> str:
