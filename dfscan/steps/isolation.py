@@ -166,7 +166,8 @@ class _Died(Exception):  # noqa: N818
 class _Child:
     """One child process and the pipes to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, detector: tuple[object, str]) -> None:
+        self.detector = detector
         self.videos = 0
         self.ready: set[str] = set()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (as long-lived as the child)
@@ -245,9 +246,13 @@ class _Child:
             raise VideoError("crashed", "the decoder's answer makes no sense")
         return int(length)
 
-    def alive(self) -> bool:
-        """Whether it runs."""
-        return self._process.poll() is None
+    def serves(self, look: Look, recycle: int) -> bool:
+        """Whether it runs, is not too old, and has the networks that ``look`` needs.
+
+        It is not given others: decord is loaded by then, and torch must come before it.
+        """
+        fresh = self.videos < recycle and self._process.poll() is None
+        return fresh and self.detector == _detector(look)
 
     def _death(self) -> _Died:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -274,6 +279,10 @@ class _Child:
                 stream.close()
 
 
+def _detector(look: Look) -> tuple[object, str]:
+    return look.recipe.detector, look.device
+
+
 _LOCK: Final = threading.RLock()
 _CHILDREN: Final[list[_Child]] = []
 """The one child of this process, or none."""
@@ -284,11 +293,11 @@ def _child(look: Look, recycle: int) -> _Child:
 
     :raises DfscanError: it cannot be started.
     """
-    if _CHILDREN and (_CHILDREN[0].videos >= recycle or not _CHILDREN[0].alive()):
+    if _CHILDREN and not _CHILDREN[0].serves(look, recycle):
         end_child()
     for attempt in range(1, TRIES + 1):
         if not _CHILDREN:
-            _CHILDREN.append(_Child())
+            _CHILDREN.append(_Child(_detector(look)))
         try:
             _warm(_CHILDREN[0], _look_text(look))
             break

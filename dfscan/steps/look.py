@@ -115,6 +115,7 @@ class Look:
         self, row: VideoRow, data: bytes, also: Sequence[int], reference: Reference | None
     ) -> Seen:
         """Try each decoder on the whole clip; the first that delivers it faithfully counts."""
+        load_detector(self.recipe.detector, self.device)  # before decord: docs/architecture.md
         trouble: list[str] = []
         for video in self._open(row.uri, data, trouble):
             try:
