@@ -21,7 +21,7 @@ from dfscan.jobs.pool import ray_session
 from dfscan.jobs.progress import Progress
 
 REPEATS = 3
-COPIES = 1
+COPIES = 2
 
 
 def decode(paths: list[str]) -> None:
