@@ -21,7 +21,16 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from dfscan.errors import ConfigError, did_you_mean
-from dfscan.recipe import Crop, Detector, FaceRecipe, NetworkInput, Sampling, Strict, Stride
+from dfscan.recipe import (
+    Crop,
+    Detector,
+    FaceRecipe,
+    NetworkInput,
+    Sampling,
+    SamplingMode,
+    Strict,
+    Stride,
+)
 from dfscan.records import STATUSES
 
 CONFIG_FILE: Final = "dfscan.yaml"
@@ -99,7 +108,9 @@ class ExtractConfig(LookConfig):
     """``dfscan extract``: videos → a face dataset."""
 
     out: PathText = "faces"
-    sampling: Literal["exact"] = "exact"
+    sampling: SamplingMode = Field(
+        "exact", description="nearest and keyframes decode less and take frames nearby"
+    )
     stride: Stride = Stride(real=30, fake=30)
     phase: Literal["hash"] | Annotated[int, Field(ge=0)] = "hash"
     detector: Detector = Detector()
@@ -108,6 +119,15 @@ class ExtractConfig(LookConfig):
         "detected", description="original: cut fakes where their original's faces are"
     )
     dry_run: bool = Field(False, description="only say what there is to do")
+
+    @model_validator(mode="after")
+    def _same_frames(self) -> "ExtractConfig":
+        if self.boxes_from == "original" and self.sampling != "exact":
+            raise ValueError(
+                f"boxes_from: original needs the same frames of fake and original, and sampling: "
+                f"{self.sampling} takes what each has: use sampling: exact"
+            )
+        return self
 
     def recipe(self) -> FaceRecipe:
         """The part of this configuration that decides about pixels."""
@@ -167,13 +187,16 @@ class ScoreConfig(LookConfig):
             raise ValueError(f"{' and '.join(given)} exclude each other: give one of them")
         return self
 
-    def sampling(self) -> Sampling:
-        """32 frames spread evenly, unless told otherwise."""
+    def sampling(self, mode: SamplingMode) -> Sampling:
+        """32 frames spread evenly, unless told otherwise.
+
+        :param mode: the model's, which learned from frames of that kind.
+        """
         if self.stride is not None:
-            return Sampling(stride=self.stride, phase=self.phase)
+            return Sampling(mode=mode, stride=self.stride, phase=self.phase)
         if self.every is not None:
-            return Sampling(every_s=self.every, phase=self.phase)
-        return Sampling(frames=self.frames or 32, phase=self.phase)
+            return Sampling(mode=mode, every_s=self.every, phase=self.phase)
+        return Sampling(mode=mode, frames=self.frames or 32, phase=self.phase)
 
 
 class QuickstartConfig(VerbConfig):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[float, float, float]
+SamplingMode = Literal["exact", "nearest", "keyframes"]
 
 
 class Strict(BaseModel):
@@ -61,9 +62,14 @@ class Sampling(Strict):
     ``phase="hash"`` starts each video at an offset taken from its SHA-256: starting all videos
     at frame 0 puts the I-frame there into a larger share of the fakes' samples than of the
     reals' (their stride is wider), and a network learns that instead of the forgery.
+
+    ``mode`` says how much is decoded: ``exact`` takes those very frames; ``nearest`` leaves frames
+    undecoded that no other is predicted from, ``keyframes`` all but key frames, and each takes the
+    nearest of the rest. Frames of these kinds are compressed differently, and a network sees it:
+    hence the mode is part of the recipe.
     """
 
-    mode: Literal["exact"] = "exact"
+    mode: SamplingMode = "exact"
     stride: Stride | None = None
     frames: int | None = Field(None, ge=1)
     every_s: float | None = Field(None, gt=0)

@@ -109,7 +109,8 @@ class FaceRow:
     rotation); ``landmarks`` are five (x, y) pairs: left eye, right eye, nose, left and right
     corner of the mouth, as seen by the viewer (null where no detector looked). ``image`` is the
     encoded crop. ``track_id`` is one number a person a video. ``face_diff`` is 1 − SSIM of a
-    fake's face against the original's at the same place and frame.
+    fake's face against the original's at the same place and frame. ``weight`` is how many frames
+    of its video the sampled frame stands for.
     """
 
     video_id: str
@@ -129,7 +130,7 @@ class FaceRow:
     box_from: str
     crop_box: tuple[float, float, float, float]
     image: bytes
-    weight: float
+    weight: float = 1.0
     track_id: int | None = None
     face_diff: float | None = None
 

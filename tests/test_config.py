@@ -169,9 +169,9 @@ def test_layout_takes_the_names_of_the_layouts_that_exist():
 
 
 def test_scoring_looks_at_32_frames_unless_told_otherwise():
-    assert resolve(ScoreConfig, {}).sampling().frames == 32
-    assert resolve(ScoreConfig, {"every": "1.5s"}).sampling().every_s == 1.5
-    assert resolve(ScoreConfig, {"stride": "10"}).sampling().stride.of("FAKE") == 10
+    assert resolve(ScoreConfig, {}).sampling("exact").frames == 32
+    assert resolve(ScoreConfig, {"every": "1.5s"}).sampling("exact").every_s == 1.5
+    assert resolve(ScoreConfig, {"stride": "10"}).sampling("exact").stride.of("FAKE") == 10
 
 
 def test_two_ways_of_sampling_exclude_each_other():

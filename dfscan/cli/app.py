@@ -127,6 +127,12 @@ def extract(
     out: Annotated[str | None, typer.Option(help="Face dataset to write (default: faces).")] = None,
     stride: StrideFlag = None,
     phase: Phase = None,
+    sampling: Annotated[
+        str | None,
+        typer.Option(
+            help="exact; nearest (frames others are predicted from) or keyframes: less decoding."
+        ),
+    ] = None,
     layout: LayoutFlag = None,
     min_face: Annotated[str | None, typer.Option(help="Smallest face in pixels, or auto.")] = None,
     face_size: Annotated[
@@ -167,7 +173,7 @@ def extract(
     """Videos -> a face dataset (Parquet)."""
     flags = {
         "source": source or None, "out": out, "stride": stride, "phase": phase, "layout": layout,
-        "detector.min_face": min_face, "crop.face_size": face_size, "crop.context": margin,
+        "sampling": sampling, "detector.min_face": min_face, "crop.face_size": face_size, "crop.context": margin,
         "detector.name": detector, "detector.max_faces": max_faces, "boxes_from": boxes_from,
         "retry": retry, "allow_gone": allow_gone, "timeout": timeout, "dry_run": dry_run,
         "max_failed": max_failed, "inline": inline, "workers": workers, "gpus": gpus,

@@ -86,7 +86,8 @@ def _step(
     target: Path,
     progress: Progress,
 ) -> ScoreStep:
-    recipe = header.recipe.model_copy(update={"sampling": config.sampling()})
+    sampling = config.sampling(header.recipe.sampling.mode)
+    recipe = header.recipe.model_copy(update={"sampling": sampling})
     threshold = header.threshold if config.threshold is None else config.threshold
     rule = Rule(header.calibration, threshold, config.threshold is not None, config.min_frames)
     deciding = {

@@ -134,7 +134,7 @@ class Look:
         if ending in PICTURE_SUFFIXES or (ending not in VIDEO_SUFFIXES and is_picture(data)):
             yield open_picture(data)
             return
-        for decoder in self.decoders:
+        for decoder in self.decoders if self.recipe.sampling.mode == "exact" else ("pyav",):
             try:
                 yield open_video(data, decoder)
             except DecoderTrouble as error:
@@ -156,13 +156,14 @@ class Look:
         info = video.info
         own = self._indices(video, row.label, row.content_sha256)
         indices = sorted({*own, *(i for i in also if i < video.count)})
-        finder = _Finder(self.recipe, self.device, row, video, len(indices), reference)
+        finder = _Finder(self.recipe, self.device, row, video, reference)
         times: dict[int, float] = {}
         faces: list[list[FaceRow]] = []
-        for frames in video.read(indices):
+        for frames in video.read(indices, self.recipe.sampling.mode):
             times.update((f.index, f.pts_s) for f in frames)
             faces += finder.find(frames)
-        joined = _with_tracks(list(times.values()), faces)
+        weight = video.count / max(1, len(times))
+        joined = _with_tracks(list(times.values()), faces, weight)
         row = replace(
             row,
             codec=info.codec,
@@ -179,7 +180,7 @@ class Look:
             tracks=len({f.track_id for f in joined}),
             decoder=decoder_version(video.decoder),
         )
-        return Seen(_with_status(row, len(indices), video.frames_damaged), joined, times)
+        return Seen(_with_status(row, video), joined, times)
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,6 @@ class _Finder:
     device: str
     row: VideoRow
     video: Video
-    sampled: int
     reference: Reference | None
 
     def find(self, frames: Sequence[Frame]) -> list[list[FaceRow]]:
@@ -279,16 +279,19 @@ class _Finder:
             box_from=box_from,
             crop_box=crop.crop_box,
             image=crop.image,
-            weight=self.video.count / max(1, self.sampled),
         )
 
 
-def _with_tracks(times: Sequence[float], frames: Sequence[Sequence[FaceRow]]) -> list[FaceRow]:
+def _with_tracks(
+    times: Sequence[float], frames: Sequence[Sequence[FaceRow]], weight: float
+) -> list[FaceRow]:
     """The faces of all frames in order, each with the number of its person.
 
     Faces with an original's boxes keep its numbers.
+
+    :param weight: frames of the video that each sampled one stands for.
     """
-    faces = [face for frame in frames for face in frame]
+    faces = [replace(face, weight=weight) for frame in frames for face in frame]
     if faces and all(face.box_from == "original" for face in faces):
         return faces
     boxes = [np.array([f.box for f in frame], np.float32).reshape(-1, 4) for frame in frames]
@@ -329,12 +332,12 @@ def empty_row(ref: VideoRef, status: str = "ok", reason: str | None = None) -> V
     )
 
 
-def _with_status(row: VideoRow, wanted: int, damaged: int) -> VideoRow:
+def _with_status(row: VideoRow, video: Video) -> VideoRow:
     """The first status that applies to a clip that could be opened."""
+    damaged, missed = video.frames_damaged, video.frames_missed
     if not row.frames_decoded:
         how = f"none of {damaged} frame(s) is intact" if damaged else "no frame could be decoded"
         return replace(row, status="decode_error", reason=how)
-    missed = wanted - (row.frames_sampled or 0)
     if row.frames_lost or missed:
         reason = (
             f"{row.frames_lost or 0} frame(s) lost ({damaged} damaged), {missed} of them wanted"

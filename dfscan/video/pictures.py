@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from dfscan.errors import VideoError
+from dfscan.recipe import SamplingMode
 from dfscan.video import containers
 from dfscan.video.reading import Frame, StreamInfo, Video
 
@@ -102,7 +103,7 @@ class _PictureVideo(Video):
             frames_claimed=1,
         )
 
-    def read(self, indices: Sequence[int]) -> Iterator[list[Frame]]:
+    def read(self, indices: Sequence[int], mode: SamplingMode = "exact") -> Iterator[list[Frame]]:
         """See :meth:`Video.read`."""
         if 0 in indices:
             yield [Frame(0, 0.0, True, self._rgb)]

@@ -18,8 +18,9 @@ import os
 import sys
 import tempfile
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import av
@@ -27,12 +28,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dfscan.errors import DfscanError, VideoError
+from dfscan.recipe import SamplingMode
 from dfscan.video import containers
 
 _B: Final = av.video.frame.PictureType.B
 
 BATCH_BYTES: Final = 64 << 20
-"""decord allocates a batch whole; frames are asked for in batches of about so many bytes."""
+"""Frames are handed on in batches of about so many bytes."""
 
 
 class DecoderTrouble(Exception):  # noqa: N818  (a signal between decoders, not an error of dfscan)
@@ -79,10 +81,15 @@ class Video(ABC):
     frames_damaged: int = 0
     """Those of the lost that were delivered, with pixels that are not the video's."""
 
+    frames_missed: int = 0
+    """Frames that were to be read and could not be."""
+
     @abstractmethod
-    def read(self, indices: Sequence[int]) -> Iterator[list[Frame]]:
+    def read(self, indices: Sequence[int], mode: SamplingMode = "exact") -> Iterator[list[Frame]]:
         """The frames at ascending ``indices`` in batches; lost ones are left out.
 
+        :param mode: ``nearest`` and ``keyframes`` (PyAV alone) leave frames undecoded and take the
+            nearest of the others, so there may be fewer than ``indices``.
         :raises DecoderTrouble: another decoder should read the whole clip.
         """
 
@@ -108,73 +115,190 @@ def decoder_version(decoder: str) -> str:
 
 
 class _PyAVVideo(Video):
-    """Decodes every packet, goes on after damaged ones, and counts what is missing."""
+    """Goes on after damaged packets and counts what is missing; can leave frames undecoded."""
 
     decoder = "pyav"
 
     def __init__(self, data: bytes, container: str) -> None:
         self._data, self._container = data, container
-        self.info = probe(data, container)
-        scan = _scan_packets(data, container)
-        self._table, self._discarded = scan.times, scan.discarded
+        header = _read_header(data, container)
+        self.info = header.info
+        self._table, self._discarded = header.times, header.discarded
         self.count = len(self._table) or (self.info.frames_claimed or 0)
 
-    def read(self, indices: Sequence[int]) -> Iterator[list[Frame]]:
+    def read(self, indices: Sequence[int], mode: SamplingMode = "exact") -> Iterator[list[Frame]]:
         """See :meth:`Video.read`."""
-        wanted = set(indices)
-        seen: set[int] = set()
         damaged: set[int] = set()
-        turns = self.info.rotation // 90
+        seen: set[int] = set()
+        self.frames_missed = 0
         with _open(self._data, self._container) as container:
             stream = _video_stream(container)
             stream.thread_count = 1
-            for order, (frame, intact) in enumerate(_decode(container, stream)):
-                index = self._table.get(frame.pts, order) if self._table else order
-                if index in seen or index in damaged:
-                    continue
-                (seen if intact else damaged).add(index)
-                if index in wanted and intact:
-                    rgb = np.ascontiguousarray(np.rot90(_rgb(frame), -turns))
-                    fallback = index / (self.info.fps or 25.0)
-                    time = float(frame.time) if frame.time is not None else fallback
-                    yield [Frame(index, time, bool(frame.key_frame), rgb)]
+            decoding = _Decoding(container, stream, mode)
+            batch: list[Frame] = []
+            for frame, wanted in _wanted(self._numbered(decoding, seen, damaged), indices, mode):
+                if wanted and frame.intact:
+                    batch.append(self._frame(frame))
+                    if len(batch) * batch[0].rgb.nbytes >= BATCH_BYTES:
+                        yield batch
+                        batch = []
+                self.frames_missed += wanted and not frame.intact
+            if batch:
+                yield batch
         self.frames_decoded = len(seen)
-        claimed = max((self.info.frames_claimed or 0) - self._discarded, len(self._table))
-        self.frames_lost = max(0, claimed - len(seen), len(damaged))
         self.frames_damaged = len(damaged)
+        if mode == "exact":
+            self.frames_missed = len(set(indices) - seen)
+            claimed = max((self.info.frames_claimed or 0) - self._discarded, len(self._table))
+            self.frames_lost = max(0, claimed - len(seen), len(damaged))
+        else:
+            self.frames_lost = len(damaged) + decoding.errors
+
+    def _numbered(
+        self, decoding: "_Decoding", seen: set[int], damaged: set[int]
+    ) -> Iterator["_Delivered"]:
+        """Decoded frames with their index, each once."""
+        for order, (frame, intact) in enumerate(decoding):
+            index = self._table.get(frame.pts, order) if self._table else order
+            if index not in seen and index not in damaged:
+                (seen if intact else damaged).add(index)
+                yield _Delivered(index, intact, frame)
+
+    def _frame(self, delivered: "_Delivered") -> Frame:
+        index, frame = delivered.index, delivered.frame
+        rgb = np.ascontiguousarray(np.rot90(_rgb(frame), -(self.info.rotation // 90)))
+        fallback = index / (self.info.fps or 25.0)
+        time = float(frame.time) if frame.time is not None else fallback
+        return Frame(index, time, bool(frame.key_frame), rgb)
 
 
 @dataclass(frozen=True, slots=True)
-class _Packets:
-    """What the packets of a stream say without decoding any.
+class _Delivered:
+    """A decoded frame, where it belongs, and whether its pixels are the video's."""
+
+    index: int
+    intact: bool
+    frame: Any
+
+
+def _wanted(
+    frames: Iterator[_Delivered], indices: Sequence[int], mode: SamplingMode
+) -> Iterator[tuple[_Delivered, bool]]:
+    """Every decoded frame, and whether it is one to look at.
+
+    Those at ``indices``; where frames were left out, the one nearest to each index, the earlier of
+    two, each once. Frames come in order of presentation, so the choice needs no second look back.
+    """
+    if mode == "exact":
+        exact = set(indices)
+        yield from ((frame, frame.index in exact) for frame in frames)
+        return
+    waiting = deque(sorted(set(indices)))
+    before, taken = None, False
+    for frame in frames:
+        chosen = False
+        while waiting and waiting[0] <= frame.index:
+            index = waiting.popleft()
+            if before is not None and index - before.index <= frame.index - index:
+                taken = True
+            else:
+                chosen = True
+        if before is not None:
+            yield before, taken
+        before, taken = frame, chosen
+    if before is not None:
+        yield before, taken or bool(waiting)
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What a container says without any frame but the first being decoded.
 
     ``times``: time stamp → index in presentation order, {} where packets have none;
-    ``discarded``: packets that an edit list takes out of the presentation.
+    ``discarded``: packets that an edit list takes out of the presentation; ``time_base`` in
+    seconds.
     """
 
+    info: StreamInfo
     times: Mapping[int, int]
     discarded: int
     time_base: float
 
 
-def _scan_packets(data: bytes, container: str) -> _Packets:
+def _read_header(data: bytes, container: str) -> _Header:
+    """One pass over the packets; the first frame is decoded for its display matrix.
+
+    :raises VideoError: ``decode_error`` (unreadable), ``not_video`` (no picture stream) or
+        ``unsupported`` (a codec that is not built in).
+    """
     stamps: list[int] = []
-    discarded = 0
+    discarded, rotation, timed = 0, None, True
     with _open(data, container) as opened:
         stream = _video_stream(opened)
-        base = float(stream.time_base or 0)
+        stream.thread_count = 1
+        info = _stream_info(opened, stream, container)
         for packet in _packets(opened, stream):
-            if packet.size == 0:
+            if rotation is None:
+                rotation = _rotation(stream, packet, first=not stamps)
+            if packet.size == 0 or not timed:
                 continue
             if packet.pts is None:
-                return _Packets({}, 0, base)
-            if _is_hidden(stream.codec_context.name, memoryview(packet)):
+                timed = False
+            elif _is_hidden(info.codec, memoryview(packet)):
                 continue
-            if packet.is_discard:
+            elif packet.is_discard:
                 discarded += 1
             else:
                 stamps.append(packet.pts)
-    return _Packets({pts: i for i, pts in enumerate(sorted(set(stamps)))}, discarded, base)
+            if not timed and rotation is not None:
+                break
+        base = float(stream.time_base or 0)
+    if rotation:
+        info = replace(info, rotation=rotation)
+        if rotation % 180:
+            info = replace(info, width=info.height, height=info.width)
+    times = {pts: i for i, pts in enumerate(sorted(set(stamps)))} if timed else {}
+    return _Header(info, times, discarded if timed else 0, base)
+
+
+def _rotation(stream: Any, packet: Any, first: bool) -> int | None:
+    """Degrees clockwise, 0, 90, 180 or 270, as the first frame's display matrix says.
+
+    None until a frame comes out. The first packet's is asked for at once, since a decoder
+    otherwise holds it back until it knows that no frame precedes it.
+    """
+    context = stream.codec_context
+    with contextlib.suppress(av.error.FFmpegError):
+        frames = packet.decode()
+        if not frames and first and packet.size:
+            frames = context.decode(None)
+            context.flush_buffers()
+        if frames:
+            return int(round(-frames[0].rotation / 90) * 90 % 360)
+    return None
+
+
+def _stream_info(opened: Any, stream: Any, container: str) -> StreamInfo:
+    """What the container says, not rotated yet."""
+    context = stream.codec_context
+    if context.width <= 0 or context.height <= 0:
+        raise VideoError("decode_error", "the container gives no picture size")
+    duration = None
+    if stream.duration is not None and stream.time_base is not None:
+        duration = float(stream.duration * stream.time_base)
+    elif opened.duration is not None:
+        duration = opened.duration / av.time_base
+    return StreamInfo(
+        container=container,
+        codec=context.name,
+        bit_depth=context.format.components[0].bits if context.format else 8,
+        width=context.width,
+        height=context.height,
+        rotation=0,
+        fps=float(stream.average_rate) if stream.average_rate else None,
+        duration_s=duration,
+        frames_claimed=stream.frames or None,
+    )
 
 
 def _is_hidden(codec: str, packet: memoryview) -> bool:
@@ -192,39 +316,6 @@ def _is_hidden(codec: str, packet: memoryview) -> bool:
     if first >> place & 1:
         return False  # shows a frame that was decoded before
     return not first >> (place - 2) & 1
-
-
-def probe(data: bytes, container: str) -> StreamInfo:
-    """What the container says, from its headers.
-
-    :raises VideoError: ``decode_error`` (unreadable), ``not_video`` (no picture stream) or
-        ``unsupported`` (a codec that is not built in).
-    """
-    with _open(data, container) as opened:
-        stream = _video_stream(opened)
-        context = stream.codec_context
-        rotation = _rotation(data, container)
-        width, height = context.width, context.height
-        if width <= 0 or height <= 0:
-            raise VideoError("decode_error", "the container gives no picture size")
-        if rotation % 180:
-            width, height = height, width
-        duration = None
-        if stream.duration is not None and stream.time_base is not None:
-            duration = float(stream.duration * stream.time_base)
-        elif opened.duration is not None:
-            duration = opened.duration / av.time_base
-        return StreamInfo(
-            container=container,
-            codec=context.name,
-            bit_depth=context.format.components[0].bits if context.format else 8,
-            width=width,
-            height=height,
-            rotation=rotation,
-            fps=float(stream.average_rate) if stream.average_rate else None,
-            duration_s=duration,
-            frames_claimed=stream.frames or None,
-        )
 
 
 def _open(data: bytes, container: str) -> Any:
@@ -245,16 +336,6 @@ def _video_stream(container: Any) -> Any:
     return stream
 
 
-def _rotation(data: bytes, container: str) -> int:
-    """Degrees clockwise, 0, 90, 180 or 270, as the first frame's display matrix says."""
-    with _open(data, container) as opened:
-        stream = _video_stream(opened)
-        stream.thread_count = 1
-        for frame, _ in _decode(opened, stream):
-            return int(round(-frame.rotation / 90) * 90 % 360)
-    return 0
-
-
 def _packets(container: Any, stream: Any) -> Iterator[Any]:
     packets = container.demux(stream)
     while True:
@@ -264,31 +345,45 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
             return  # a container that breaks off: what came before it counts
 
 
-def _decode(container: Any, stream: Any) -> Iterator[tuple[Any, bool]]:
-    """(frame, whether its pixels are the video's) as the decoder delivers them.
+class _Decoding:
+    """(frame, whether its pixels are the video's) as the decoder delivers them, in order.
 
     From damage up to the next key frame that is whole none is: all are predicted from it. Frames
-    predicted from both sides wait for the one behind them.
+    predicted from both sides wait for the one behind them. ``errors`` counts packets refused.
+
+    In mode ``nearest`` the decoder leaves out frames that no other is predicted from (some codecs'
+    decoders do not know how, and deliver them), in mode ``keyframes`` it gets key frames alone.
     """
-    intact = True
-    waiting: list[tuple[Any, bool]] = []
-    for packet in _packets(container, stream):
-        try:
-            frames = packet.decode()
-        except av.error.FFmpegError:
-            intact = False  # its frame is missing from the count
-            continue
-        for frame in frames:
-            whole = not frame.is_corrupt
-            if frame.pict_type == _B:
-                waiting.append((frame, intact and whole))
+
+    def __init__(self, container: Any, stream: Any, mode: SamplingMode) -> None:
+        self._container, self._stream, self._mode = container, stream, mode
+        self.errors = 0
+        if mode == "nearest":
+            stream.codec_context.skip_frame = "NONREF"
+
+    def __iter__(self) -> Iterator[tuple[Any, bool]]:
+        intact = True
+        waiting: list[tuple[Any, bool]] = []
+        for packet in _packets(self._container, self._stream):
+            if self._mode == "keyframes" and packet.size and not packet.is_keyframe:
                 continue
-            known = all(ok for _, ok in waiting) and whole
-            yield from ((held, intact and known) for held, _ in waiting)
-            waiting.clear()
-            intact = whole and (intact or frame.key_frame)
-            yield frame, intact
-    yield from waiting
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError:
+                intact = False  # its frame is missing from the count
+                self.errors += 1
+                continue
+            for frame in frames:
+                whole = not frame.is_corrupt
+                if frame.pict_type == _B:
+                    waiting.append((frame, intact and whole))
+                    continue
+                known = all(ok for _, ok in waiting) and whole
+                yield from ((held, intact and known) for held, _ in waiting)
+                waiting.clear()
+                intact = whole and (intact or frame.key_frame)
+                yield frame, intact
+        yield from waiting
 
 
 def _rgb(frame: Any) -> npt.NDArray[np.uint8]:
@@ -306,7 +401,8 @@ class _DecordVideo(Video):
 
     def __init__(self, data: bytes, container: str) -> None:
         decord = _decord()
-        self.info = probe(data, container)
+        header = _read_header(data, container)
+        self.info = header.info
         if self.info.bit_depth > 8:
             raise DecoderTrouble(f"decord gives other pixels at {self.info.bit_depth} bits")
         try:
@@ -322,28 +418,30 @@ class _DecordVideo(Video):
             )
         if not np.all(np.diff(times) > 0):
             raise DecoderTrouble("decord gives time stamps that repeat or run backwards")
-        scan = _scan_packets(data, container)
-        if len(scan.times) != self.count or scan.discarded:
+        if len(header.times) != self.count or header.discarded:
             raise DecoderTrouble(
-                f"decord counts {self.count} frames, {len(scan.times)} are to be shown"
+                f"decord counts {self.count} frames, {len(header.times)} are to be shown"
             )
-        self._times = np.array(sorted(scan.times)) * scan.time_base
+        self._times = np.array(sorted(header.times)) * header.time_base
 
-    def read(self, indices: Sequence[int]) -> Iterator[list[Frame]]:
+    def read(self, indices: Sequence[int], mode: SamplingMode = "exact") -> Iterator[list[Frame]]:
         """See :meth:`Video.read`."""
+        if mode != "exact":
+            raise DecoderTrouble(f"decord decodes every frame, which {mode} is to avoid")
         decord = _decord()
         step = max(1, BATCH_BYTES // (self.info.width * self.info.height * 3))
         for start in range(0, len(indices), step):
             chunk = list(indices[start : start + step])
             with _complaints() as complaints:
-                try:
-                    batch = self._reader.get_batch(chunk).asnumpy()
+                try:  # one by one: a batch is one piece of fresh memory, a tenth slower
+                    batch = [self._reader[i].asnumpy() for i in chunk]
                 except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError) as error:
                     raise DecoderTrouble(f"decord stopped: {_text(error)}") from None
             if complaints:
                 raise DecoderTrouble(f"decord hides damage: {complaints[0]}")
-            if batch.shape != (len(chunk), self.info.height, self.info.width, 3):
-                raise DecoderTrouble(f"decord gives frames of shape {batch.shape}")
+            shapes = {rgb.shape for rgb in batch}
+            if shapes != {(self.info.height, self.info.width, 3)}:
+                raise DecoderTrouble(f"decord gives frames of shape {shapes}")
             yield [
                 Frame(i, float(self._times[i]), i in self._keys, rgb)
                 for i, rgb in zip(chunk, batch, strict=True)

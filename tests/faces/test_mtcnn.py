@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 from skimage.data import astronaut
 
-from dfscan.faces.mtcnn import MTCNN, pyramid_scales
+from dfscan.faces import pyramid
+from dfscan.faces.mtcnn import MTCNN
 from dfscan.recipe import Detector
 from dfscan.video import open_video
 
@@ -70,7 +71,7 @@ def test_largest_face_comes_first(ours: MTCNN) -> None:
 
 
 def test_pyramid_reaches_down_to_the_receptive_field() -> None:
-    scales = pyramid_scales(1080, 1920, 60, 0.709)
-    assert scales[0] == 12 / 60
-    assert 1080 * scales[-1] >= 12 > 1080 * scales[-1] * 0.709
-    assert pyramid_scales(10, 10, 20, 0.709) == []
+    found = pyramid.scales(1080, 1920, 60, 0.709)
+    assert found[0] == 12 / 60
+    assert 1080 * found[-1] >= 12 > 1080 * found[-1] * 0.709
+    assert pyramid.scales(10, 10, 20, 0.709) == []
