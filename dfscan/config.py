@@ -101,6 +101,9 @@ class LookConfig(VerbConfig):
         None, description="that decoding one video may take; null: a CPU's share, 2 to 8 GiB"
     )
     recycle: int = Field(500, ge=1, description="videos after which a decoding process is replaced")
+    decoder: Literal["auto", "decord", "pyav"] = Field(
+        "auto", description="the same frames each; decord and pyav decode the others too"
+    )
     isolate: bool = Field(True, description="open videos in a process that can be ended")
 
 

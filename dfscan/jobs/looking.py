@@ -14,6 +14,7 @@ from dfscan.recipe import FaceRecipe
 from dfscan.records import RETRIED, VideoRef
 from dfscan.steps.isolation import IsolatedLook, Limits
 from dfscan.steps.look import Look, Looker
+from dfscan.video import ORDERS
 
 GONE_LIMIT: Final = 0.05
 """More than this share of known videos missing at once looks like an unmounted disk."""
@@ -50,7 +51,7 @@ def make_looker(config: LookConfig, recipe: FaceRecipe, progress: Progress) -> L
 
     :raises ConfigError: GPUs are asked for and there are none.
     """
-    look = Look(recipe, pick_device(config), config.max_bytes)
+    look = Look(recipe, pick_device(config), config.max_bytes, ORDERS[config.decoder])
     if not config.isolate:
         return look
     if not sys.platform.startswith("linux"):

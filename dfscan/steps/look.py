@@ -17,7 +17,7 @@ from dfscan.faces.detectors import load_detector
 from dfscan.faces.similarity import face_difference
 from dfscan.recipe import FaceRecipe
 from dfscan.records import FaceRow, VideoRef, VideoRow
-from dfscan.video import DECODERS, DecoderTrouble, Frame, Video, frame_indices, open_video
+from dfscan.video import ORDERS, DecoderTrouble, Frame, Video, frame_indices, open_video
 from dfscan.video.pictures import is_picture, open_picture
 from dfscan.video.reading import decoder_version
 
@@ -81,7 +81,7 @@ class Look:
     recipe: FaceRecipe
     device: str
     max_bytes: int
-    decoders: tuple[str, ...] = tuple(DECODERS)
+    decoders: tuple[str, ...] = ORDERS["auto"]
 
     def see(
         self, ref: VideoRef, also: Sequence[int] = (), reference: Reference | None = None

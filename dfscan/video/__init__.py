@@ -1,10 +1,19 @@
 """Bytes → sampled frames. The only place that knows containers, codecs and decoders."""
 
-from dfscan.video.reading import DECODERS, DecoderTrouble, Frame, StreamInfo, Video, open_video
+from dfscan.video.reading import (
+    DECODERS,
+    ORDERS,
+    DecoderTrouble,
+    Frame,
+    StreamInfo,
+    Video,
+    open_video,
+)
 from dfscan.video.sampling import frame_indices
 
 __all__ = [
     "DECODERS",
+    "ORDERS",
     "DecoderTrouble",
     "Frame",
     "StreamInfo",

@@ -62,7 +62,7 @@ def test_one_verdict_a_video(corpus: Corpus, model: Path, tmp_path: Path) -> Non
         mean = sum(f["score_raw"] for f in row["frames"]) / len(row["frames"])
         assert row["score_raw"] == pytest.approx(mean, abs=1e-6)
         assert row["custody"]["models"] == [storage.sha256(model.read_bytes())]
-        assert row["custody"]["decoder"].startswith("decord2")
+        assert row["custody"]["decoder"].startswith("av ")
         assert row["top_frames_s"][0] in [f["pts_s"] for f in row["frames"]]
 
 

@@ -28,7 +28,7 @@ def test_a_clip_becomes_its_faces(corpus: Corpus) -> None:
     assert row.faces == len(faces) >= 2
     assert row.codec == "h264"
     assert row.decoder is not None
-    assert row.decoder.startswith("decord2 ")
+    assert row.decoder.startswith("av ")
     face = faces[0]
     assert face.video_id == row.video_id
     assert face.weight == 12 / 3
