@@ -104,6 +104,13 @@ class LookConfig(VerbConfig):
     decoder: Literal["auto", "decord", "pyav"] = Field(
         "auto", description="the same frames each; decord and pyav decode the others too"
     )
+    decoders: int | None = Field(
+        None,
+        ge=0,
+        le=256,
+        description="decoding processes that feed one worker's detector; 0: each finds its own "
+        "faces; null: 0, or all CPUs for GPUs",
+    )
     isolate: bool = Field(True, description="open videos in a process that can be ended")
 
 

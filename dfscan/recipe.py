@@ -116,12 +116,13 @@ class Crop(Strict):
     The crop stays inside the frame (nothing is invented at a border; ``crop_box`` says what is
     there). It keeps its native resolution unless its longer side passes ``max_size`` pixels;
     then it is scaled down, antialiased. ``face_size`` scales every crop to that longer side.
+    ``quality`` and ``subsampling`` are JPEG's; ``png`` and ``webp`` are lossless.
     """
 
     context: float = Field(0.6, ge=0, le=3)
     max_size: int = Field(512, ge=16, le=4096)
     face_size: int | None = Field(None, ge=16, le=4096)
-    codec: Literal["jpeg", "png"] = "jpeg"
+    codec: Literal["jpeg", "png", "webp"] = "jpeg"
     quality: int = Field(95, ge=1, le=100)
     subsampling: Literal["4:4:4"] = "4:4:4"
     interpolation: Literal["lanczos", "bicubic", "bilinear"] = "bicubic"

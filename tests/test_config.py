@@ -5,6 +5,8 @@ import pytest
 from dfscan import config, corpora
 from dfscan.config import VERBS, ExtractConfig, QuickstartConfig, ScoreConfig, TrainConfig, resolve
 from dfscan.errors import ConfigError
+from dfscan.recipe import SamplingMode
+from dfscan.video import ORDERS
 
 
 @pytest.fixture(autouse=True)
@@ -194,3 +196,49 @@ def test_a_flag_replaces_another_way_of_sampling_in_the_file(folder):
     config = resolve(ScoreConfig, {"every": "2s"})
     assert (config.every, config.frames) == (2.0, None)
     assert resolve(ScoreConfig, {}).frames == 8
+
+
+@pytest.mark.parametrize("mode", get_args(SamplingMode))
+def test_the_recipe_samples_as_configured(folder, mode):
+    write(folder, f"extract: {{sampling: {mode}, stride: 7}}")
+    recipe = resolve(ExtractConfig, {}).recipe()
+    assert recipe.sampling.mode == mode
+    assert recipe.sampling.stride.real == 7
+    assert resolve(ExtractConfig, {"sampling": "exact"}).recipe().sampling.mode == "exact"
+    assert resolve(ScoreConfig, {}).sampling(mode).mode == mode
+
+
+def test_recipes_of_different_sampling_have_different_hashes():
+    modes = get_args(SamplingMode)
+    hashes = {resolve(ExtractConfig, {"sampling": mode}).recipe().hash() for mode in modes}
+    assert len(hashes) == len(modes) == 3
+    assert resolve(ExtractConfig, {}).recipe().hash() in hashes
+
+
+def test_an_unknown_sampling_is_refused(folder):
+    write(folder, "extract: {sampling: sometimes}")
+    message = r"extract\.sampling: got 'sometimes'; should be 'exact', 'nearest' or 'keyframes'"
+    with pytest.raises(ConfigError, match=message):
+        resolve(ExtractConfig, {})
+
+
+@pytest.mark.parametrize("mode", ["nearest", "keyframes"])
+def test_boxes_of_the_original_need_exact_frames(folder, mode):
+    write(folder, f"extract: {{sampling: {mode}}}")
+    with pytest.raises(ConfigError) as caught:
+        resolve(ExtractConfig, {"boxes_from": "original"})
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "boxes_from: original" in message
+    assert f"sampling: {mode}" in message
+    assert resolve(ExtractConfig, {"boxes_from": "original", "sampling": "exact"})
+
+
+@pytest.mark.parametrize("verb", [ExtractConfig, ScoreConfig])
+def test_decoders_are_those_that_there_is_an_order_for(verb):
+    for decoder in ORDERS:
+        assert resolve(verb, {"decoder": decoder}).decoder == decoder
+    assert set(get_args(verb.model_fields["decoder"].annotation)) == set(ORDERS)
+    for decoder in ("sparse", "opencv", ""):
+        with pytest.raises(ConfigError, match="should be 'auto', 'decord' or 'pyav'"):
+            resolve(verb, {"decoder": decoder})

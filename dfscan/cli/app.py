@@ -72,6 +72,16 @@ Retry = Annotated[
     str | None,
     typer.Option(help="Only videos that ended so: timeout,crashed.", metavar="STATUS,…"),
 ]
+Decoder = Annotated[
+    str | None,
+    typer.Option(help="auto, decord or pyav: the same frames; auto decodes least to get them."),
+]
+Decoders = Annotated[
+    int | None,
+    typer.Option(
+        help="Decoding processes that feed a worker's detector (default: 0; with GPUs all CPUs)."
+    ),
+]
 Timeout = Annotated[
     str | None, typer.Option(help="Seconds a video, one more a megabyte (default: 120).")
 ]
@@ -154,6 +164,8 @@ def extract(
     retry: Retry = None,
     allow_gone: AllowGone = None,
     timeout: Timeout = None,
+    decoder: Decoder = None,
+    decoders: Decoders = None,
     dry_run: Annotated[
         bool | None, typer.Option("--dry-run", help="Only say what there is to do.")
     ] = None,
@@ -176,6 +188,7 @@ def extract(
         "sampling": sampling, "detector.min_face": min_face, "crop.face_size": face_size, "crop.context": margin,
         "detector.name": detector, "detector.max_faces": max_faces, "boxes_from": boxes_from,
         "retry": retry, "allow_gone": allow_gone, "timeout": timeout, "dry_run": dry_run,
+        "decoder": decoder, "decoders": decoders,
         "max_failed": max_failed, "inline": inline, "workers": workers, "gpus": gpus,
         "ray_address": ray_address, "overwrite": overwrite,
     }  # fmt: skip

@@ -65,6 +65,8 @@ def _encode(picture: Image.Image, recipe: Crop) -> bytes:
     sink = io.BytesIO()
     if recipe.codec == "png":
         picture.save(sink, "PNG")
+    elif recipe.codec == "webp":
+        picture.save(sink, "WEBP", lossless=True)
     else:
         picture.save(sink, "JPEG", quality=recipe.quality, subsampling=recipe.subsampling)
     return sink.getvalue()

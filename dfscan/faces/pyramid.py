@@ -175,7 +175,7 @@ def _levels(frame: Tensor, plan: _Plan) -> list[Tensor]:
         strip = flat[:, left : left + _STRIP * 3]
         table = memory[: (height + blocks) * strip.shape[1]].view(-1, strip.shape[1])
         table[:height] = strip
-        quads = table[: blocks * _BLOCK].view(blocks, _BLOCK, -1).unbind(1)
+        quads = table[: blocks * _BLOCK].view(blocks, _BLOCK, strip.shape[1]).unbind(1)
         torch.add(quads[0], quads[1], out=table[height:])
         for row in quads[2:]:
             table[height:] += row

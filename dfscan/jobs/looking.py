@@ -8,7 +8,7 @@ from typing import Final
 from dfscan.config import LookConfig
 from dfscan.corpora import list_videos
 from dfscan.errors import SourceError
-from dfscan.jobs.pool import pick_device
+from dfscan.jobs.pool import cpu_count, pick_device
 from dfscan.jobs.progress import Progress
 from dfscan.recipe import FaceRecipe
 from dfscan.records import RETRIED, VideoRef
@@ -57,7 +57,14 @@ def make_looker(config: LookConfig, recipe: FaceRecipe, progress: Progress) -> L
     if not sys.platform.startswith("linux"):
         progress.note(f"{sys.platform}: no limit on a decoder's memory here, only on its time")
     memory = None if config.max_memory is None else int(config.max_memory)
-    return IsolatedLook(look, Limits(config.timeout, memory, config.recycle))
+    return IsolatedLook(look, Limits(config.timeout, memory, config.recycle), decoders(config))
+
+
+def decoders(config: LookConfig) -> int:
+    """Decoding processes that feed one worker's detector; 0: each finds its own faces."""
+    if config.decoders is not None:
+        return config.decoders
+    return max(1, cpu_count() // config.gpus) if config.gpus else 0
 
 
 def left_to_do(

@@ -100,20 +100,17 @@ def _on_ray(
         return
     import ray
 
-    with ray_session(config) as slots:
-        gpus = min(1.0, config.gpus / slots)
-        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_work)
+    with ray_session(config) as cpus:
+        crew = _crew(config, cpus)
         shared = ray.put(step)
         waiting, running = deque(units), dict[Any, Unit]()
         deaths: Counter[str] = Counter()
-        # Where the user names a number of workers on a Ray of theirs, no more may be in flight.
-        ahead = slots if config.workers and config.ray_address else 2 * slots
         alone = time.monotonic()
         try:
             while waiting or running:
-                while waiting and len(running) < ahead:
+                while waiting and len(running) < crew.ahead:
                     unit = waiting.popleft()
-                    running[task.remote(shared, unit)] = unit
+                    running[crew.start(shared, unit)] = unit
                 done, _ = ray.wait(list(running), num_returns=1, timeout=1)
                 if done or ray.cluster_resources().get("CPU"):
                     alone = time.monotonic()
@@ -121,12 +118,98 @@ def _on_ray(
                     progress.note("no node with a CPU is left in the Ray cluster: waiting for one")
                     alone = time.monotonic()
                 for reference in done:
-                    yield from _collect(step, reference, running.pop(reference), waiting, deaths)
+                    unit = running.pop(reference)
+                    yield from _collect(step, reference, unit, waiting, deaths)
+                    crew.done(reference)
         finally:
-            for reference in running:  # nothing may commit once the output is unlocked
-                ray.cancel(reference, force=True)
-            if running:
-                ray.wait(list(running), num_returns=len(running), timeout=30)
+            crew.stop(list(running))  # nothing may commit once the output is unlocked
+
+
+def _crew(config: VerbConfig, cpus: int) -> "_Tasks | _Actors":
+    """Who does the units."""
+    if config.gpus:
+        return _Actors(config.gpus, gpus=1, cpus=max(1, cpus // config.gpus))
+    # Where the user names a number of workers on a Ray of theirs, no more may be in flight.
+    return _Tasks(cpus if config.workers and config.ray_address else 2 * cpus)
+
+
+class _Tasks:
+    """Units as Ray tasks: Ray keeps the worker processes. ``ahead`` of them are in flight."""
+
+    def __init__(self, ahead: int) -> None:
+        import ray
+
+        self.ahead = ahead
+        self._task = ray.remote(num_cpus=1, max_retries=0)(_work)
+
+    def start(self, step: Any, unit: Unit) -> Any:
+        """A reference to the unit's result."""
+        return self._task.remote(step, unit)
+
+    def done(self, reference: Any) -> None:
+        """The result is there, or will not come."""
+
+    def stop(self, running: list[Any]) -> None:
+        """End what runs."""
+        import ray
+
+        for reference in running:
+            ray.cancel(reference, force=True)
+        if running:
+            ray.wait(running, num_returns=len(running), timeout=30)
+
+
+class _Actors:
+    """Units on one actor a GPU, which keeps its networks; Ray ends a task's worker after each.
+
+    Each takes its share of the CPUs, for its decoding processes, and one unit at a time, so that its
+    death is charged to that one.
+    """
+
+    def __init__(self, count: int, gpus: float, cpus: int) -> None:
+        import ray
+
+        self.ahead = count
+        options = {"num_gpus": gpus, "num_cpus": cpus, "max_restarts": 0}
+        self._new = ray.remote(**options)(_Worker).remote
+        self._idle = [self._new() for _ in range(count)]
+        self._busy: dict[Any, Any] = {}
+
+    def start(self, step: Any, unit: Unit) -> Any:
+        """See :class:`_Tasks`."""
+        actor = self._idle.pop()
+        reference = actor.work.remote(step, unit)
+        self._busy[reference] = actor
+        return reference
+
+    def done(self, reference: Any) -> None:
+        """See :class:`_Tasks`; an actor that died is replaced."""
+        import ray
+        from ray import exceptions
+
+        actor = self._busy.pop(reference)
+        try:
+            ray.get(reference)
+        except exceptions.RayTaskError:
+            pass
+        except exceptions.RayError:
+            ray.kill(actor)
+            actor = self._new()
+        self._idle.append(actor)
+
+    def stop(self, running: list[Any]) -> None:
+        """See :class:`_Tasks`."""
+        import ray
+
+        for actor in [*self._idle, *self._busy.values()]:
+            ray.kill(actor)
+        if running:
+            ray.wait(running, num_returns=len(running), timeout=30)
+
+
+class _Worker:
+    def work(self, step: Step, unit: Unit) -> UnitResult:
+        return _work(step, unit)
 
 
 def _collect(
@@ -143,7 +226,11 @@ def _collect(
         yield ray.get(reference)
     except (exceptions.NodeDiedError, exceptions.LocalRayletDiedError):
         waiting.append(unit)
-    except (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError) as error:
+    except (
+        exceptions.WorkerCrashedError,
+        exceptions.OutOfMemoryError,
+        exceptions.RayActorError,
+    ) as error:
         deaths[unit.name] += 1
         if deaths[unit.name] < TRIES:
             waiting.append(unit)

@@ -1,6 +1,8 @@
-"""The child process in which videos are opened: ``python -m dfscan.steps.child PARENT``.
+"""The child process in which videos are opened: ``python -m dfscan.steps.child PARENT [FRAMES]``.
 
 It reads requests on stdin and answers on stdout until stdin ends, and it ends with its parent.
+``FRAMES`` is the descriptor of the memory in which it hands frames over, where the parent finds the
+faces.
 """
 
 import contextlib
@@ -16,10 +18,10 @@ from typing import IO, Any, Final
 
 from dfscan import faults
 from dfscan.errors import DfscanError, VideoError
-from dfscan.faces.detectors import load_detector
 from dfscan.recipe import FaceRecipe
 from dfscan.records import VideoRef
 from dfscan.steps import wire
+from dfscan.steps.feeding import FedDetector, SharedFrames
 from dfscan.steps.look import Look
 
 _PDEATHSIG: Final = 1  # prctl's name for "tell me when my parent ends"
@@ -32,8 +34,19 @@ def main() -> None:
     requests = sys.stdin.buffer
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no answer
+
+    def ask(said: dict[str, Any]) -> Any:
+        answers.write(wire.message({"detect": said}))
+        answers.flush()
+        answer = _read(requests)
+        if answer is None:
+            sys.exit(1)  # the parent has ended
+        return answer[0]["found"]
+
+    frames = [SharedFrames(int(text)) for text in sys.argv[2:]]
+    fed = FedDetector(frames[0], ask) if frames else None
     while (request := _read(requests)) is not None:
-        answers.write(_answer(*request))
+        answers.write(_answer(*request, fed))
         answers.flush()
 
 
@@ -56,11 +69,11 @@ def _read(stream: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
     return json.loads(stream.read(text)), stream.read(table)
 
 
-def _answer(header: dict[str, Any], table: bytes) -> bytes:
+def _answer(header: dict[str, Any], table: bytes, fed: FedDetector | None) -> bytes:
     try:
-        look = _look(header["look"])
+        look = _look(header["look"], fed)
         if header["kind"] == "warm":
-            load_detector(look.recipe.detector, look.device)
+            look.load()
             return wire.message({})
         ref = VideoRef(**header["ref"])
         faults.reach("child.look", ref.video_id)
@@ -79,10 +92,11 @@ def _answer(header: dict[str, Any], table: bytes) -> bytes:
 
 
 @functools.lru_cache(maxsize=4)
-def _look(text: str) -> Look:
+def _look(text: str, fed: FedDetector | None) -> Look:
     values = json.loads(text)
     recipe = FaceRecipe.model_validate(values["recipe"])
-    return Look(recipe, values["device"], values["max_bytes"], tuple(values["decoders"]))
+    detector = fed if values["fed"] and recipe.detector.name != "none" else None
+    return Look(recipe, values["device"], values["max_bytes"], tuple(values["decoders"]), detector)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from dfscan.errors import VideoError
 from dfscan.facesets import FaceSet
 from dfscan.records import FaceRow, VideoRef, VideoRow
+from dfscan.steps.lanes import in_lanes
 from dfscan.steps.look import Looker, Seen, as_reference, empty_row
 from dfscan.steps.units import NOTHING, Unit, UnitResult, families, make_unit, singles
 
@@ -41,8 +42,10 @@ class ExtractStep:
         """
         total, seen = NOTHING, list[Seen]()
         videos: list[VideoRef] = []
-        for members in self._together(unit):
-            seen += self._family(members)
+        together = self._together(unit)
+        found = in_lanes(self.look, self._family, together)
+        for members, family in zip(together, found, strict=True):
+            seen += family
             videos += members
             if sum(len(f.image) for s in seen for f in s.faces) > COMMIT_BYTES:
                 total += self._commit(make_unit(videos, unit.name).name, seen)
@@ -63,8 +66,8 @@ class ExtractStep:
             return singles(unit)
         return [make_unit(members, unit.name) for members in families(unit.videos)]
 
-    def _together(self, unit: Unit) -> Iterable[Sequence[VideoRef]]:
-        return families(unit.videos) if self.paired else ([video] for video in unit.videos)
+    def _together(self, unit: Unit) -> list[list[VideoRef]]:
+        return list(families(unit.videos)) if self.paired else [[video] for video in unit.videos]
 
     def _family(self, members: Sequence[VideoRef]) -> list[Seen]:
         """An original and its fakes, or videos that have nothing to do with each other."""

@@ -28,6 +28,7 @@ from dfscan.errors import DfscanError, VideoError
 from dfscan.recipe import FaceRecipe
 from dfscan.records import VideoRef
 from dfscan.steps import wire
+from dfscan.steps.feeding import SharedFrames, feed, serve
 from dfscan.steps.look import Look, Reference, Seen, empty_row
 
 TRIES: Final = 3
@@ -81,10 +82,23 @@ class Limits:
 
 @dataclass(frozen=True)
 class IsolatedLook:
-    """:class:`~dfscan.steps.look.Look`, in a child of this process."""
+    """:class:`~dfscan.steps.look.Look`, in a child of this process.
+
+    With ``decoders`` the faces are found in this process, for so many children at once.
+    """
 
     look: Look
     limits: Limits
+    decoders: int = 0
+
+    @property
+    def lanes(self) -> int:
+        """See :class:`~dfscan.steps.look.Looker`."""
+        return max(1, self.decoders)
+
+    def abandon(self) -> None:
+        """See :class:`~dfscan.steps.look.Looker`."""
+        end_child()
 
     @property
     def recipe(self) -> FaceRecipe:
@@ -130,23 +144,24 @@ class IsolatedLook:
         deadline: float,
         reference: Reference | None,
     ) -> tuple[dict[str, Any], bytes]:
-        look = self.look
+        look, fed = self.look, bool(self.decoders)
         memory = self.limits.memory_limit(ref.bytes)
         for attempt in range(1, TRIES + 1):
             request = wire.message(
-                header | {"look": _look_text(look)}, reference.faces if reference else ()
+                header | {"look": _look_text(look, fed)}, reference.faces if reference else ()
             )
-            with _LOCK:
-                child = _child(look, self.limits.recycle)
-                try:
-                    answer, table = child.ask(request, deadline, memory)
-                except _Died as died:
-                    if attempt == TRIES:
-                        how = f"the decoder ended by {died} on this video, {TRIES} times"
-                        raise VideoError("crashed", how) from None
-                    if died.crash:
-                        look = replace(look, decoders=look.decoders[-1:])
-                    continue
+            child = _take_child(look, self.limits.recycle, fed)
+            try:
+                answer, table = child.ask(request, deadline, memory)
+            except _Died as died:
+                if attempt == TRIES or child.dismissed:
+                    how = f"the decoder ended by {died} on this video, {attempt} times"
+                    raise VideoError("crashed", how) from None
+                if died.crash:
+                    look = replace(look, decoders=look.decoders[-1:])
+                continue
+            finally:
+                _put_back(child)
             if "fatal" in answer:
                 raise DfscanError(answer["fatal"])
             if "failed" in answer:
@@ -175,8 +190,11 @@ class _Died(Exception):  # noqa: N818
 class _Child:
     """One child process and the pipes to it."""
 
-    def __init__(self, detector: tuple[object, str]) -> None:
-        self.detector = detector
+    def __init__(self, look: Look, fed: bool) -> None:
+        self.detector = _detector(look, fed)
+        self.frames = SharedFrames() if fed else None
+        self.feed = feed(look.recipe.detector, look.device) if fed else None
+        self.alive, self.dismissed = True, False
         self.videos = 0
         self.ready: set[str] = set()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (as long-lived as the child)
@@ -187,7 +205,8 @@ class _Child:
             "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "dfscan.steps.child", str(os.getpid())],
+            [sys.executable, "-P", "-m", "dfscan.steps.child", *self._arguments()],
+            pass_fds=[self.frames.descriptor] if self.frames else [],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -207,16 +226,27 @@ class _Child:
         """Its process id."""
         return self._process.pid
 
+    def _arguments(self) -> list[str]:
+        descriptor = [str(self.frames.descriptor)] if self.frames else []
+        return [str(os.getpid()), *descriptor]
+
     def ask(self, request: bytes, deadline_s: float, memory: int) -> tuple[dict[str, Any], bytes]:
         """Send a request and wait for its answer; a child that fails is ended.
+
+        Meanwhile faces are found for it, where it is fed.
 
         :raises _Died: it ended by itself.
         :raises VideoError: it took too long, or too much memory.
         """
         try:
-            self._requests.write(request)
-            self._requests.flush()
-            return self._receive(time.monotonic() + deadline_s, deadline_s, memory)
+            until = time.monotonic() + deadline_s
+            while True:
+                self._requests.write(request)
+                self._requests.flush()
+                answer, table = self._receive(until, deadline_s, memory)
+                if "detect" not in answer or self.frames is None or self.feed is None:
+                    return answer, table
+                request = wire.message({"found": serve(self.frames, self.feed, answer["detect"])})
         except BrokenPipeError:
             raise self._death() from None
         except BaseException:
@@ -256,13 +286,13 @@ class _Child:
             raise VideoError("crashed", "the decoder's answer makes no sense")
         return int(length)
 
-    def serves(self, look: Look, recycle: int) -> bool:
+    def serves(self, look: Look, recycle: int, fed: bool) -> bool:
         """Whether it runs, is not too old, and has the networks that ``look`` needs.
 
         It is not given others: decord is loaded by then, and torch must come before it.
         """
         fresh = self.videos < recycle and self._process.poll() is None
-        return fresh and self.detector == _detector(look)
+        return fresh and self.detector == _detector(look, fed)
 
     def _death(self) -> _Died:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -280,43 +310,71 @@ class _Child:
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return lines[-1][:160] if lines else ""
 
+    def dismiss(self) -> None:
+        """Kill it while another thread waits for its answer; that thread ends it."""
+        self.dismissed = True
+        self._process.kill()
+
     def end(self) -> None:
         """End it and wait until it is gone."""
+        self.alive = False
         self._process.kill()
         self._process.wait()
+        if self.frames:
+            self.frames.close()
+            self.frames = None
         for stream in (self._requests, self._answers, self._errors):
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
 
 
-def _detector(look: Look) -> tuple[object, str]:
-    return look.recipe.detector, look.device
+def _detector(look: Look, fed: bool) -> tuple[object, ...]:
+    return look.recipe.detector, look.device, fed
 
 
-_LOCK: Final = threading.RLock()
-_CHILDREN: Final[list[_Child]] = []
-"""The one child of this process, or none."""
+_LOCK: Final = threading.Lock()
+_IDLE: Final[list[_Child]] = []
+_BUSY: Final[set[_Child]] = set()
+"""The children of this process: as many as videos are looked at at once."""
 
 
-def _child(look: Look, recycle: int) -> _Child:
-    """The child, alive, with the networks of ``look`` loaded; a new one every so many videos.
+def _take_child(look: Look, recycle: int, fed: bool) -> _Child:
+    """A child, alive, with the networks of ``look`` loaded; a new one every so many videos.
 
     :raises DfscanError: it cannot be started.
     """
-    if _CHILDREN and not _CHILDREN[0].serves(look, recycle):
-        end_child()
     for attempt in range(1, TRIES + 1):
-        if not _CHILDREN:
-            _CHILDREN.append(_Child(_detector(look)))
+        child = _idle(look, recycle, fed) or _Child(look, fed)
+        with _LOCK:
+            _BUSY.add(child)
         try:
-            _warm(_CHILDREN[0], _look_text(look))
-            break
+            _warm(child, _look_text(look, fed))
         except (_Died, VideoError) as error:
-            end_child()
+            _put_back(child)
             if attempt == TRIES:
                 raise DfscanError(f"the decoding process does not start: {error}") from None
-    _CHILDREN[0].videos += 1
-    return _CHILDREN[0]
+            continue
+        child.videos += 1
+        return child
+    raise AssertionError("unreachable")
+
+
+def _idle(look: Look, recycle: int, fed: bool) -> _Child | None:
+    """One that waits; those that do not suit are ended."""
+    with _LOCK:
+        while _IDLE:
+            child = _IDLE.pop()
+            if child.serves(look, recycle, fed):
+                return child
+            child.end()
+    return None
+
+
+def _put_back(child: _Child) -> None:
+    with _LOCK:
+        _BUSY.discard(child)
+        if child.alive:
+            _IDLE.append(child)
 
 
 def _warm(child: _Child, look: str) -> None:
@@ -330,18 +388,20 @@ def _warm(child: _Child, look: str) -> None:
 
 
 def end_child() -> None:
-    """End the child of this process, if there is one; the next video starts another."""
+    """End the children of this process; the next video starts another."""
     with _LOCK:
-        while _CHILDREN:
-            _CHILDREN.pop().end()
+        for child in _BUSY:
+            child.dismiss()
+        while _IDLE:
+            _IDLE.pop().end()
 
 
 atexit.register(end_child)
 
 
-@functools.lru_cache(maxsize=4)
-def _look_text(look: Look) -> str:
-    values = {"recipe": look.recipe.model_dump(mode="json"), "device": look.device}
+@functools.lru_cache(maxsize=8)
+def _look_text(look: Look, fed: bool) -> str:
+    values = {"recipe": look.recipe.model_dump(mode="json"), "device": look.device, "fed": fed}
     return json.dumps(values | {"max_bytes": look.max_bytes, "decoders": look.decoders})
 
 

@@ -12,6 +12,7 @@ from dfscan import storage
 from dfscan.corpora.base import PICTURE_SUFFIXES, VIDEO_SUFFIXES, suffix
 from dfscan.errors import VideoError
 from dfscan.faces import tracks
+from dfscan.faces.base import FaceDetector
 from dfscan.faces.crops import Box, store
 from dfscan.faces.detectors import load_detector
 from dfscan.faces.similarity import face_difference
@@ -58,6 +59,13 @@ class Looker(Protocol):
     def device(self) -> str:
         """Where the detector runs."""
 
+    @property
+    def lanes(self) -> int:
+        """How many videos may be looked at at once, each in a thread of its own."""
+
+    def abandon(self) -> None:
+        """Give up what is being looked at in other threads."""
+
     def see(
         self, ref: VideoRef, also: Sequence[int] = (), reference: Reference | None = None
     ) -> Seen:
@@ -76,12 +84,28 @@ class Looker(Protocol):
 
 @dataclass(frozen=True)
 class Look:
-    """How to look at videos: the recipe, the detector's device, the size limit, the decoders."""
+    """How to look at videos: the recipe, the detector's device, the size limit, the decoders.
+
+    ``detector`` finds the faces instead of the recipe's own, which is loaded into this process.
+    """
 
     recipe: FaceRecipe
     device: str
     max_bytes: int
     decoders: tuple[str, ...] = ORDERS["auto"]
+    detector: FaceDetector | None = None
+
+    @property
+    def lanes(self) -> int:
+        """See :class:`Looker`."""
+        return 1
+
+    def abandon(self) -> None:
+        """See :class:`Looker`: there are no other threads."""
+
+    def load(self) -> FaceDetector:
+        """The detector, its networks loaded."""
+        return self.detector or load_detector(self.recipe.detector, self.device)
 
     def see(
         self, ref: VideoRef, also: Sequence[int] = (), reference: Reference | None = None
@@ -115,7 +139,7 @@ class Look:
         self, row: VideoRow, data: bytes, also: Sequence[int], reference: Reference | None
     ) -> Seen:
         """Try each decoder on the whole clip; the first that delivers it faithfully counts."""
-        load_detector(self.recipe.detector, self.device)  # before decord: docs/architecture.md
+        self.load()  # before decord: docs/architecture.md
         trouble: list[str] = []
         for video in self._open(row.uri, data, trouble):
             try:
@@ -156,7 +180,7 @@ class Look:
         info = video.info
         own = self._indices(video, row.label, row.content_sha256)
         indices = sorted({*own, *(i for i in also if i < video.count)})
-        finder = _Finder(self.recipe, self.device, row, video, reference)
+        finder = _Finder(self.recipe, self.load(), row, video, reference)
         times: dict[int, float] = {}
         faces: list[list[FaceRow]] = []
         for frames in video.read(indices, self.recipe.sampling.mode):
@@ -188,7 +212,7 @@ class _Finder:
     """Finds the faces of one video's frames, or takes them from its original."""
 
     recipe: FaceRecipe
-    device: str
+    detector: FaceDetector
     row: VideoRow
     video: Video
     reference: Reference | None
@@ -205,12 +229,11 @@ class _Finder:
             else:
                 found[frame.index] = known
         if fresh:
-            detector = load_detector(self.recipe.detector, self.device)
             min_face = self.recipe.detector.min_face_px(info.width, info.height)
-            detected = detector.detect([f.rgb for f in fresh], min_face)
+            detected = self.detector.detect([f.rgb for f in fresh], min_face)
             for frame, faces in zip(fresh, detected, strict=True):
                 rows = (
-                    self._row(frame, number, detector.box_from, _box(box), marks, float(score))
+                    self._row(frame, number, self.detector.box_from, _box(box), marks, float(score))
                     for number, (box, marks, score) in enumerate(
                         zip(faces.boxes, faces.landmarks, faces.scores, strict=True)
                     )

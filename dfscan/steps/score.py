@@ -27,6 +27,7 @@ from dfscan.records import (
     VideoRow,
     to_table,
 )
+from dfscan.steps.lanes import in_lanes
 from dfscan.steps.look import Looker, empty_row
 from dfscan.steps.units import Unit, UnitResult, singles
 from dfscan.storage import Lease
@@ -51,8 +52,7 @@ class ScoreStep:
     def __call__(self, unit: Unit) -> UnitResult:
         """Do and commit the unit."""
         verdicts = []
-        for ref in unit.videos:
-            seen = self.look.see(ref)
+        for seen in in_lanes(self.look, self.look.see, unit.videos):
             verdicts.append(self._verdict(seen.row, seen.faces, self.scores(seen.faces)))
         return self._commit(unit, verdicts)
 

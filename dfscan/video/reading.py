@@ -10,7 +10,8 @@ way a clip, never half and half, and never a frame shown twice for a lost one.
 
 A frame after which the decoder could not be right is lost as well: one flipped bit in a key frame
 leaves every frame up to the next one in smears, most of them delivered without a word. Frames that
-the fast path leaves out are passed over: damage that is in them alone stays unseen, as do they.
+the fast path leaves out, or that come after the last wanted one, are passed over: damage that is in
+them alone stays unseen, as do they.
 """
 
 import contextlib
@@ -131,23 +132,24 @@ class _PyAVVideo(Video):
 
     def read(self, indices: Sequence[int], mode: SamplingMode = "exact") -> Iterator[list[Frame]]:
         """See :meth:`Video.read`."""
+        return _in_batches(self._frames(indices, mode))
+
+    def _frames(self, indices: Sequence[int], mode: SamplingMode) -> Iterator[Frame]:
         damaged: set[int] = set()
         seen: set[int] = set()
         self.frames_missed = 0
+        if not self._table:
+            mode = "exact"  # without time stamps a frame's index is known by counting all of them
         with _open(self._data, self._container) as container:
             stream = _video_stream(container)
             stream.thread_count = 1
             decoding = _Decoding(container, stream, mode)
-            batch: list[Frame] = []
             for frame, wanted in _wanted(self._numbered(decoding, seen, damaged), indices, mode):
                 if wanted and frame.intact:
-                    batch.append(self._frame(frame))
-                    if len(batch) * batch[0].rgb.nbytes >= BATCH_BYTES:
-                        yield batch
-                        batch = []
+                    yield self._frame(frame)
                 self.frames_missed += wanted and not frame.intact
-            if batch:
-                yield batch
+        if mode == "keyframes" and not decoding.packets:
+            raise VideoError("decode_error", "no packet is marked as a key frame")
         self.frames_decoded = len(seen)
         self.frames_damaged = len(damaged)
         if mode == "exact":
@@ -155,15 +157,17 @@ class _PyAVVideo(Video):
             claimed = max((self.info.frames_claimed or 0) - self._discarded, len(self._table))
             self.frames_lost = max(0, claimed - len(seen), len(damaged))
         else:
-            self.frames_lost = len(damaged) + decoding.errors
+            self.frames_lost = min(self.count, len(damaged) + decoding.errors)
+            if not seen and not damaged:
+                self.frames_missed = len(set(indices))
 
     def _numbered(
         self, decoding: "_Decoding", seen: set[int], damaged: set[int]
     ) -> Iterator["_Delivered"]:
         """Decoded frames with their index, each once."""
         for order, (frame, intact) in enumerate(decoding):
-            index = self._table.get(frame.pts, order) if self._table else order
-            if index not in seen and index not in damaged:
+            index = self._table.get(frame.pts, order if decoding.mode == "exact" else None)
+            if index is not None and index not in seen and index not in damaged:
                 (seen if intact else damaged).add(index)
                 yield _Delivered(index, intact, frame)
 
@@ -189,12 +193,10 @@ class _SparseVideo(_PyAVVideo):
                 f"{self.count} frames to be shown, the container counts {self.info.frames_claimed}"
             )
 
-    def read(self, indices: Sequence[int], mode: SamplingMode = "exact") -> Iterator[list[Frame]]:
-        """See :meth:`Video.read`."""
+    def _frames(self, indices: Sequence[int], mode: SamplingMode) -> Iterator[Frame]:
         if mode != "exact":
             raise DecoderTrouble(f"{mode} is for a decoder that goes on after damage")
         waiting = set(indices)
-        batch: list[Frame] = []
         with _open(self._data, self._container) as container:
             stream = _video_stream(container)
             stream.thread_count = 1
@@ -205,17 +207,25 @@ class _SparseVideo(_PyAVVideo):
                 index = self._table.get(frame.pts, -1)
                 if index in waiting:
                     waiting.remove(index)
-                    batch.append(self._frame(_Delivered(index, intact, frame)))
-                    if len(batch) * batch[0].rgb.nbytes >= BATCH_BYTES:
-                        yield batch
-                        batch = []
+                    yield self._frame(_Delivered(index, intact, frame))
                 if not waiting:
                     break
         if waiting:
             raise DecoderTrouble(f"{len(waiting)} frame(s) do not come out")
-        if batch:
-            yield batch
         self.frames_decoded = self.count
+
+
+def _in_batches(frames: Iterator[Frame]) -> Iterator[list[Frame]]:
+    """Frames of one size each, and no more than fit :data:`BATCH_BYTES`."""
+    batch: list[Frame] = []
+    for frame in frames:
+        full = (len(batch) + 1) * frame.rgb.nbytes > BATCH_BYTES
+        if batch and (full or frame.rgb.shape != batch[0].rgb.shape):
+            yield batch
+            batch = []
+        batch.append(frame)
+    if batch:
+        yield batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,7 +407,8 @@ class _Decoding:
     """(frame, whether its pixels are the video's) as the decoder delivers them, in order.
 
     From damage up to the next key frame that is whole none is: all are predicted from it. Frames
-    predicted from both sides wait for the one behind them. ``errors`` counts packets refused.
+    predicted from both sides wait for the one behind them. ``packets`` counts those given to the
+    decoder, ``errors`` those that it refused.
 
     In mode ``nearest`` the decoder leaves out frames that no other is predicted from (some codecs'
     decoders do not know how, and deliver them), in mode ``keyframes`` it gets key frames alone.
@@ -416,9 +427,9 @@ class _Decoding:
         *,
         strict: bool = False,
     ) -> None:
-        self._container, self._stream, self._mode = container, stream, mode
+        self._container, self._stream, self.mode = container, stream, mode
         self._keep, self._strict = keep, strict
-        self.errors = 0
+        self.packets = self.errors = 0
         if mode == "nearest":
             stream.codec_context.skip_frame = "NONREF"
 
@@ -426,11 +437,12 @@ class _Decoding:
         intact = True
         waiting: list[tuple[Any, bool]] = []
         for packet in _packets(self._container, self._stream):
-            if self._mode == "keyframes" and packet.size and not packet.is_keyframe:
+            if self.mode == "keyframes" and packet.size and not packet.is_keyframe:
                 continue
             if self._keep is not None:
                 kept = packet.pts in self._keep
                 self._stream.codec_context.skip_frame = "DEFAULT" if kept else "NONREF"
+            self.packets += packet.size > 0
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as error:

@@ -13,7 +13,7 @@ from dfscan import storage
 from dfscan.config import ExtractConfig, InputConfig, ScoreConfig, TrainConfig
 from dfscan.errors import ClusterError, ConfigError, DfscanError
 from dfscan.facesets import FaceSet
-from dfscan.jobs import extract_job, score_job, train_job
+from dfscan.jobs import extract_job, pool, score_job, train_job
 from dfscan.jobs.pool import ray_session, run_units
 from dfscan.jobs.progress import Progress
 from dfscan.records import VideoRef
@@ -47,6 +47,17 @@ def test_workers_write_what_one_process_writes(
     config = ExtractConfig(source=parts, out=str(tmp_path), stride="3", unit_size=2, workers=2)
     result = extract_job.run(config, Progress())
     assert result.videos == 12
+    assert face_rows(tmp_path) == face_rows(faceset.root)
+
+
+def test_decoders_feed_the_detector_of_their_worker(
+    corpus: Corpus, faceset: FaceSet, tmp_path: Path
+) -> None:
+    config = ExtractConfig(
+        source=tuple(str(p) for p in corpus.parts), out=str(tmp_path), stride="3", unit_size=6,
+        workers=1, decoders=2,
+    )  # fmt: skip
+    assert extract_job.run(config, Progress()).videos == 12
     assert face_rows(tmp_path) == face_rows(faceset.root)
 
 
@@ -112,7 +123,12 @@ def make_refs(*names: str) -> list[VideoRef]:
     return [VideoRef(n, f"/{n}", "p", None, None, n, 1, "1") for n in names]
 
 
-def test_a_video_that_kills_its_worker_costs_its_own_row_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize("crew", ["tasks", "actors"])
+def test_a_video_that_kills_its_worker_costs_its_own_row_only(
+    tmp_path: Path, crew: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if crew == "actors":  # as with GPUs, of which there need not be any here
+        monkeypatch.setattr(pool, "_crew", lambda config, cpus: pool._Actors(2, gpus=0, cpus=1))
     ray.cloudpickle.register_pickle_by_value(__import__(__name__))
     units = [
         make_unit(make_refs("a", "deadly", "b"), "c"),

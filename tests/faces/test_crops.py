@@ -32,6 +32,15 @@ def test_a_crop_keeps_its_native_resolution() -> None:
     assert size_of(crop.image) == (220, 220)
 
 
+@pytest.mark.parametrize("codec", ["png", "webp"])
+def test_lossless_codecs_keep_every_pixel(codec: str) -> None:
+    crop = store(ramp(), (200, 100, 300, 200), Crop(context=0.6, codec=codec))
+    assert crop is not None
+    picture = Image.open(io.BytesIO(crop.image))
+    assert picture.format == codec.upper()
+    np.testing.assert_array_equal(np.asarray(picture), ramp()[40:260, 140:360])
+
+
 def test_a_crop_at_the_border_holds_only_what_is_there() -> None:
     crop = store(ramp(), (-20, 350, 80, 450), Crop(context=0.6, codec="png"))
     assert crop is not None

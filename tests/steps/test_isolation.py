@@ -101,7 +101,7 @@ def test_a_child_is_replaced_after_so_many_videos(refs: list[VideoRef]) -> None:
     pids = []
     for _ in range(3):
         look.see(refs[0])
-        pids.append(isolation._CHILDREN[0].pid)
+        pids.append(isolation._IDLE[0].pid)
     assert pids[0] == pids[1] != pids[2]
 
 
@@ -135,7 +135,7 @@ from dfscan.recipe import *
 from dfscan.steps.look import Look
 from dfscan.steps import isolation
 look = Look(FaceRecipe(sampling=Sampling(frames=1), detector=Detector(name="none")), "cpu", 1)
-print(isolation._child(look, 9).pid, flush=True)
+print(isolation._take_child(look, 9, False).pid, flush=True)
 time.sleep(60)
 """
 

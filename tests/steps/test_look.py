@@ -5,10 +5,11 @@ import pytest
 from PIL import Image
 
 from dfscan.corpora import list_videos
-from dfscan.recipe import FaceRecipe, Sampling, Stride
+from dfscan.recipe import FaceRecipe, Sampling, SamplingMode, Stride
 from dfscan.records import FaceRow, VideoRow
-from dfscan.steps.look import Look
+from dfscan.steps.look import Look, Seen
 from dfscan.synthetic import Corpus
+from dfscan.video import ORDERS, open_video
 
 RECIPE = FaceRecipe(sampling=Sampling(stride=Stride(real=4, fake=4)))
 
@@ -98,3 +99,70 @@ def test_every_odd_file_ends_as_a_row(samples: Path) -> None:
         assert seen.row.status in known, path.name
         assert (seen.row.status == "ok") == (seen.row.reason is None), path.name
         assert seen.row.faces == len(seen.faces)
+
+
+def see(path: Path, mode: SamplingMode, stride: int, decoder: str = "auto") -> Seen:
+    sampling = Sampling(mode=mode, stride=Stride(real=stride, fake=stride), phase=3)
+    step = Look(FaceRecipe(sampling=sampling), "cpu", 1 << 30, ORDERS[decoder])
+    return step.see(list_videos([str(path)]).videos[0])
+
+
+@pytest.mark.parametrize("decoder", ORDERS)
+@pytest.mark.parametrize("mode", ["nearest", "keyframes"])
+def test_frames_nearby_stand_for_all_frames_of_their_clip(
+    samples: Path, mode: SamplingMode, decoder: str
+) -> None:
+    path = samples / "clips" / "real" / "Clinton.mp4"
+    seen, exact = see(path, mode, 40, decoder), see(path, "exact", 40)
+    row = seen.row
+    assert (row.status, row.reason) == ("ok", None)
+    assert row.decoder is not None
+    assert row.decoder.startswith("av ")
+    assert row.frames_sampled == len(seen.times) <= (exact.row.frames_sampled or 0)
+    assert {face.frame_index for face in seen.faces} <= set(seen.times)
+    assert row.faces == len(seen.faces) > 0
+    for face in seen.faces:
+        assert face.weight * row.frames_sampled == pytest.approx(273)
+        assert face.pts_s == seen.times[face.frame_index]
+    whole = open_video(path.read_bytes(), "pyav")
+    frames = [f for batch in whole.read(sorted(seen.times)) for f in batch]
+    assert {f.index: f.pts_s for f in frames} == seen.times
+    if mode == "keyframes":
+        assert row.frames_sampled == 2
+        assert all(face.key_frame for face in seen.faces)
+
+
+def test_frames_lost_nearby_make_a_clip_partial(samples: Path, tmp_path: Path) -> None:
+    data = bytearray((samples / "clips" / "real" / "Putin.mp4").read_bytes())
+    for place in range(len(data) // 2, len(data) // 2 + 40):
+        data[place] ^= 0xFF
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(data)
+    exact, nearby = see(path, "exact", 5).row, see(path, "nearest", 5).row
+    assert exact.status == nearby.status == "partial"
+    assert (nearby.frames_lost or 0) > 0
+    assert nearby.reason is not None
+    assert "frame(s) lost" in nearby.reason
+
+
+@pytest.mark.parametrize(
+    "clip", ["clips/real/Clinton.mp4", "clips/fake/Bateman.mp4", "odd/decord__video_90.mov"]
+)
+def test_every_order_of_decoders_gives_the_same_faces_to_the_byte(samples: Path, clip: str) -> None:
+    auto, decord, pyav = (see(samples / clip, "exact", 40, d) for d in ("auto", "decord", "pyav"))
+    assert (auto.row.decoder or "").startswith("av ")
+    assert (decord.row.decoder or "").startswith("decord2 ")
+    assert (pyav.row.decoder or "").startswith("av ")
+    for other in (decord, pyav):
+        assert list(other.times) == list(auto.times)
+        assert [f.image for f in other.faces] == [f.image for f in auto.faces]
+        assert [(f.frame_index, f.face_index, f.box, f.track_id) for f in other.faces] == [
+            (f.frame_index, f.face_index, f.box, f.track_id) for f in auto.faces
+        ]
+        assert (other.row.status, other.row.frames_decoded, other.row.frames_lost) == (
+            auto.row.status,
+            auto.row.frames_decoded,
+            auto.row.frames_lost,
+        )
+    if clip.startswith("clips"):
+        assert auto.faces
