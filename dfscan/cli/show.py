@@ -56,6 +56,11 @@ def _(value: ExtractResult) -> None:
         f"{counts['faces']:,} faces in {counts['frames_sampled']:,} frames of "
         f"{counts['videos']:,} videos ({labels}); {value.new} new, {value.elapsed_s:.1f} s"
     )
+    if value.decoding_share is not None:
+        console.print(
+            f"{value.frames / value.elapsed_s:.1f} frames/s, start-up included; workers ran at "
+            f"{value.decoding_share:.0%} of the speed of decoding alone"
+        )
     _show_failures(console, Path(value.out) / "videos")
     console.print(f"wrote {value.out}")
 

@@ -21,7 +21,7 @@ from dfscan.recipe import FaceRecipe, fingerprint
 from dfscan.records import SCHEMA_VERSION, VideoRef
 from dfscan.steps.extract import ExtractStep
 from dfscan.steps.look import Looker
-from dfscan.steps.units import family, plan_units
+from dfscan.steps.units import NOTHING, UnitResult, family, plan_units
 
 ROUNDS: Final = 3
 """A round goes over what the one before it left undone; the last has nothing to do."""
@@ -64,7 +64,7 @@ def run(config: ExtractConfig, progress: Progress) -> ExtractResult | PlanResult
         target.prepare(header, config.overwrite)
         target.sweep(lock.now)
         run_ = _Run(config, videos, header["config_hash"], looker, lock, progress)
-        new, target, known = run_.work(target)
+        new, done, target, known = run_.work(target)
         target.compact()
         counts = target.counts()
         left = sum(v.video_id not in known.known for v in videos)
@@ -79,6 +79,8 @@ def run(config: ExtractConfig, progress: Progress) -> ExtractResult | PlanResult
         elapsed_s=time.monotonic() - started,
         new=new,
         counts=counts,
+        frames=done.frames,
+        decoding_share=1 - done.faces_s / done.look_s if done.look_s else None,
     )
 
 
@@ -93,10 +95,11 @@ class _Run:
     lock: storage.Lock
     progress: Progress
 
-    def work(self, target: FaceSet) -> tuple[int, FaceSet, Committed]:
+    def work(self, target: FaceSet) -> tuple[int, UnitResult, FaceSet, Committed]:
         """Do what is left.
 
-        Returns the number of videos worked on, the dataset under its new lease, and what it knows.
+        Returns the number of videos worked on, what they came to, the dataset under its new lease,
+        and what it knows.
 
         :raises DfscanError: units vanish as often as they are done.
         """
@@ -105,10 +108,11 @@ class _Run:
         if len(todo) < len(self.videos) and not self.config.retry:
             done = len(self.videos) - len(todo)
             self.progress.note(f"{done} of {len(self.videos)} videos are done already")
+        total = NOTHING
         for _ in range(ROUNDS):
             if not todo:
-                return len(first), target, known
-            self._round(todo, target, known.latest)
+                return len(first), total, target, known
+            total += self._round(todo, target, known.latest)
             target = replace(target, check=self.lock.fence().check)
             target.reconcile()
             known = target.committed(self.videos)
@@ -118,15 +122,16 @@ class _Run:
                 f"{target.root}: {len(todo)} video(s) were committed and vanished, {ROUNDS} times: "
                 "does another program change this folder?"
             )
-        return len(first), target, known
+        return len(first), total, target, known
 
-    def _round(self, todo: Sequence[VideoRef], target: FaceSet, after: float) -> None:
+    def _round(self, todo: Sequence[VideoRef], target: FaceSet, after: float) -> UnitResult:
         paired = self.config.boxes_from == "original"
         step = ExtractStep(self.looker, target, self.lock.lease.token[:8], after, paired)
         units = plan_units(todo, self.config.unit_size, self.config_hash, paired)
         self.progress.start("extract", len(todo), "videos")
-        run_units(step, units, self.config, self.progress, self.lock.lease)
+        result = run_units(step, units, self.config, self.progress, self.lock.lease)
         self.progress.stop()
+        return result
 
     def _tidy(self, target: FaceSet) -> Committed:
         """Mend what an earlier run left; returns what is known of the videos then.

@@ -29,10 +29,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class ExtractResult(Outcome):
-    """What is in the face dataset now; ``new`` videos were worked on by this run."""
+    """What is in the face dataset now; ``new`` videos were worked on by this run.
+
+    ``frames``: those it looked at; ``decoding_share``: its speed as a share of what decoding alone
+    would reach, 0 to 1 (None where nothing was decoded).
+    """
 
     new: int = 0
     counts: dict[str, Any] = field(default_factory=dict)
+    frames: int = 0
+    decoding_share: float | None = None
 
 
 @dataclass(frozen=True)

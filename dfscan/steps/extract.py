@@ -107,4 +107,11 @@ class ExtractStep:
         rows: list[VideoRow] = [replace(s.row, unit=name, committed_at=now) for s in seen]
         faces: list[FaceRow] = [face for s in seen for face in s.faces]
         self.target.commit(file, rows, faces)
-        return UnitResult(len(rows), len(faces), Counter(row.status for row in rows))
+        return UnitResult(
+            videos=len(rows),
+            faces=len(faces),
+            status=Counter(row.status for row in rows),
+            frames=sum(row.frames_sampled or 0 for row in rows),
+            look_s=sum(row.elapsed_s or 0.0 for row in rows),
+            faces_s=sum(s.faces_s for s in seen),
+        )

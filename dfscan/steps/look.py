@@ -31,11 +31,13 @@ class Seen:
     """What became of one video, its faces, and when its sampled frames are shown.
 
     ``times``: frame index → seconds, of every frame that was looked at, with a face or without.
+    ``faces_s``: seconds that decoding stood still, while faces were found, cut out and encoded.
     """
 
     row: VideoRow
     faces: list[FaceRow]
     times: Mapping[int, float] = field(default_factory=dict)
+    faces_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -183,9 +185,12 @@ class Look:
         finder = _Finder(self.recipe, self.load(), row, video, reference)
         times: dict[int, float] = {}
         faces: list[list[FaceRow]] = []
+        faces_s = 0.0
         for frames in video.read(indices, self.recipe.sampling.mode):
             times.update((f.index, f.pts_s) for f in frames)
+            began = time.monotonic()
             faces += finder.find(frames)
+            faces_s += time.monotonic() - began
         weight = video.count / max(1, len(times))
         joined = _with_tracks(list(times.values()), faces, weight)
         row = replace(
@@ -204,7 +209,7 @@ class Look:
             tracks=len({f.track_id for f in joined}),
             decoder=decoder_version(video.decoder),
         )
-        return Seen(_with_status(row, video), joined, times)
+        return Seen(_with_status(row, video), joined, times, faces_s)
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,18 @@ class Unit:
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What one unit came to, small enough to travel to the driver."""
+    """What one unit came to, small enough to travel to the driver.
+
+    ``look_s``: seconds that looking at its videos took, added up; ``faces_s``: those of them that
+    decoding stood still, while faces were found, cut out and encoded.
+    """
 
     videos: int
     faces: int
     status: Counter[str] = field(default_factory=Counter)
+    frames: int = 0
+    look_s: float = 0.0
+    faces_s: float = 0.0
 
     @property
     def failed(self) -> int:
@@ -37,7 +44,12 @@ class UnitResult:
 
     def __add__(self, other: "UnitResult") -> "UnitResult":
         return UnitResult(
-            self.videos + other.videos, self.faces + other.faces, self.status + other.status
+            self.videos + other.videos,
+            self.faces + other.faces,
+            self.status + other.status,
+            self.frames + other.frames,
+            self.look_s + other.look_s,
+            self.faces_s + other.faces_s,
         )
 
 

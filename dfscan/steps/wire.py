@@ -50,7 +50,8 @@ def _to_bytes(table: pa.Table) -> bytes:
 def seen_message(seen: Seen) -> bytes:
     """What a child answers."""
     times = [[index, when] for index, when in seen.times.items()]
-    return message({"row": asdict(seen.row), "times": times}, seen.faces)
+    header = {"row": asdict(seen.row), "times": times, "faces_s": seen.faces_s}
+    return message(header, seen.faces)
 
 
 def read_seen(header: dict[str, Any], table: bytes) -> Seen:
@@ -59,7 +60,7 @@ def read_seen(header: dict[str, Any], table: bytes) -> Seen:
     :raises TypeError: it holds a column that no video row has.
     """
     times = {int(index): float(when) for index, when in header["times"]}
-    return Seen(VideoRow(**header["row"]), faces_of(table), times)
+    return Seen(VideoRow(**header["row"]), faces_of(table), times, float(header["faces_s"]))
 
 
 def reference_header(reference: Reference | None) -> dict[str, Any] | None:
