@@ -1,12 +1,15 @@
 """Memory of a worker and its decoding process on 4K input and on a recording of an hour.
 
+    pip install 'dfscan[quickstart]'
     python benchmarks/memory.py [--hours 1]
 
 Makes both clips (one public-domain portrait that moves), looks at every 30th frame, and prints the
-peak of the proportional set size (PSS), sampled ten times a second.
+peak of the proportional set size (PSS), sampled ten times a second. "fed": the decoding process
+leaves the faces to the worker's detector (``--decoders``).
 """
 
 import argparse
+import multiprocessing
 import tempfile
 import threading
 import time
@@ -49,9 +52,9 @@ def pss(pid: int | str) -> int:
     return next((int(x.split()[1]) << 10 for x in lines if x.startswith("Pss:")), 0)
 
 
-def peak(path: Path) -> None:
+def peak(path: Path, decoders: int) -> None:
     sampling = Sampling(stride=STRIDE, phase=0)
-    look = IsolatedLook(Look(FaceRecipe(sampling=sampling), "cpu", 1 << 34), Limits(7200))
+    look = IsolatedLook(Look(FaceRecipe(sampling=sampling), "cpu", 1 << 34), Limits(7200), decoders)
     ref = VideoRef(str(path), str(path), "part", None, None, "g", path.stat().st_size, "v")
     highest = {"worker": 0, "child": 0}
     done = threading.Event()
@@ -59,7 +62,8 @@ def peak(path: Path) -> None:
     def watch() -> None:
         while not done.wait(0.1):
             highest["worker"] = max(highest["worker"], pss("self"))
-            children = list(isolation._BUSY)
+            with isolation._LOCK:
+                children = list(isolation._BUSY)
             highest["child"] = max([highest["child"], *(pss(child.pid) for child in children)])
 
     watcher = threading.Thread(target=watch)
@@ -70,7 +74,7 @@ def peak(path: Path) -> None:
     watcher.join()
     isolation.end_child()
     print(
-        f"| {path.stem} | {row.width}x{row.height}, {row.duration_s:.0f} s | {row.frames_sampled} | "
+        f"| {path.stem}{', fed' if decoders else ''} | {row.width}x{row.height}, {row.duration_s:.0f} s | {row.frames_sampled} | "
         f"{row.faces} | {highest['child'] / 2**30:.2f} | {highest['worker'] / 2**30:.2f} | "
         f"{time.perf_counter() - began:.0f} |",
         flush=True,
@@ -89,8 +93,14 @@ def main() -> None:
             ("long", 640, 360, int(given.hours * 3600 * 30)),
         ):
             path = Path(folder) / f"{name}.mp4"
-            write(path, width, height, frames)
-            peak(path)
+            writer = multiprocessing.get_context("spawn").Process(
+                target=write, args=(path, width, height, frames)
+            )
+            writer.start()
+            writer.join()
+            peak(path, 0)
+            if name == "4K":
+                peak(path, 1)
             path.unlink()
 
 

@@ -109,7 +109,7 @@ class LookConfig(VerbConfig):
         ge=0,
         le=256,
         description="decoding processes that feed one worker's detector; 0: each finds its own "
-        "faces; null: 0, or all CPUs for GPUs",
+        "faces; null: 0, or a GPU's share of the CPUs",
     )
     isolate: bool = Field(True, description="open videos in a process that can be ended")
 

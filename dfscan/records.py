@@ -68,7 +68,7 @@ class VideoRow:
     """What became of one video: a row for every video of a source, whatever happened to it.
 
     ``frames_claimed`` is the count in the container, ``frames_decoded`` what the decoder
-    delivered or passed over, ``frames_lost`` those that are missing or damaged.
+    delivered or, with exact sampling, passed over, ``frames_lost`` those that are missing or damaged.
     """
 
     video_id: str

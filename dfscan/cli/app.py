@@ -79,7 +79,7 @@ Decoder = Annotated[
 Decoders = Annotated[
     int | None,
     typer.Option(
-        help="Decoding processes that feed a worker's detector (default: 0; with GPUs all CPUs)."
+        help="Decoding processes that feed a worker's detector (default: with GPUs their share of the CPUs)."
     ),
 ]
 Timeout = Annotated[

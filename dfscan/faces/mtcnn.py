@@ -184,18 +184,19 @@ def _nms_of_smaller(boxes: Tensor, owners: Tensor, threshold: float) -> Tensor:
     As the library's ``nms_numpy(…, 'Min')``, ties included: of equal scores the later goes first.
     """
     corners, owner = boxes[:, :4].cpu().numpy(), owners.cpu().numpy()
-    area = (corners[:, 2:] - corners[:, :2] + 1).prod(1)
-    begin = np.maximum(corners[:, None, :2], corners[None, :, :2])
-    end = np.minimum(corners[:, None, 2:], corners[None, :, 2:])
-    shared = np.maximum(0, end - begin + 1).prod(2)
-    hidden = shared / np.minimum(area[:, None], area[None]) > threshold
-    hidden &= owner[:, None] == owner[None]
-    waiting = np.ones(len(corners), bool)
-    kept = []
-    for index in np.argsort(boxes[:, 4].cpu().numpy())[::-1]:
-        if waiting[index]:
-            kept.append(index)
-            waiting &= ~hidden[index]
+    order = np.argsort(boxes[:, 4].cpu().numpy())[::-1]
+    sizes = (corners[:, 2:] - corners[:, :2] + 1).prod(1)
+    kept: list[int] = []
+    for number in np.unique(owner):
+        waiting = [index for index in order if owner[index] == number]
+        while waiting:
+            first, rest = waiting[0], np.array(waiting[1:], int)
+            kept.append(first)
+            begin = np.maximum(corners[first, :2], corners[rest, :2])
+            end = np.minimum(corners[first, 2:], corners[rest, 2:])
+            shared = np.maximum(0, end - begin + 1).prod(1)
+            overlap = shared / np.minimum(sizes[first], sizes[rest])
+            waiting = rest[overlap <= threshold].tolist()
     return torch.tensor(kept, dtype=torch.long, device=boxes.device)
 
 

@@ -2,13 +2,12 @@
 
 Every level is an area average of the full frame: averaging level from level would be cheaper, and
 moves one face in six by more than IoU 0.9 allows, since the cascade's non-maximum suppression
-turns small differences into other picks. On a CPU the averages are weighted sums of rows, then of
-columns, which ``embedding_bag`` does at the speed of memory; rows are summed in strips of columns
+turns small differences into other picks. On a CPU the averages are sums of rows, then of columns, which ``embedding_bag`` does at the speed of memory; rows are summed in strips of columns
 that stay in the cache, columns after a transposition that puts them into rows.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,7 +60,7 @@ def levels(frames: Sequence[Tensor], at: Sequence[float]) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class _Sums:
-    """Weighted sums of a table's rows, as ``embedding_bag`` takes them."""
+    """Sums of a table's rows, as ``embedding_bag`` takes them."""
 
     rows: Tensor
     offsets: Tensor
@@ -71,13 +70,12 @@ class _Sums:
 class _Plan:
     """How frames of one size come to their levels.
 
-    ``vertical`` has a sum for every row of every level; ``ends`` says where each level's end;
-    ``horizontal`` has, a level, a sum for every column and channel, and ``areas`` (w, 1, h) the
-    number of pixels in each window.
+    ``vertical`` has a sum for every row of every level, ``heights`` of them a level; ``horizontal``
+    has, a level, a sum for every column and channel, and ``areas`` the pixels in each window.
     """
 
     vertical: _Sums
-    ends: tuple[int, ...]
+    heights: tuple[int, ...]
     horizontal: tuple[_Sums, ...]
     areas: tuple[Tensor, ...]
 
@@ -95,52 +93,42 @@ def average(picture: Tensor, out: Tensor) -> None:
         return
     down = _add(picture.float().view(height, width * 3), _axis(height, size, 1))
     sums = _add(down.t().contiguous(), _axis(width, size, 3))
-    torch.div(sums.view(size, 3, size), _area(height, width, size), out=out)
+    torch.div(sums.view(size, 3, size), _area(height, width, size, size), out=out)
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def _axis(pixels: int, count: int, channels: int) -> _Sums:
+    """Sums of ``count`` windows along an axis, a row a channel."""
     begins, ends = (side.tolist() for side in _windows(pixels, count))
     parts = (
         range(channels * a + c, channels * b + c, channels)
         for a, b in zip(begins, ends, strict=True)
         for c in range(channels)
     )
-    return _sums(list(parts))
+    return _sums(parts)
 
 
-@functools.lru_cache(maxsize=4096)
-def _area(height: int, width: int, size: int) -> Tensor:
-    """Pixels in each window: (size, 1, size), x before y."""
-    (tops, bottoms), (lefts, rights) = _windows(height, size), _windows(width, size)
+@functools.lru_cache(maxsize=1024)
+def _area(height: int, width: int, rows: int, columns: int) -> Tensor:
+    """Pixels in each window: (columns, 1, rows)."""
+    (tops, bottoms), (lefts, rights) = _windows(height, rows), _windows(width, columns)
     area = np.outer(rights - lefts, bottoms - tops).astype(np.float32)
     return torch.from_numpy(area)[:, None, :]
 
 
 @functools.lru_cache(maxsize=8)
 def _plan(height: int, width: int, sizes: tuple[tuple[int, int], ...]) -> _Plan:
-    rows: list[range] = []
-    bags: list[int] = []
-    ends: list[int] = []
-    horizontal, areas = [], []
-    taken = 0
-    for h, w in sizes:
-        tops, bottoms = _windows(height, h)
-        lefts, rights = _windows(width, w)
-        for top, bottom in zip(tops.tolist(), bottoms.tolist(), strict=True):
-            bags.append(taken)
-            for part in _in_blocks(top, bottom, height):
-                rows.append(part)
-                taken += len(part)
-        ends.append(len(bags))
-        spans = zip(lefts.tolist(), rights.tolist(), strict=True)
-        horizontal.append(
-            _sums([range(3 * a + c, 3 * b + c, 3) for a, b in spans for c in range(3)])
-        )
-        area = np.outer(rights - lefts, bottoms - tops).astype(np.float32)
-        areas.append(torch.from_numpy(area)[:, None, :])
-    vertical = _Sums(torch.tensor([r for part in rows for r in part]), torch.tensor(bags))
-    return _Plan(vertical, tuple(ends), tuple(horizontal), tuple(areas))
+    windows = (
+        _in_blocks(top, bottom, height)
+        for h, _ in sizes
+        for top, bottom in zip(*(side.tolist() for side in _windows(height, h)), strict=True)
+    )
+    return _Plan(
+        vertical=_sums(windows),
+        heights=tuple(h for h, _ in sizes),
+        horizontal=tuple(_axis(width, w, 3) for _, w in sizes),
+        areas=tuple(_area(height, width, h, w) for h, w in sizes),
+    )
 
 
 def _windows(pixels: int, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -149,26 +137,30 @@ def _windows(pixels: int, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArra
     return i * pixels // count, -(-(i + 1) * pixels // count)
 
 
-def _in_blocks(begin: int, end: int, rows: int) -> list[range]:
+def _in_blocks(begin: int, end: int, rows: int) -> Iterable[int]:
     """Rows begin to end of a table whose row ``rows + i`` is the sum of the i-th block of rows."""
     first, last = -(-begin // _BLOCK), end // _BLOCK
     if last <= first:
-        return [range(begin, end)]
+        return range(begin, end)
     whole = range(rows + first, rows + last)
-    return [range(begin, first * _BLOCK), whole, range(last * _BLOCK, end)]
+    return [*range(begin, first * _BLOCK), *whole, *range(last * _BLOCK, end)]
 
 
-def _sums(parts: Sequence[range]) -> _Sums:
-    lengths = [0, *(len(part) for part in parts)]
-    rows = torch.tensor([row for part in parts for row in part])
-    return _Sums(rows, torch.tensor(np.cumsum(lengths)[:-1]))
+def _sums(parts: Iterable[Iterable[int]]) -> _Sums:
+    """One sum of rows a part."""
+    rows: list[int] = []
+    offsets = []
+    for part in parts:
+        offsets.append(len(rows))
+        rows += part
+    return _Sums(torch.tensor(rows, dtype=torch.int32), torch.tensor(offsets, dtype=torch.int32))
 
 
 def _levels(frame: Tensor, plan: _Plan) -> list[Tensor]:
     """The levels of one frame: (1, 3, w, h) each, channels last."""
     height, width, _ = frame.shape
     flat = frame.view(height, width * 3)
-    across = [flat.new_empty(width * 3, h, dtype=torch.float32) for h in _heights(plan)]
+    across = [flat.new_empty(width * 3, h, dtype=torch.float32) for h in plan.heights]
     blocks = height // _BLOCK
     memory = torch.empty((height + blocks) * _STRIP * 3)
     for left in range(0, width * 3, _STRIP * 3):
@@ -180,20 +172,14 @@ def _levels(frame: Tensor, plan: _Plan) -> list[Tensor]:
         for row in quads[2:]:
             table[height:] += row
         down = _add(table, plan.vertical)
-        begin = 0
-        for end, columns in zip(plan.ends, across, strict=True):
-            columns[left : left + _STRIP * 3] = down[begin:end].t()
-            begin = end
+        for rows, columns in zip(down.split_with_sizes(plan.heights), across, strict=True):
+            columns[left : left + _STRIP * 3] = rows.t()
     found = []
     for columns, sums, area in zip(across, plan.horizontal, plan.areas, strict=True):
         level = _add(columns, sums).view(area.shape[0], 3, -1) / area
         level = level.permute(1, 0, 2)[None]
         found.append(level.contiguous(memory_format=torch.channels_last))
     return found
-
-
-def _heights(plan: _Plan) -> list[int]:
-    return [end - begin for begin, end in zip((0, *plan.ends), plan.ends, strict=False)]
 
 
 def _add(table: Tensor, sums: _Sums) -> Tensor:

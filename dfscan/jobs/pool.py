@@ -2,7 +2,8 @@
 
 Ray itself retries nothing (``max_retries=0``). A unit whose worker dies three times is split into
 single videos; a video that kills its worker alone as often gets the row ``crashed``, and so does
-one that raises what nobody expected. The death of a node is never charged to a video.
+one that raises what nobody expected. The death of a node is never charged to a video; an actor's (on
+GPUs) is, since Ray does not say what it died of.
 """
 
 import contextlib
@@ -128,9 +129,18 @@ def _on_ray(
 def _crew(config: VerbConfig, cpus: int) -> "_Tasks | _Actors":
     """Who does the units."""
     if config.gpus:
-        return _Actors(config.gpus, gpus=1, cpus=max(1, cpus // config.gpus))
+        return _Actors(config.gpus, gpus=1, cpus=_cpus_a_gpu())
     # Where the user names a number of workers on a Ray of theirs, no more may be in flight.
     return _Tasks(cpus if config.workers and config.ray_address else 2 * cpus)
+
+
+def _cpus_a_gpu() -> int:
+    """CPUs that every GPU of the cluster can have: the share on the node with the fewest."""
+    import ray
+
+    nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    shares = (n.get("CPU", 0) // n["GPU"] for n in nodes if n.get("GPU"))
+    return max(1, int(min(shares, default=1)))
 
 
 class _Tasks:

@@ -1,5 +1,6 @@
 """Videos of one unit → faces, committed to a face dataset."""
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Final
 
 from dfscan.errors import VideoError
 from dfscan.facesets import FaceSet
-from dfscan.records import FaceRow, VideoRef, VideoRow
+from dfscan.records import HEALTHY, FaceRow, VideoRef, VideoRow
 from dfscan.steps.lanes import in_lanes
 from dfscan.steps.look import Looker, Seen, as_reference, empty_row
 from dfscan.steps.units import NOTHING, Unit, UnitResult, families, make_unit, singles
@@ -43,13 +44,13 @@ class ExtractStep:
         total, seen = NOTHING, list[Seen]()
         videos: list[VideoRef] = []
         together = self._together(unit)
-        found = in_lanes(self.look, self._family, together)
-        for members, family in zip(together, found, strict=True):
-            seen += family
-            videos += members
-            if sum(len(f.image) for s in seen for f in s.faces) > COMMIT_BYTES:
-                total += self._commit(make_unit(videos, unit.name).name, seen)
-                seen, videos = [], []
+        with contextlib.closing(in_lanes(self.look, self._family, together)) as found:
+            for members, family in zip(together, found, strict=True):
+                seen += family
+                videos += members
+                if sum(len(f.image) for s in seen for f in s.faces) > COMMIT_BYTES:
+                    total += self._commit(make_unit(videos, unit.name).name, seen)
+                    seen, videos = [], []
         if not seen:
             return total
         name = unit.name if not total.videos else make_unit(videos, unit.name).name
@@ -112,6 +113,6 @@ class ExtractStep:
             faces=len(faces),
             status=Counter(row.status for row in rows),
             frames=sum(row.frames_sampled or 0 for row in rows),
-            look_s=sum(row.elapsed_s or 0.0 for row in rows),
+            look_s=sum(row.elapsed_s or 0.0 for row in rows if row.status in HEALTHY),
             faces_s=sum(s.faces_s for s in seen),
         )

@@ -7,7 +7,6 @@ the same time pass the detector together, whichever videos they are from.
 """
 
 import fcntl
-import functools
 import math
 import mmap
 import os
@@ -22,12 +21,24 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from dfscan.errors import VideoError
+from dfscan.errors import DfscanError, VideoError
 from dfscan.faces.base import Detections, FaceDetector
 from dfscan.faces.detectors import load_detector
 from dfscan.recipe import Detector
 
 Frames = Sequence[npt.NDArray[np.uint8]]
+
+CELL: Final = 12
+"""No detector looks for smaller faces."""
+
+LONGEST_S: Final = 600.0
+"""A detector that takes longer for some frames hangs."""
+
+_MOST: Final = 1 << 15
+"""Frames in a batch, and pixels along a side, are no more than that."""
+
+_LARGEST: Final = 1 << 30
+"""No batch takes more bytes: two frames of 16K."""
 
 _F_ADD_SEALS: Final = 1033
 _F_SEAL_SHRINK: Final = 2
@@ -57,12 +68,17 @@ class SharedFrames:
         :raises VideoError: what the child says of them cannot be.
         """
         shape = (said["count"], *said["shape"])
-        whole = len(shape) == 4 and all(isinstance(n, int) and n > 0 for n in shape)
+        whole = len(shape) == 4 and all(isinstance(n, int) and 0 < n <= _MOST for n in shape)
         size = math.prod(shape) if whole else 0
-        if not 0 < size <= os.fstat(self.descriptor).st_size or shape[3] != 3:
+        there = min(os.fstat(self.descriptor).st_size, _LARGEST)
+        if not 0 < size <= there or shape[3] != 3:
             raise VideoError("crashed", "the decoder's answer makes no sense")
         memory = mmap.mmap(self.descriptor, size, access=mmap.ACCESS_COPY)
         return list(np.frombuffer(memory, np.uint8).reshape(shape))
+
+    def held(self) -> int:
+        """Bytes of memory that it takes."""
+        return os.fstat(self.descriptor).st_blocks * 512
 
     def close(self) -> None:
         """Give the memory back."""
@@ -70,11 +86,11 @@ class SharedFrames:
 
 
 def _memory() -> int:
-    """A file in memory that no child can cut short while this process reads it."""
+    """A file in memory; on Linux no child can cut it short while this process reads it."""
     if not hasattr(os, "memfd_create"):
         with tempfile.TemporaryFile() as file:
             return os.dup(file.fileno())
-    descriptor = os.memfd_create("dfscan-frames", os.MFD_ALLOW_SEALING)
+    descriptor = os.memfd_create("dfscan-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     fcntl.fcntl(descriptor, _F_ADD_SEALS, _F_SEAL_SHRINK)
     return descriptor
 
@@ -111,11 +127,14 @@ class Feed:
         )
         threading.Thread(target=self._run, name="detector", daemon=True).start()
 
-    def detect(self, frames: Frames, min_face: int) -> list[Detections]:
-        """As :meth:`FaceDetector.detect`; blocks until this call's frames have been looked at."""
+    def detect(self, frames: Frames, min_face: int, timeout_s: float) -> list[Detections]:
+        """As :meth:`FaceDetector.detect`; blocks until this call's frames have been looked at.
+
+        :raises TimeoutError: they have not been after so many seconds.
+        """
         result: Future[list[Detections]] = Future()
         self._waiting.put((frames, min_face, result))
-        return result.result()
+        return result.result(timeout_s)
 
     def _run(self) -> None:
         while True:
@@ -126,37 +145,67 @@ class Feed:
             for frames, min_face, result in requests:
                 together[frames[0].shape, min_face].append((frames, result))
             for (_, min_face), same in together.items():
-                self._detect(min_face, same)
+                if not self._detect(min_face, same) and len(same) > 1:
+                    for one in same:  # those who share a batch do not share its failure
+                        self._detect(min_face, [one])
 
     def _detect(
         self, min_face: int, requests: Sequence[tuple[Frames, Future[list[Detections]]]]
-    ) -> None:
+    ) -> bool:
+        """Answer requests over frames of one size; False where several failed together."""
         try:
             found = self._detector.detect([f for frames, _ in requests for f in frames], min_face)
         except Exception as error:  # noqa: BLE001  (it belongs to those who wait for the answer)
-            for _, result in requests:
-                result.set_exception(error)
-            return
+            if len(requests) == 1:
+                requests[0][1].set_exception(error)
+            return False
         start = 0
         for frames, result in requests:
             result.set_result(found[start : start + len(frames)])
             start += len(frames)
+        return True
 
 
-@functools.lru_cache(maxsize=2)
+_LOCK: Final = threading.Lock()
+_FEEDS: Final[dict[tuple[Detector, str], Feed]] = {}
+
+
 def feed(recipe: Detector, device: str) -> Feed:
-    """The one detector of this process for this recipe."""
-    return Feed(recipe, device)
+    """The one detector of this process for this recipe, whichever thread asks first.
+
+    :raises DfscanError: its networks cannot be loaded there.
+    """
+    with _LOCK:
+        if (recipe, device) not in _FEEDS:
+            try:
+                _FEEDS[recipe, device] = Feed(recipe, device)
+            except RuntimeError as error:
+                raise DfscanError(
+                    f"the detector cannot be loaded on {device}: {_first_line(error)}"
+                ) from None
+        return _FEEDS[recipe, device]
 
 
 def serve(frames: SharedFrames, look_at: Feed, said: dict[str, Any]) -> list[Any]:
     """Answer a child's :class:`FedDetector`.
 
-    :raises VideoError: the child asks for what cannot be, or the detector failed.
+    :raises VideoError: the child asks for what cannot be, or its frames are too much.
+    :raises DfscanError: the detector fails or hangs, which no video is to blame for.
     """
+    min_face = said.get("min_face")
+    if not isinstance(min_face, int) or not CELL <= min_face <= _MOST:
+        raise VideoError("crashed", "the decoder's answer makes no sense")
     try:
-        found = look_at.detect(frames.read(said), said["min_face"])
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        lines = str(error).splitlines() or [""]
-        raise VideoError("crashed", f"the detector failed: {lines[0][:160]}") from None
+        found = look_at.detect(frames.read(said), min_face, LONGEST_S)
+    except TimeoutError:
+        raise DfscanError(f"the detector has not answered for {LONGEST_S:.0f} s") from None
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:
+            raise VideoError("crashed", f"the detector: {_first_line(error)}") from None
+        raise DfscanError(f"the detector failed: {_first_line(error)}") from None
     return [[d.boxes.tolist(), d.landmarks.tolist(), d.scores.tolist()] for d in found]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:160] if lines else type(error).__name__

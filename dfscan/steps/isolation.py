@@ -48,7 +48,7 @@ COPIES: Final = 3
 
 _LOOK_EVERY_S: Final = 0.5
 
-_MALLOC: Final = {
+MALLOC: Final = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
 }
@@ -192,8 +192,8 @@ class _Child:
 
     def __init__(self, look: Look, fed: bool) -> None:
         self.detector = _detector(look, fed)
-        self.frames = SharedFrames() if fed else None
         self.feed = feed(look.recipe.detector, look.device) if fed else None
+        self.frames = SharedFrames() if fed else None
         self.alive, self.dismissed = True, False
         self.videos = 0
         self.ready: set[str] = set()
@@ -201,7 +201,7 @@ class _Child:
         environment = os.environ | {
             "OMP_NUM_THREADS": "1",  # one thread a worker
             "MKL_NUM_THREADS": "1",
-            **_MALLOC,
+            **MALLOC,
             "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
         }
         self._process = subprocess.Popen(
@@ -246,7 +246,10 @@ class _Child:
                 answer, table = self._receive(until, deadline_s, memory)
                 if "detect" not in answer or self.frames is None or self.feed is None:
                     return answer, table
-                request = wire.message({"found": serve(self.frames, self.feed, answer["detect"])})
+                began = time.monotonic()
+                found = serve(self.frames, self.feed, answer["detect"])
+                request = wire.message({"found": found})
+                until += time.monotonic() - began  # the others' frames are not this video's time
         except BrokenPipeError:
             raise self._death() from None
         except BaseException:
@@ -265,7 +268,8 @@ class _Child:
                 raise VideoError("timeout", f"not done after {deadline_s:.0f} s")
             if now >= look_at:
                 look_at = now + _LOOK_EVERY_S
-                if _private_memory(self.pid, memory) > memory:
+                held = self.frames.held() if self.frames else 0
+                if _private_memory(self.pid, memory - held) > memory - held:
                     raise VideoError(
                         "crashed", f"used more than {memory / 2**30:.1f} GiB of memory"
                     )
@@ -291,7 +295,7 @@ class _Child:
 
         It is not given others: decord is loaded by then, and torch must come before it.
         """
-        fresh = self.videos < recycle and self._process.poll() is None
+        fresh = self.videos < recycle and not self.dismissed and self._process.poll() is None
         return fresh and self.detector == _detector(look, fed)
 
     def _death(self) -> _Died:
@@ -351,9 +355,13 @@ def _take_child(look: Look, recycle: int, fed: bool) -> _Child:
             _warm(child, _look_text(look, fed))
         except (_Died, VideoError) as error:
             _put_back(child)
-            if attempt == TRIES:
+            if attempt == TRIES or child.dismissed:
                 raise DfscanError(f"the decoding process does not start: {error}") from None
             continue
+        except BaseException:
+            child.dismiss()
+            _put_back(child)
+            raise
         child.videos += 1
         return child
     raise AssertionError("unreachable")
@@ -373,7 +381,9 @@ def _idle(look: Look, recycle: int, fed: bool) -> _Child | None:
 def _put_back(child: _Child) -> None:
     with _LOCK:
         _BUSY.discard(child)
-        if child.alive:
+        if child.alive and child.dismissed:
+            child.end()
+        elif child.alive:
             _IDLE.append(child)
 
 

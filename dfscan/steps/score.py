@@ -1,5 +1,6 @@
 """Videos of one unit → verdicts: the look of extraction with a classifier behind it."""
 
+import contextlib
 import functools
 import importlib.metadata
 import statistics
@@ -52,8 +53,9 @@ class ScoreStep:
     def __call__(self, unit: Unit) -> UnitResult:
         """Do and commit the unit."""
         verdicts = []
-        for seen in in_lanes(self.look, self.look.see, unit.videos):
-            verdicts.append(self._verdict(seen.row, seen.faces, self.scores(seen.faces)))
+        with contextlib.closing(in_lanes(self.look, self.look.see, unit.videos)) as found:
+            for seen in found:
+                verdicts.append(self._verdict(seen.row, seen.faces, self.scores(seen.faces)))
         return self._commit(unit, verdicts)
 
     def give_up(self, unit: Unit, status: str, reason: str) -> UnitResult:

@@ -26,8 +26,8 @@ class Unit:
 class UnitResult:
     """What one unit came to, small enough to travel to the driver.
 
-    ``look_s``: seconds that looking at its videos took, added up; ``faces_s``: those of them that
-    decoding stood still, while faces were found, cut out and encoded.
+    ``look_s``: seconds that looking at its healthy videos took, added up; ``faces_s``: those of them
+    that decoding stood still, while faces were found, cut out and encoded.
     """
 
     videos: int

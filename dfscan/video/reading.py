@@ -2,7 +2,7 @@
 
 ``sparse`` is the fast path: PyAV, leaving undecoded what no wanted frame is predicted from and
 stopping after the last wanted one. The frames are those of a full decoding to the pixel, in two
-thirds of the time. ``decord`` decodes everything up to the last wanted frame. Whatever either does
+thirds of decord's time. ``decord`` decodes everything up to the last wanted frame. Whatever either does
 not deliver cleanly (a damaged packet, an error that FFmpeg hides by inventing pixels, repeated
 timestamps, a count that differs from the container's) raises :class:`DecoderTrouble`, and the caller
 decodes the whole clip again with ``pyav``, which goes on after damage and counts what was lost: one
@@ -36,6 +36,12 @@ from dfscan.recipe import SamplingMode
 from dfscan.video import containers
 
 _B: Final = av.video.frame.PictureType.B
+
+_TELLING: Final = frozenset(("h264", "mpeg1video", "mpeg2video", "mpeg4"))
+"""Codecs in which a frame marked as no reference is none to any other.
+
+In HEVC such a mark holds within one temporal layer; VP9 and AV1 have no such mark.
+"""
 
 BATCH_BYTES: Final = 64 << 20
 """Frames are handed on in batches of about so many bytes."""
@@ -410,8 +416,8 @@ class _Decoding:
     predicted from both sides wait for the one behind them. ``packets`` counts those given to the
     decoder, ``errors`` those that it refused.
 
-    In mode ``nearest`` the decoder leaves out frames that no other is predicted from (some codecs'
-    decoders do not know how, and deliver them), in mode ``keyframes`` it gets key frames alone.
+    In mode ``nearest`` the decoder leaves out frames that no other is predicted from, where the codec
+    is one of :data:`_TELLING`, in mode ``keyframes`` it gets key frames alone.
 
     :param keep: time stamps of frames to decode in any case; with it the decoder leaves others out
         as in ``nearest``.
@@ -428,10 +434,12 @@ class _Decoding:
         strict: bool = False,
     ) -> None:
         self._container, self._stream, self.mode = container, stream, mode
-        self._keep, self._strict = keep, strict
+        context = stream.codec_context
+        telling = context.name in _TELLING
+        self._keep, self._strict = keep if telling else None, strict
         self.packets = self.errors = 0
-        if mode == "nearest":
-            stream.codec_context.skip_frame = "NONREF"
+        if mode == "nearest" and telling:
+            context.skip_frame = "NONREF"
 
     def __iter__(self) -> Iterator[tuple[Any, bool]]:
         intact = True

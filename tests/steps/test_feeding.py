@@ -76,13 +76,7 @@ def test_what_nobody_waits_for_is_abandoned(
 
     with pytest.raises(DfscanError, match="the disk is full"):
         list(in_lanes(look, see, refs[:2]))
-    until = threading.Event()
-    for _ in range(100):
-        if not isolation._BUSY:
-            return
-        end_child()
-        until.wait(0.1)
-    pytest.fail("a child still runs")
+    assert not isolation._BUSY
 
 
 def test_frames_that_wait_together_pass_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +98,7 @@ def test_frames_that_wait_together_pass_together(monkeypatch: pytest.MonkeyPatch
 
     def ask(number: int, side: int) -> None:
         frames = [np.full((side, 8, 3), number, np.uint8)] * 2
-        answers[number] = feed.detect(frames, 20)
+        answers[number] = feed.detect(frames, 20, 30)
 
     threads = [threading.Thread(target=ask, args=(n, 9 if n == 3 else 8)) for n in range(5)]
     threads[0].start()
@@ -122,17 +116,78 @@ def test_frames_that_wait_together_pass_together(monkeypatch: pytest.MonkeyPatch
         assert [int(d.boxes[0, 0]) for d in found] == [number, number]
 
 
-def test_a_failing_detector_costs_the_videos_that_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+class OutOfMemoryError(RuntimeError):
+    """As torch's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(OutOfMemoryError("CUDA out of memory."), VideoError), (RuntimeError("lost"), DfscanError)],
+)
+def test_too_much_memory_is_the_videos_and_another_failure_the_runs(
+    monkeypatch: pytest.MonkeyPatch, error: RuntimeError, expected: type[Exception]
+) -> None:
     class Broken:
         def detect(self, frames: list[np.ndarray], min_face: int) -> list[Detections]:
-            raise RuntimeError("CUDA out of memory.\nTried to allocate much")
+            raise error
 
     monkeypatch.setattr(feeding, "load_detector", lambda recipe, device: Broken())
     shared = SharedFrames()
     said = shared.write([np.zeros((4, 4, 3), np.uint8)]) | {"min_face": 20}
-    with pytest.raises(VideoError, match="the detector failed: CUDA out of memory") as caught:
+    with pytest.raises(expected, match=str(error)) as caught:
         serve(shared, Feed(Detector(), "cpu"), said)
-    assert caught.value.status == "crashed"
+    assert type(caught.value) is expected
+    shared.close()
+
+
+def test_those_who_share_a_batch_do_not_share_its_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Small:
+        def detect(self, frames: list[np.ndarray], min_face: int) -> list[Detections]:
+            if len(frames) > 2:
+                raise OutOfMemoryError("too many")
+            return [NO_FACES] * len(frames)
+
+    monkeypatch.setattr(feeding, "load_detector", lambda recipe, device: Small())
+    feed = Feed(Detector(), "cpu")
+    results: list[int] = []
+    frames = [np.zeros((4, 4, 3), np.uint8)] * 2
+    threads = [
+        threading.Thread(target=lambda: results.append(len(feed.detect(frames, 20, 30))))
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert results == [2] * 6
+
+
+@pytest.mark.parametrize("min_face", [[], {}, 1e-300, 0, "20", None, 1 << 40])
+def test_a_child_cannot_ask_for_faces_that_nobody_looks_for(min_face: object) -> None:
+    shared = SharedFrames()
+    said = shared.write([np.zeros((4, 4, 3), np.uint8)]) | {"min_face": min_face}
+    with pytest.raises(VideoError, match="makes no sense"):
+        serve(shared, Feed(Detector(name="none"), "cpu"), said)
+    shared.close()
+
+
+def test_a_hanging_detector_stops_the_run_and_blames_no_video(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go = threading.Event()
+
+    class Hanging:
+        def detect(self, frames: list[np.ndarray], min_face: int) -> list[Detections]:
+            go.wait(30)
+            return [NO_FACES] * len(frames)
+
+    monkeypatch.setattr(feeding, "load_detector", lambda recipe, device: Hanging())
+    shared = SharedFrames()
+    said = shared.write([np.zeros((4, 4, 3), np.uint8)]) | {"min_face": 20}
+    monkeypatch.setattr(feeding, "LONGEST_S", 0.2)
+    with pytest.raises(DfscanError, match="has not answered"):
+        serve(shared, Feed(Detector(), "cpu"), said)
+    go.set()
     shared.close()
 
 
@@ -188,6 +243,38 @@ def test_a_child_cannot_cut_the_memory_short_while_it_is_read() -> None:
     with pytest.raises(PermissionError):
         os.ftruncate(shared.descriptor, 0)
     shared.close()
+
+
+def test_lanes_take_no_more_than_they_need(refs: list[VideoRef]) -> None:
+    taken: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(20):
+            taken.append(number)
+            yield number
+
+    look = IsolatedLook(LOOK, Limits(60), decoders=2)
+    results = in_lanes(look, lambda number: number * number, numbers())
+    assert [next(results) for _ in range(3)] == [0, 1, 4]
+    assert len(taken) <= 7
+    assert list(results) == [n * n for n in range(3, 20)]
+
+
+def test_closed_lanes_have_ended(refs: list[VideoRef]) -> None:
+    done: list[int] = []
+
+    def work(number: int) -> int:
+        threading.Event().wait(0.3)
+        done.append(number)
+        return number
+
+    results = in_lanes(IsolatedLook(LOOK, Limits(60), decoders=2), work, range(100))
+    assert next(results) == 0
+    results.close()
+    so_far = list(done)
+    threading.Event().wait(0.5)
+    assert done == so_far
+    assert len(done) <= 4
 
 
 def test_one_lane_is_a_plain_loop(refs: list[VideoRef]) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dfscan.errors import VideoError
-from dfscan.video import DECODERS, DecoderTrouble, Frame, open_video
+from dfscan.video import DECODERS, DecoderTrouble, Frame, open_video, reading
 
 
 def read(data: bytes, decoder: str, stride: int = 1) -> tuple[list[Frame], int, int]:
@@ -89,3 +89,17 @@ def test_what_an_edit_list_hides_is_not_lost(samples: Path) -> None:
     frames, decoded, lost = read(data, "pyav")
     assert len(frames) == decoded == 12
     assert lost == 0
+
+
+def test_frames_of_another_size_are_another_batch() -> None:
+    shapes = [(4, 4, 3), (4, 4, 3), (4, 8, 3), (4, 4, 3)]
+    frames = [Frame(i, i / 10, False, np.zeros(s, np.uint8)) for i, s in enumerate(shapes)]
+    batches = [[f.index for f in batch] for batch in reading._in_batches(iter(frames))]
+    assert batches == [[0, 1], [2], [3]]
+
+
+def test_a_batch_holds_no_more_bytes_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "BATCH_BYTES", 100)
+    frames = [Frame(i, 0.0, False, np.zeros((4, 4, 3), np.uint8)) for i in range(5)]
+    batches = [[f.index for f in batch] for batch in reading._in_batches(iter(frames))]
+    assert batches == [[0, 1], [2, 3], [4]]
