@@ -21,10 +21,12 @@ from dfscan.synthetic import Corpus
 SAMPLING = Sampling(stride=Stride(real=30, fake=30))
 
 
-def make_model(path: Path, calibrated: bool = True, seed: int = 0) -> Path:
+def make_model(
+    path: Path, calibrated: bool = True, seed: int = 0, sampling: Sampling = SAMPLING
+) -> Path:
     torch.manual_seed(seed)
     recipe = FaceRecipe(
-        sampling=SAMPLING, input=network_input("mesoinception4", InputConfig(size=64))
+        sampling=sampling, input=network_input("mesoinception4", InputConfig(size=64))
     )
     fitted = Calibration(scale=1.0, offset=0.0, reals=8, fakes=8, sampling=SAMPLING)
     header = ModelHeader(
@@ -46,6 +48,15 @@ def score(source: Any, model: Path, out: Path, **changes: Any) -> ScoreResult:
 
 def rows(path: Path) -> dict[str, dict[str, Any]]:
     return {r["video_id"]: r for r in storage.read_table(path).to_pylist()}
+
+
+def test_scoring_samples_as_its_model_learned(corpus: Corpus, tmp_path: Path) -> None:
+    sampling = SAMPLING.model_copy(update={"mode": "keyframes"})
+    model = make_model(tmp_path / "keys.safetensors", sampling=sampling)
+    out = tmp_path / "v.parquet"
+    score(str(corpus.test), model, out, frames=5)
+    for row in storage.read_table(out).to_pylist():
+        assert [f["frame_index"] for f in row["frames"]] == [0]  # their one key frame
 
 
 def test_one_verdict_a_video(corpus: Corpus, model: Path, tmp_path: Path) -> None:

@@ -33,6 +33,10 @@ class Scripted:
         default_factory=lambda: FaceRecipe(sampling=Sampling(stride=Stride()))
     )
     device: str = "cpu"
+    lanes: int = 1
+
+    def abandon(self) -> None:
+        pass
 
     def see(
         self, ref: VideoRef, also: Sequence[int] = (), reference: Reference | None = None
