@@ -1,14 +1,16 @@
 """Seconds a clip from file to faces: dfscan's three ways against decoding alone and its peers.
 
     pip install 'dfscan[benchmarks]'
-    python benchmarks/extract.py FOLDER_OF_CLIPS [--repeats 3] [--copies 6] [--plot FILE.png]
+    python benchmarks/extract.py FOLDER_OF_CLIPS [--repeats 3] [--copies 6] [--plot FILE.png] [--same-allocator]
     python benchmarks/extract.py FOLDER_OF_CLIPS --faces
 
 All look at the same frames (every 30th), in the same number of processes of one thread each, turn
 about in one run. Seconds are the slope of the wall time between a third and all of the work, so
 that start-up drops out: medians of the repeats. The common way looks for faces from 20 pixels on, as
 the library does by default, the others but the 1st-place way from 60. dfscan's figures are those of its workers: the
-decoding process, crops, JPEG and the commit are in them, while the peers stop at the boxes.
+decoding process, crops, JPEG and the commit are in them, while the peers stop at the boxes. Every
+program runs as it is shipped; dfscan's decoding process sets glibc's allocator, and with
+``--same-allocator`` the peers have its settings too.
 
 ``--faces`` compares dfscan's boxes with facenet-pytorch's of the same minimum size (``min_face:
 auto``), over every frame of the clips.
@@ -29,7 +31,9 @@ import numpy as np
 
 STRIDE = 30
 PROBABILITY = 0.95
+FLOOR = "decoding alone (decord)"
 COMMON = "the common way"
+AT_60 = "facenet-pytorch at 60 pixels"
 
 
 def one_thread() -> None:
@@ -152,11 +156,11 @@ def dfscan(mode: str, decoder: str = "auto") -> Callable[[Path], Callable[[list[
 
 
 WAYS: dict[str, Callable[[Path], Callable[[list[str]], int]]] = {
-    "decoding alone (decord)": decoding,
+    FLOOR: decoding,
     "decoding alone (dfscan's way)": dfscan_decoding,
     COMMON: frame_by_frame(),
     "the 1st-place way": half_size_batch,
-    "facenet-pytorch at 60 pixels": frame_by_frame(min_face_size=60),
+    AT_60: frame_by_frame(min_face_size=60),
     "dfscan, exact": dfscan("exact"),
     "dfscan, exact, --decoder decord": dfscan("exact", "decord"),
     "dfscan, nearest": dfscan("nearest"),
@@ -211,16 +215,18 @@ def race(clips: list[str], copies: int, repeats: int, processes: int, plot: str 
             times[way].append(seconds)
             print(f"# {number + 1}/{repeats} {way}: {seconds:.3f} s a clip", flush=True)
     medians = {way: statistics.median(values) for way, values in times.items()}
-    floor = medians["decoding alone (decord)"]
+    floor = medians[FLOOR]
     print(f"\n{len(clips)} clips, {copies} times, {processes} processes, {repeats} repeats\n")
     print("| | s a clip | of decoding alone | times the common way | times 60 pixels | faces |")
     print("|---|---|---|---|---|---|")
     for way, seconds in medians.items():
-        against = [medians[peer] / seconds for peer in (COMMON, "facenet-pytorch at 60 pixels")]
+        against = [
+            f"{medians[peer] / seconds:.1f}" if peer in medians else "–" for peer in (COMMON, AT_60)
+        ]
         found = "–" if way.startswith("decoding") else faces[way]
         print(
-            f"| {way} | {seconds:.2f} | {seconds / floor:.2f} | {against[0]:.1f} | "
-            f"{against[1]:.1f} | {found} |"
+            f"| {way} | {seconds:.2f} | {seconds / floor:.2f} | {against[0]} | "
+            f"{against[1]} | {found} |"
         )
     if plot:
         draw(medians, floor, plot, f"seconds a clip, {processes} processes (dotted: decord alone)")
@@ -329,6 +335,12 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=6)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--plot")
+    parser.add_argument("--only", nargs="*", help="ways, by a part of their names")
+    parser.add_argument(
+        "--same-allocator",
+        action="store_true",
+        help="give all the settings of glibc that dfscan gives its decoding process",
+    )
     parser.add_argument("--faces", action="store_true")
     given = parser.parse_args()
     clips = [
@@ -336,10 +348,15 @@ def main() -> None:
         for name in given.folder
         for p in (sorted(Path(name).rglob("*.mp4")) if Path(name).is_dir() else [Path(name)])
     ]
-    from dfscan.steps.isolation import MALLOC
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENCV_FFMPEG_CAPTURE_OPTIONS": "threads;1"}
+    if given.same_allocator:
+        from dfscan.steps.isolation import MALLOC
 
-    # dfscan's decoding process runs with these settings of glibc; the peers get them as well.
-    os.environ |= {"OMP_NUM_THREADS": "1", "OPENCV_FFMPEG_CAPTURE_OPTIONS": "threads;1", **MALLOC}
+        os.environ |= MALLOC
+    if given.only:
+        kept = [way for way in WAYS if any(part in way for part in given.only)]
+        for way in set(WAYS) - {FLOOR, *kept}:
+            del WAYS[way]
     if given.faces:
         faces(clips, given.processes)
     else:
