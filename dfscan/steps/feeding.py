@@ -67,7 +67,7 @@ class SharedFrames:
 
         :raises VideoError: what the child says of them cannot be.
         """
-        shape = (said["count"], *said["shape"])
+        shape = [said.get("count"), *(said.get("shape") or ())]
         whole = len(shape) == 4 and all(isinstance(n, int) and 0 < n <= _MOST for n in shape)
         size = math.prod(shape) if whole else 0
         there = min(os.fstat(self.descriptor).st_size, _LARGEST)
@@ -193,7 +193,11 @@ def serve(frames: SharedFrames, look_at: Feed, said: dict[str, Any]) -> list[Any
     :raises DfscanError: the detector fails or hangs, which no video is to blame for.
     """
     min_face = said.get("min_face")
-    if not isinstance(min_face, int) or not CELL <= min_face <= _MOST:
+    if (
+        not isinstance(min_face, int)
+        or not isinstance(said.get("shape"), list)
+        or not CELL <= min_face <= _MOST
+    ):
         raise VideoError("crashed", "the decoder's answer makes no sense")
     try:
         found = look_at.detect(frames.read(said), min_face, LONGEST_S)

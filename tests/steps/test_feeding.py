@@ -162,6 +162,16 @@ def test_those_who_share_a_batch_do_not_share_its_failure(monkeypatch: pytest.Mo
     assert results == [2] * 6
 
 
+@pytest.mark.parametrize(
+    "said", [{}, {"min_face": 20}, {"min_face": 20, "shape": 5}, {"min_face": 20, "shape": [4]}]
+)
+def test_a_child_that_says_too_little_is_refused(said: dict[str, object]) -> None:
+    shared = SharedFrames()
+    with pytest.raises(VideoError, match="makes no sense"):
+        serve(shared, Feed(Detector(name="none"), "cpu"), said)
+    shared.close()
+
+
 @pytest.mark.parametrize("min_face", [[], {}, 1e-300, 0, "20", None, 1 << 40])
 def test_a_child_cannot_ask_for_faces_that_nobody_looks_for(min_face: object) -> None:
     shared = SharedFrames()
