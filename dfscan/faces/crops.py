@@ -79,10 +79,25 @@ def cut(image: bytes, crop_box: Box, box: Box, recipe: NetworkInput) -> npt.NDAr
     :param box: the face, in pixels of the frame.
     :raises PictureError: ``image`` does not decode.
     """
+    return cut_out(decode(image), crop_box, box, recipe)
+
+
+def decode(image: bytes) -> npt.NDArray[np.uint8]:
+    """A stored crop's pixels, (H, W, 3) uint8 RGB.
+
+    :raises PictureError: it does not decode.
+    """
     try:
-        picture = Image.open(io.BytesIO(image)).convert("RGB")
+        return np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         raise PictureError(f"a stored face does not decode: {error}") from None
+
+
+def cut_out(
+    crop: npt.NDArray[np.uint8], crop_box: Box, box: Box, recipe: NetworkInput
+) -> npt.NDArray[np.uint8]:
+    """As :func:`cut`, of a crop that is decoded already: (H, W, 3) uint8."""
+    picture = Image.fromarray(crop)
     region = _region(picture.size, crop_box, grow(box, recipe.margin))
     size, resample = recipe.size, _FILTERS[recipe.interpolation]
     if recipe.square == "stretch":

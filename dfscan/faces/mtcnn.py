@@ -27,6 +27,7 @@ from torchvision.ops import nms
 from dfscan.faces import pyramid
 from dfscan.faces.base import NO_FACES, Detections, FaceDetector
 from dfscan.faces.mtcnn_networks import ONet, PNet, RNet
+from dfscan.faces.pyramid import Pictures, Workspace
 from dfscan.recipe import Detector
 
 BATCH_PIXELS: Final = {"cpu": 8 << 20, "cuda": 64 << 20}
@@ -52,6 +53,7 @@ class MTCNN(FaceDetector):
         self._factor = recipe.factor
         self._min_score = recipe.min_score
         self._device = torch.device(device)
+        self._workspace = Workspace()
         self._pnet = PNet(self._device)
         self._rnet = RNet(self._device)
         self._onet = ONet(self._device)
@@ -71,9 +73,10 @@ class MTCNN(FaceDetector):
 
     def _detect(self, frames: Sequence[Tensor], min_face: int) -> list[Detections]:
         """The three stages over a batch of frames, (H, W, 3) uint8."""
-        boxes, owners = self._propose(frames, min_face)
-        boxes, owners = self._refine(frames, boxes, owners)
-        boxes, points, owners = self._output(frames, boxes, owners)
+        pictures = pyramid.pictures(frames, self._workspace)
+        boxes, owners = self._propose(pictures, min_face)
+        boxes, owners = self._refine(pictures, boxes, owners)
+        boxes, points, owners = self._output(pictures, boxes, owners)
         keep = boxes[:, 4] >= self._min_score
         boxes, points, owners = boxes[keep], points[keep], owners[keep]
         area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -87,17 +90,14 @@ class MTCNN(FaceDetector):
             for number in range(len(frames))
         ]
 
-    def _propose(self, frames: Sequence[Tensor], min_face: int) -> tuple[Tensor, Tensor]:
+    def _propose(self, pictures: Pictures, min_face: int) -> tuple[Tensor, Tensor]:
         """First stage: PNet over an image pyramid → squared candidates (N, 5) and their frames."""
-        height, width, _ = frames[0].shape
-        scales = pyramid.scales(height, width, min_face, self._factor)
+        scales = pyramid.scales(pictures.height, pictures.width, min_face, self._factor)
         found = [torch.zeros(0, 9, device=self._device)]
         owners = [torch.zeros(0, dtype=torch.long, device=self._device)]
         groups = owners[:]
-        for number, (scale, level) in enumerate(
-            zip(scales, pyramid.levels(frames, scales), strict=True)
-        ):
-            for first, probability, offsets in self._scan(level):
+        for number, scale in enumerate(scales):
+            for first, probability, offsets in self._scan(pictures.level(scale)):
                 owner, x, y = torch.nonzero(probability >= self._thresholds[0], as_tuple=True)
                 corner = torch.stack([x, y], dim=1).float()
                 found.append(
@@ -131,11 +131,9 @@ class MTCNN(FaceDetector):
             (first, *self._pnet(level[first : first + many])) for first in range(0, count, many)
         ]
 
-    def _refine(
-        self, frames: Sequence[Tensor], boxes: Tensor, owners: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _refine(self, pictures: Pictures, boxes: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
         """Second stage: RNet at 24 pixels → (M, 5) and their frames."""
-        boxes, owners, patches = _cut(frames, boxes, owners, 24)
+        boxes, owners, patches = _cut(pictures, boxes, owners, 24)
         probability, offsets = self._judge(self._rnet, patches)
         keep = probability > self._thresholds[1]
         boxes = torch.cat([boxes[keep, :4], probability[keep, None]], dim=1)
@@ -144,10 +142,10 @@ class MTCNN(FaceDetector):
         return rerec(bbreg(boxes[pick], offsets[pick])), owners[pick]
 
     def _output(
-        self, frames: Sequence[Tensor], boxes: Tensor, owners: Tensor
+        self, pictures: Pictures, boxes: Tensor, owners: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Third stage: ONet at 48 pixels → (K, 5), landmarks (K, 5, 2) and their frames."""
-        boxes, owners, patches = _cut(frames, boxes, owners, 48)
+        boxes, owners, patches = _cut(pictures, boxes, owners, 48)
         probability, offsets, points = self._judge(self._onet, patches)
         keep = probability > self._thresholds[2]
         boxes = torch.cat([boxes[keep, :4], probability[keep, None]], dim=1)
@@ -201,21 +199,15 @@ def _nms_of_smaller(boxes: Tensor, owners: Tensor, threshold: float) -> Tensor:
 
 
 def _cut(
-    frames: Sequence[Tensor], boxes: Tensor, owners: Tensor, size: int
+    pictures: Pictures, boxes: Tensor, owners: Tensor, size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes (N, 5) → those inside their frame, their frames, their cut-outs (M, 3, size, size).
 
     Cut at whole pixels as the library does; 0 to 255, transposed.
     """
-    height, width, _ = frames[0].shape
     whole = boxes[:, :4].trunc().long()
     begin = whole[:, :2].clamp(min=1) - 1
-    end = torch.minimum(whole[:, 2:], whole.new_tensor([width, height]))
+    end = torch.minimum(whole[:, 2:], whole.new_tensor([pictures.width, pictures.height]))
     inside = (end > begin).all(1)
     boxes, owners = boxes[inside], owners[inside]
-    patches = torch.empty(len(boxes), size, 3, size, device=boxes.device)
-    cuts = torch.cat([owners[:, None], begin[inside], end[inside]], dim=1).tolist()
-    for patch, (owner, left, top, right, bottom) in zip(patches.unbind(), cuts, strict=True):
-        pyramid.average(frames[owner][top:bottom, left:right], patch)
-    patches = patches.transpose(1, 2).contiguous(memory_format=torch.channels_last)
-    return boxes, owners, patches
+    return boxes, owners, pictures.cut(owners, begin[inside], end[inside], size)

@@ -1,14 +1,15 @@
-"""The image pyramid of MTCNN's first stage, to the pixel that of facenet-pytorch.
+"""What MTCNN's networks are shown of a frame: its pyramid and cut-outs, to the pixel facenet-pytorch's.
 
-Every level is an area average of the full frame: averaging level from level would be cheaper, and
-moves one face in six by more than IoU 0.9 allows, since the cascade's non-maximum suppression
-turns small differences into other picks. On a CPU the averages are sums of rows, then of columns, which ``embedding_bag`` does at the speed of memory; rows are summed in strips of columns
-that stay in the cache, columns after a transposition that puts them into rows.
+Both are area averages of the full frame: averaging level from level would be cheaper, and moves
+one face in six by more than IoU 0.9 allows, since the cascade's non-maximum suppression turns
+small differences into other picks. On a CPU they come from an integral image (Crow, 1984,
+10.1145/800031.808600; the name is Viola and Jones', 2001): the sum over any window is four
+look-ups, however large it is.
 """
 
-import functools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -20,11 +21,18 @@ from torch.nn import functional as F  # noqa: N812
 CELL: Final = 12
 """PNet's receptive field in pixels: the smallest face it sees at scale 1."""
 
-_BLOCK: Final = 4
-"""Rows are summed by so many once, for windows that span them."""
+_BITS: Final = 21
+"""Bits of a 64-bit word for each channel's sum; the last channel has one more."""
 
-_STRIP: Final = 192
-"""Columns in a strip."""
+_WINDOW: Final = ((1 << _BITS) - 1) // 255
+"""Pixels whose sum fits into so many bits; larger windows are added up of parts."""
+
+_ROWS: Final = 32
+"""Rows are packed by so many, which stay in the cache."""
+
+_PLACES: Final = np.array([1, 1 << 8, 1 << 16], np.uint32)
+
+_Integers = npt.NDArray[np.int64]
 
 
 def scales(height: int, width: int, min_face: int, factor: float) -> list[float]:
@@ -39,148 +47,188 @@ def scales(height: int, width: int, min_face: int, factor: float) -> list[float]
     return found
 
 
-def levels(frames: Sequence[Tensor], at: Sequence[float]) -> list[Tensor]:
-    """Every frame at every scale: a tensor (B, 3, w, h) float32, 0 to 255, a level.
+class Pictures(ABC):
+    """Frames of one size, from which pictures of other sizes are averaged.
 
-    Pictures are transposed, x before y.
-
-    :param frames: (H, W, 3) uint8, all of one size, on one device.
-    """
-    height, width, _ = frames[0].shape
-    sizes = tuple((int(height * s + 1), int(width * s + 1)) for s in at)
-    if not sizes:
-        return []
-    if frames[0].device.type != "cpu":
-        stacked = torch.stack(list(frames)).permute(0, 3, 1, 2).float()
-        return [F.interpolate(stacked, size, mode="area").transpose(2, 3) for size in sizes]
-    plan = _plan(height, width, sizes)
-    each = [_levels(frame, plan) for frame in frames]
-    return [torch.cat(same) for same in zip(*each, strict=True)]
-
-
-@dataclass(frozen=True)
-class _Sums:
-    """Sums of a table's rows, as ``embedding_bag`` takes them."""
-
-    rows: Tensor
-    offsets: Tensor
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How frames of one size come to their levels.
-
-    ``vertical`` has a sum for every row of every level, ``heights`` of them a level; ``horizontal``
-    has, a level, a sum for every column and channel, and ``areas`` the pixels in each window.
+    These are transposed, x before y, float32, 0 to 255, channels last in memory.
     """
 
-    vertical: _Sums
-    heights: tuple[int, ...]
-    horizontal: tuple[_Sums, ...]
-    areas: tuple[Tensor, ...]
+    def __init__(self, frames: Sequence[Tensor]) -> None:
+        self.height, self.width, _ = frames[0].shape
+        self.device = frames[0].device
+
+    @abstractmethod
+    def level(self, scale: float) -> Tensor:
+        """Every frame at a scale: (B, 3, w, h)."""
+
+    @abstractmethod
+    def cut(self, owners: Tensor, begins: Tensor, ends: Tensor, size: int) -> Tensor:
+        """Windows of frames ``owners`` (N,) from ``begins`` to ``ends`` (N, 2): (N, 3, size, size).
+
+        :param begins: x and y of the first pixel, within the frame.
+        :param ends: x and y behind the last pixel.
+        """
+
+    def _size(self, scale: float) -> tuple[int, int]:
+        return int(self.height * scale + 1), int(self.width * scale + 1)
 
 
-def average(picture: Tensor, out: Tensor) -> None:
-    """Area averages of a picture (h, w, 3) uint8 into ``out`` (n, 3, n) float32: x, channel, y.
+class Workspace:
+    """Memory that one batch after another uses: the system's fresh pages cost more than the sums."""
 
-    As torch's adaptive average pooling, the library's way to cut a candidate out, only faster.
+    def __init__(self) -> None:
+        self._words = np.zeros(0, np.int64)
+
+    def words(self, *shape: int) -> _Integers:
+        """An array of this shape, with whatever it held before."""
+        count = math.prod(shape)
+        if count > len(self._words):
+            self._words = np.zeros(count, np.int64)
+        return self._words[:count].reshape(shape)
+
+
+def pictures(frames: Sequence[Tensor], workspace: Workspace) -> Pictures:
+    """For frames (H, W, 3) uint8, contiguous, all of one size, on one device.
+
+    :param workspace: of no other pictures that are still in use.
     """
-    height, width, _ = picture.shape
-    size = len(out)
-    if picture.device.type != "cpu":
-        pooled = F.adaptive_avg_pool2d(picture.permute(2, 0, 1).float(), size)
-        out.copy_(pooled.permute(2, 0, 1))
-        return
-    down = _add(picture.float().view(height, width * 3), _axis(height, size, 1))
-    sums = _add(down.t().contiguous(), _axis(width, size, 3))
-    torch.div(sums.view(size, 3, size), _area(height, width, size, size), out=out)
+    if frames[0].device.type == "cpu":
+        return _Integrals(frames, workspace)
+    return _Stack(frames)
 
 
-@functools.lru_cache(maxsize=1024)
-def _axis(pixels: int, count: int, channels: int) -> _Sums:
-    """Sums of ``count`` windows along an axis, a row a channel."""
-    begins, ends = (side.tolist() for side in _windows(pixels, count))
-    parts = (
-        range(channels * a + c, channels * b + c, channels)
-        for a, b in zip(begins, ends, strict=True)
-        for c in range(channels)
-    )
-    return _sums(parts)
+class _Stack(Pictures):
+    """torch's own area averages, on a GPU."""
+
+    def __init__(self, frames: Sequence[Tensor]) -> None:
+        super().__init__(frames)
+        self._frames = frames
+        self._stacked = torch.stack(list(frames)).permute(0, 3, 1, 2).float()
+
+    def level(self, scale: float) -> Tensor:
+        """See :class:`Pictures`."""
+        return F.interpolate(self._stacked, self._size(scale), mode="area").transpose(2, 3)
+
+    def cut(self, owners: Tensor, begins: Tensor, ends: Tensor, size: int) -> Tensor:
+        """See :class:`Pictures`."""
+        cuts = torch.cat([owners[:, None], begins, ends], dim=1).tolist()
+        made = [
+            F.adaptive_avg_pool2d(self._stacked[owner, :, top:bottom, left:right], size)
+            for owner, left, top, right, bottom in cuts
+        ]
+        stacked = torch.stack(made) if made else self._stacked.new_zeros(0, 3, size, size)
+        return stacked.transpose(2, 3).contiguous(memory_format=torch.channels_last)
 
 
-@functools.lru_cache(maxsize=1024)
-def _area(height: int, width: int, rows: int, columns: int) -> Tensor:
-    """Pixels in each window: (columns, 1, rows)."""
-    (tops, bottoms), (lefts, rights) = _windows(height, rows), _windows(width, columns)
-    area = np.outer(rights - lefts, bottoms - tops).astype(np.float32)
-    return torch.from_numpy(area)[:, None, :]
+class _Integrals(Pictures):
+    """Averages from integral images, equal to torch's to float rounding."""
+
+    def __init__(self, frames: Sequence[Tensor], workspace: Workspace) -> None:
+        super().__init__(frames)
+        self._sums = workspace.words(len(frames), self.height + 1, self.width + 1)
+        self._sums[:, 0] = self._sums[:, :, 0] = 0
+        for frame, sums in zip(frames, self._sums, strict=True):
+            _integrate(frame.numpy(), sums[1:, 1:])
+
+    def level(self, scale: float) -> Tensor:
+        """See :class:`Pictures`."""
+        height, width = self._size(scale)
+        frames = np.arange(len(self._sums))
+        whole = np.zeros_like(frames)
+        rows = _windows(whole, whole + self.height, height)
+        columns = _windows(whole, whole + self.width, width)
+        return self._averages(frames, rows, columns)
+
+    def cut(self, owners: Tensor, begins: Tensor, ends: Tensor, size: int) -> Tensor:
+        """See :class:`Pictures`."""
+        rows = _windows(begins[:, 1].numpy(), ends[:, 1].numpy(), size)
+        columns = _windows(begins[:, 0].numpy(), ends[:, 0].numpy(), size)
+        return self._averages(owners.numpy(), rows, columns)
+
+    def _averages(self, owners: _Integers, rows: "_Windows", columns: "_Windows") -> Tensor:
+        """(N, 3, w, h) from windows (N, h) of rows and (N, w) of columns."""
+        count, height = rows[0].shape
+        made = np.zeros((count, columns[0].shape[1], height, 3), np.float32)
+        if count:
+            for high, wide in _parts(rows, columns):
+                _unpack(self._packed(owners, high, wide), made)
+            areas = (columns[1] - columns[0])[:, :, None] * (rows[1] - rows[0])[:, None, :]
+            made /= areas.astype(np.float32)[..., None]
+        return torch.from_numpy(made).permute(0, 3, 1, 2)
+
+    def _packed(self, owners: _Integers, rows: "_Windows", columns: "_Windows") -> _Integers:
+        """Sums over windows, three channels in one word: (N, h, w)."""
+        _, height, width = self._sums.shape
+        above, below = ((owners[:, None] * height + y) * width for y in rows)
+        sides = np.stack(columns, axis=1)[:, None]
+        sums = self._sums.ravel()
+        between = sums.take(below[:, :, None, None] + sides)
+        between -= sums.take(above[:, :, None, None] + sides)
+        return between[:, :, 1] - between[:, :, 0]
 
 
-@functools.lru_cache(maxsize=8)
-def _plan(height: int, width: int, sizes: tuple[tuple[int, int], ...]) -> _Plan:
-    windows = (
-        _in_blocks(top, bottom, height)
-        for h, _ in sizes
-        for top, bottom in zip(*(side.tolist() for side in _windows(height, h)), strict=True)
-    )
-    return _Plan(
-        vertical=_sums(windows),
-        heights=tuple(h for h, _ in sizes),
-        horizontal=tuple(_axis(width, w, 3) for _, w in sizes),
-        areas=tuple(_area(height, width, h, w) for h, w in sizes),
-    )
+_Windows = tuple[_Integers, _Integers]
+"""Begins and ends of windows along an axis, (N, n) each."""
 
 
-def _windows(pixels: int, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Begin and end of ``count`` windows, as torch's adaptive average pooling cuts them."""
-    i = np.arange(count)
-    return i * pixels // count, -(-(i + 1) * pixels // count)
+def _windows(begins: _Integers, ends: _Integers, count: int) -> _Windows:
+    """``count`` windows of each stretch, as torch's adaptive average pooling cuts it."""
+    i, pixels = np.arange(count), (ends - begins)[:, None]
+    first = begins[:, None]
+    return first + i * pixels // count, first - (-(i + 1) * pixels // count)
 
 
-def _in_blocks(begin: int, end: int, rows: int) -> Iterable[int]:
-    """Rows begin to end of a table whose row ``rows + i`` is the sum of the i-th block of rows."""
-    first, last = -(-begin // _BLOCK), end // _BLOCK
-    if last <= first:
-        return range(begin, end)
-    whole = range(rows + first, rows + last)
-    return [*range(begin, first * _BLOCK), *whole, *range(last * _BLOCK, end)]
+def _parts(rows: _Windows, columns: _Windows) -> list[tuple[_Windows, _Windows]]:
+    """Windows cut into so many parts along each axis that every part's sum fits its bits."""
+    high, wide = (int((ends - begins).max()) for begins, ends in (rows, columns))
+    many = 1
+    while -(-high // many) * -(-wide // many) > _WINDOW:
+        many += 1
+    return [
+        (_part(rows, i, many), _part(columns, j, many)) for i in range(many) for j in range(many)
+    ]
 
 
-def _sums(parts: Iterable[Iterable[int]]) -> _Sums:
-    """One sum of rows a part."""
-    rows: list[int] = []
-    offsets = []
-    for part in parts:
-        offsets.append(len(rows))
-        rows += part
-    return _Sums(torch.tensor(rows, dtype=torch.int32), torch.tensor(offsets, dtype=torch.int32))
+def _part(windows: _Windows, number: int, many: int) -> _Windows:
+    begins, ends = windows
+    pixels = ends - begins
+    return begins + pixels * number // many, begins + pixels * (number + 1) // many
 
 
-def _levels(frame: Tensor, plan: _Plan) -> list[Tensor]:
-    """The levels of one frame: (1, 3, w, h) each, channels last."""
+def _integrate(frame: npt.NDArray[np.uint8], out: _Integers) -> None:
+    """Sums over all pixels above and to the left, three channels packed in each word.
+
+    Sums of whole frames overflow, their differences over a window do not: words count modulo 2⁶⁴.
+    """
+    _pack(frame, out)
+    np.cumsum(out, axis=1, out=out)
+    for above, row in zip(out, out[1:], strict=False):
+        np.add(above, row, out=row)
+
+
+def _pack(frame: npt.NDArray[np.uint8], out: _Integers) -> None:
+    """Red in the lowest bits. Pixels are read as words of four bytes, the fourth the next pixel's."""
     height, width, _ = frame.shape
-    flat = frame.view(height, width * 3)
-    across = [flat.new_empty(width * 3, h, dtype=torch.float32) for h in plan.heights]
-    blocks = height // _BLOCK
-    memory = torch.empty((height + blocks) * _STRIP * 3)
-    for left in range(0, width * 3, _STRIP * 3):
-        strip = flat[:, left : left + _STRIP * 3]
-        table = memory[: (height + blocks) * strip.shape[1]].view(-1, strip.shape[1])
-        table[:height] = strip
-        quads = table[: blocks * _BLOCK].view(blocks, _BLOCK, strip.shape[1]).unbind(1)
-        torch.add(quads[0], quads[1], out=table[height:])
-        for row in quads[2:]:
-            table[height:] += row
-        down = _add(table, plan.vertical)
-        for rows, columns in zip(down.split_with_sizes(plan.heights), across, strict=True):
-            columns[left : left + _STRIP * 3] = rows.t()
-    found = []
-    for columns, sums, area in zip(across, plan.horizontal, plan.areas, strict=True):
-        level = _add(columns, sums).view(area.shape[0], 3, -1) / area
-        level = level.permute(1, 0, 2)[None]
-        found.append(level.contiguous(memory_format=torch.channels_last))
-    return found
+    ahead = np.ndarray((height, width - 1), "<u4", frame, strides=frame.strides[:2])
+    words = np.empty((min(_ROWS, height), width), np.uint32)
+    for top in range(0, height, _ROWS):
+        rows = out[top : top + _ROWS]
+        word = words[: len(rows)]
+        word[:, :-1] = ahead[top : top + _ROWS]
+        word[:, -1] = frame[top : top + _ROWS, -1] @ _PLACES
+        low = word & 0xFF00
+        low <<= _BITS - 8
+        low |= word & 0xFF
+        word >>= 16
+        word &= 0xFF
+        np.left_shift(word, 2 * _BITS, out=rows, dtype=np.int64)
+        rows |= low
 
 
-def _add(table: Tensor, sums: _Sums) -> Tensor:
-    return torch.embedding_bag(table, sums.rows, sums.offsets)[0]
+def _unpack(packed: _Integers, out: npt.NDArray[np.float32]) -> None:
+    """Add sums (N, h, w) to ``out`` (N, w, h, 3)."""
+    turned = packed.swapaxes(1, 2)
+    mask = (1 << _BITS) - 1
+    out[..., 0] += turned & mask
+    out[..., 1] += turned >> _BITS & mask
+    out[..., 2] += turned >> 2 * _BITS

@@ -18,7 +18,7 @@ from dfscan.faces.detectors import load_detector
 from dfscan.faces.similarity import face_difference
 from dfscan.recipe import FaceRecipe
 from dfscan.records import FaceRow, VideoRef, VideoRow
-from dfscan.video import ORDERS, DecoderTrouble, Frame, Video, frame_indices, open_video
+from dfscan.video import ORDERS, READS, DecoderTrouble, Frame, Video, frame_indices, open_video
 from dfscan.video.pictures import is_picture, open_picture
 from dfscan.video.reading import decoder_version
 
@@ -160,7 +160,8 @@ class Look:
         if ending in PICTURE_SUFFIXES or (ending not in VIDEO_SUFFIXES and is_picture(data)):
             yield open_picture(data)
             return
-        for decoder in self.decoders if self.recipe.sampling.mode == "exact" else ("pyav",):
+        able = READS[self.recipe.sampling.mode]
+        for decoder in [d for d in self.decoders if d in able]:
             try:
                 yield open_video(data, decoder)
             except DecoderTrouble as error:

@@ -3,6 +3,7 @@
 from dfscan.video.reading import (
     DECODERS,
     ORDERS,
+    READS,
     DecoderTrouble,
     Frame,
     StreamInfo,
@@ -14,6 +15,7 @@ from dfscan.video.sampling import frame_indices
 __all__ = [
     "DECODERS",
     "ORDERS",
+    "READS",
     "DecoderTrouble",
     "Frame",
     "StreamInfo",

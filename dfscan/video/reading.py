@@ -1,8 +1,7 @@
 """Three ways to read a clip, behind one interface.
 
-``sparse`` is the fast path: PyAV, leaving undecoded what no wanted frame is predicted from and
-stopping after the last wanted one. The frames are those of a full decoding to the pixel, in two
-thirds of decord's time. ``decord`` decodes everything up to the last wanted frame. Whatever either does
+``sparse`` is the fast path: PyAV, leaving undecoded what no wanted frame is predicted from. The
+frames are those of a full decoding to the pixel, in less than two thirds of decord's time. ``decord`` decodes everything up to the last wanted frame. Whatever either does
 not deliver cleanly (a damaged packet, an error that FFmpeg hides by inventing pixels, repeated
 timestamps, a count that differs from the container's) raises :class:`DecoderTrouble`, and the caller
 decodes the whole clip again with ``pyav``, which goes on after damage and counts what was lost: one
@@ -14,6 +13,7 @@ the fast path leaves out, or that come after the last wanted one, are passed ove
 them alone stays unseen, as do they.
 """
 
+import bisect
 import contextlib
 import functools
 import importlib.metadata
@@ -23,7 +23,7 @@ import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from dfscan.errors import DfscanError, VideoError
 from dfscan.recipe import SamplingMode
-from dfscan.video import containers
+from dfscan.video import containers, h264
 
 _B: Final = av.video.frame.PictureType.B
 
@@ -42,6 +42,8 @@ _TELLING: Final = frozenset(("h264", "mpeg1video", "mpeg2video", "mpeg4"))
 
 In HEVC such a mark holds within one temporal layer; VP9 and AV1 have no such mark.
 """
+
+_KEPT_BYTES: Final = 64 << 20
 
 BATCH_BYTES: Final = 64 << 20
 """Frames are handed on in batches of about so many bytes."""
@@ -131,7 +133,10 @@ class _PyAVVideo(Video):
 
     def __init__(self, data: bytes, container: str) -> None:
         self._data, self._container = data, container
-        header = _read_header(data, container)
+        with _open(data, container) as opened:
+            self._take(_read_header(opened, container))
+
+    def _take(self, header: "_Header") -> None:
         self.info = header.info
         self._table, self._discarded = header.times, header.discarded
         self.count = len(self._table) or (self.info.frames_claimed or 0)
@@ -148,8 +153,7 @@ class _PyAVVideo(Video):
             mode = "exact"  # without time stamps a frame's index is known by counting all of them
         with _open(self._data, self._container) as container:
             stream = _video_stream(container)
-            stream.thread_count = 1
-            decoding = _Decoding(container, stream, mode)
+            decoding = _Decoding(_packets(container, stream), stream, mode)
             for frame, wanted in _wanted(self._numbered(decoding, seen, damaged), indices, mode):
                 if wanted and frame.intact:
                     yield self._frame(frame)
@@ -186,10 +190,18 @@ class _PyAVVideo(Video):
 
 
 class _SparseVideo(_PyAVVideo):
-    """Exact frames at the least expense, from a clip without any damage on the way to them."""
+    """Frames at the least expense, from a clip without any damage on the way to them.
+
+    The packets of a file of up to ``_KEPT_BYTES`` stay in memory from the first pass to the second.
+    """
 
     def __init__(self, data: bytes, container: str) -> None:
-        super().__init__(data, container)
+        self._data, self._container = data, container
+        opened = _open(data, container)
+        header = _read_header(opened, container, keep=len(data) <= _KEPT_BYTES)
+        self._take(header)
+        self._packets, self._described = header.packets, header.described
+        self._opened = opened if self._packets else None
         if not self._table:
             raise DecoderTrouble("packets without time stamps")
         if self._discarded:
@@ -200,16 +212,23 @@ class _SparseVideo(_PyAVVideo):
             )
 
     def _frames(self, indices: Sequence[int], mode: SamplingMode) -> Iterator[Frame]:
-        if mode != "exact":
-            raise DecoderTrouble(f"{mode} is for a decoder that goes on after damage")
+        if mode == "nearest" and any(packet.reference for packet in self._described):
+            indices = self._references_nearest(indices)
+        elif mode != "exact":
+            raise DecoderTrouble(f"no packet tells what {mode} may leave out")
         waiting = set(indices)
-        with _open(self._data, self._container) as container:
-            stream = _video_stream(container)
-            stream.thread_count = 1
-            keep = frozenset(pts for pts, index in self._table.items() if index in waiting)
-            for frame, intact in _Decoding(container, stream, mode, keep, strict=True):
+        keep = frozenset(pts for pts, index in self._table.items() if index in waiting)
+        decoded = 0
+        with self._opened or _open(self._data, self._container) as opened:
+            stream = _video_stream(opened)
+            packets = self._packets or _packets(opened, stream)
+            if self._described:
+                needed = h264.needed(self._described, keep)
+                packets = (p for p in packets if not p.size or p.pts in needed)
+            for frame, intact in _Decoding(packets, stream, "exact", keep, strict=True):
                 if not intact:
                     raise DecoderTrouble("a damaged frame")
+                decoded += 1
                 index = self._table.get(frame.pts, -1)
                 if index in waiting:
                     waiting.remove(index)
@@ -218,7 +237,16 @@ class _SparseVideo(_PyAVVideo):
                     break
         if waiting:
             raise DecoderTrouble(f"{len(waiting)} frame(s) do not come out")
-        self.frames_decoded = self.count
+        self.frames_decoded = self.count if mode == "exact" else decoded
+
+    def _references_nearest(self, indices: Sequence[int]) -> list[int]:
+        """The nearest index to each that others are predicted from, the earlier of two, each once."""
+        there = sorted(self._table[packet.pts] for packet in self._described if packet.reference)
+        found = set()
+        for index in indices:
+            place = bisect.bisect_left(there, index)
+            found.add(min(there[max(0, place - 1) : place + 1], key=lambda i: abs(i - index)))
+        return sorted(found)
 
 
 def _in_batches(frames: Iterator[Frame]) -> Iterator[list[Frame]]:
@@ -280,49 +308,60 @@ class _Header:
 
     ``times``: time stamp → index in presentation order, {} where packets have none;
     ``discarded``: packets that an edit list takes out of the presentation; ``time_base`` in
-    seconds.
+    seconds; ``packets`` in the decoder's order, None where they were not to be kept; ``described``:
+    what they say of themselves, () in codecs other than H.264.
     """
 
     info: StreamInfo
     times: Mapping[int, int]
     discarded: int
     time_base: float
+    packets: Sequence[Any] | None
+    described: Sequence[h264.Packet]
 
 
-def _read_header(data: bytes, container: str) -> _Header:
+def _read_header(opened: Any, container: str, *, keep: bool = False) -> _Header:
     """One pass over the packets; the first frame is decoded for its display matrix.
 
     :raises VideoError: ``decode_error`` (unreadable), ``not_video`` (no picture stream) or
         ``unsupported`` (a codec that is not built in).
     """
     stamps: list[int] = []
+    packets: list[Any] = []
+    described: list[h264.Packet] = []
     discarded, rotation, timed = 0, None, True
-    with _open(data, container) as opened:
-        stream = _video_stream(opened)
-        stream.thread_count = 1
-        info = _stream_info(opened, stream, container)
-        for packet in _packets(opened, stream):
-            if rotation is None:
-                rotation = _rotation(stream, packet, first=not stamps)
-            if packet.size == 0 or not timed:
-                continue
-            if packet.pts is None:
-                timed = False
-            elif _is_hidden(info.codec, memoryview(packet)):
-                continue
-            elif packet.is_discard:
-                discarded += 1
-            else:
-                stamps.append(packet.pts)
-            if not timed and rotation is not None:
-                break
-        base = float(stream.time_base or 0)
+    stream = _video_stream(opened)
+    info = _stream_info(opened, stream, container)
+    extradata = stream.codec_context.extradata
+    for packet in _packets(opened, stream):
+        if keep:
+            packets.append(packet)
+        if rotation is None:
+            rotation = _rotation(stream, packet, first=not stamps)
+        if packet.size == 0 or not timed:
+            continue
+        if packet.pts is None:
+            timed = False
+        elif _is_hidden(info.codec, memoryview(packet)):
+            continue
+        elif packet.is_discard:
+            discarded += 1
+        else:
+            stamps.append(packet.pts)
+            if info.codec == "h264":
+                described.append(h264.describe(packet.pts, memoryview(packet), extradata))
+        if not timed and rotation is not None:
+            break
+    base = float(stream.time_base or 0)
+    stream.codec_context.flush_buffers()
     if rotation:
         info = replace(info, rotation=rotation)
         if rotation % 180:
             info = replace(info, width=info.height, height=info.width)
     times = {pts: i for i, pts in enumerate(sorted(set(stamps)))} if timed else {}
-    return _Header(info, times, discarded if timed else 0, base)
+    return _Header(
+        info, times, discarded if timed else 0, base, packets if keep else None, described
+    )
 
 
 def _rotation(stream: Any, packet: Any, first: bool) -> int | None:
@@ -397,6 +436,8 @@ def _video_stream(container: Any) -> Any:
     stream = container.streams.video[0]
     if stream.codec_context is None:
         raise VideoError("unsupported", "no decoder for this codec is built in")
+    if not stream.codec_context.is_open:
+        stream.thread_count = 1
     return stream
 
 
@@ -426,14 +467,14 @@ class _Decoding:
 
     def __init__(
         self,
-        container: Any,
+        packets: Iterable[Any],
         stream: Any,
         mode: SamplingMode,
         keep: frozenset[int] | None = None,
         *,
         strict: bool = False,
     ) -> None:
-        self._container, self._stream, self.mode = container, stream, mode
+        self._packets, self._stream, self.mode = packets, stream, mode
         context = stream.codec_context
         telling = context.name in _TELLING
         self._keep, self._strict = keep if telling else None, strict
@@ -444,7 +485,7 @@ class _Decoding:
     def __iter__(self) -> Iterator[tuple[Any, bool]]:
         intact = True
         waiting: list[tuple[Any, bool]] = []
-        for packet in _packets(self._container, self._stream):
+        for packet in self._packets:
             if self.mode == "keyframes" and packet.size and not packet.is_keyframe:
                 continue
             if self._keep is not None:
@@ -487,7 +528,8 @@ class _DecordVideo(Video):
 
     def __init__(self, data: bytes, container: str) -> None:
         decord = _decord()
-        header = _read_header(data, container)
+        with _open(data, container) as opened:
+            header = _read_header(opened, container)
         self.info = header.info
         if self.info.bit_depth > 8:
             raise DecoderTrouble(f"decord gives other pixels at {self.info.bit_depth} bits")
@@ -600,3 +642,10 @@ ORDERS: Final[Mapping[str, tuple[str, ...]]] = {
     "pyav": ("pyav",),
 }
 """What a user may choose: the ways to read a clip, in the order in which they are tried."""
+
+READS: Final[Mapping[SamplingMode, frozenset[str]]] = {
+    "exact": frozenset(DECODERS),
+    "nearest": frozenset(("sparse", "pyav")),
+    "keyframes": frozenset(("pyav",)),
+}
+"""The ways to read a clip that know a sampling mode."""

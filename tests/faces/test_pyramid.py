@@ -22,10 +22,13 @@ def areas(frames: list[Tensor], scale: float) -> Tensor:
     return F.interpolate(stacked, size, mode="area").transpose(2, 3)
 
 
+def levels(frames: list[Tensor], scales: list[float]) -> list[Tensor]:
+    made = pyramid.pictures(frames, pyramid.Workspace())
+    return [made.level(scale) for scale in scales]
+
+
 def assert_levels_equal(frames: list[Tensor], scales: list[float]) -> None:
-    found = pyramid.levels(frames, scales)
-    assert len(found) == len(scales)
-    for level, scale in zip(found, scales, strict=True):
+    for level, scale in zip(levels(frames, scales), scales, strict=True):
         assert level.dtype == torch.float32
         torch.testing.assert_close(level, areas(frames, scale), atol=1e-3, rtol=0)
 
@@ -36,10 +39,9 @@ def assert_levels_equal(frames: list[Tensor], scales: list[float]) -> None:
         (271, 483),  # a quarter of 1080p, odd
         (483, 271),
         (270, 480),
-        (128, 192),  # one strip of columns exactly
-        (64, 193),  # and a column more
+        (128, 192),
         (97, 384),
-        (101, 40),  # narrower than a strip
+        (101, 40),
         (12, 12),
         (13, 577),
         (30, 1),
@@ -51,8 +53,8 @@ def test_levels_are_torchs_area_averages(height: int, width: int, min_face: int)
     assert_levels_equal([noise(height, width, 3)], scales)
 
 
-@pytest.mark.parametrize("height", [1, 2, 3, 4, 5])
-def test_levels_of_a_frame_lower_than_a_block_of_rows(height: int) -> None:
+@pytest.mark.parametrize("height", [1, 2, 31, 32, 33])
+def test_levels_of_a_frame_about_as_high_as_a_block_of_rows(height: int) -> None:
     assert_levels_equal([noise(height, 50, 3)], [1.0, 0.6, 0.3])
 
 
@@ -66,7 +68,7 @@ def test_levels_of_several_frames_are_each_frames_own() -> None:
     frames += [torch.zeros_like(frames[0]), torch.full_like(frames[0], 255)]
     scales = pyramid.scales(95, 207, 20, FACTOR)
     assert_levels_equal(frames, scales)
-    for level in pyramid.levels(frames, scales):
+    for level in levels(frames, scales):
         assert not level[3].any()
         torch.testing.assert_close(level[4], torch.full_like(level[4], 255))
 
@@ -76,8 +78,37 @@ def test_frames_of_one_size_after_another_do_not_mix() -> None:
         assert_levels_equal([noise(height, width, 3, seed=seed)], [0.5, 0.3])
 
 
-def test_no_scales_give_no_levels() -> None:
-    assert pyramid.levels([noise(9, 9, 3)], []) == []
+@pytest.mark.parametrize("value", [0, 1, 254, 255])
+@pytest.mark.parametrize(("height", "width"), [(90, 91), (92, 92), (400, 100), (361, 700)])
+def test_windows_whose_sums_need_more_bits_than_a_word_has(
+    height: int, width: int, value: int
+) -> None:
+    frame = torch.full((height, width, 3), value, dtype=torch.uint8)
+    frame[height // 3 :, :, 1] = 255 - value
+    frame[:, width // 3 :, 2] = 255 - value
+    assert_levels_equal([frame], [1e-4, 1 / min(height, width), 0.02])
+
+
+def test_a_workspace_serves_frames_of_any_size_one_after_another() -> None:
+    workspace = pyramid.Workspace()
+    for seed, (height, width) in enumerate([(60, 90), (90, 61), (20, 30), (120, 200)]):
+        frames = [noise(height, width, 3, seed=seed + n) for n in range(2)]
+        made = pyramid.pictures(frames, workspace)
+        torch.testing.assert_close(made.level(0.4), areas(frames, 0.4), atol=1e-3, rtol=0)
+
+
+def assert_cut_equals(frames: list[Tensor], boxes: list[list[int]], size: int) -> None:
+    """:param boxes: frame, left, top, right, bottom."""
+    owners, left, top, right, bottom = torch.tensor(boxes).unbind(1)
+    made = pyramid.pictures(frames, pyramid.Workspace())
+    begins, ends = torch.stack([left, top], 1), torch.stack([right, bottom], 1)
+    found = made.cut(owners, begins, ends, size)
+    assert found.shape == (len(boxes), 3, size, size)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    for cut, (owner, x0, y0, x1, y1) in zip(found, boxes, strict=True):
+        picture = frames[owner][y0:y1, x0:x1].permute(2, 0, 1).float()
+        pooled = F.adaptive_avg_pool2d(picture, size).transpose(1, 2)
+        torch.testing.assert_close(cut, pooled, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("size", [24, 48])
@@ -99,21 +130,28 @@ def test_no_scales_give_no_levels() -> None:
         (301, 302),
     ],
 )
-def test_average_is_torchs_adaptive_pooling(height: int, width: int, size: int) -> None:
+def test_a_cut_is_torchs_adaptive_pooling(height: int, width: int, size: int) -> None:
     frame = noise(height + 5, width + 9, 3)
-    picture = frame[2 : 2 + height, 4 : 4 + width]
-    out = torch.full((size, 3, size), -1.0)
-    pyramid.average(picture, out)
-    pooled = F.adaptive_avg_pool2d(picture.permute(2, 0, 1).float(), size)
-    torch.testing.assert_close(out, pooled.permute(2, 0, 1), atol=1e-3, rtol=0)
+    assert_cut_equals([frame], [[0, 4, 2, 4 + width, 2 + height]], size)
 
 
-def test_average_equals_pooling_for_boxes_of_any_size() -> None:
+def test_cuts_of_any_size_from_several_frames() -> None:
     chance = np.random.default_rng(1)
-    frame = noise(240, 320, 3)
-    for height, width in chance.integers(1, 240, (60, 2)).tolist():
-        out = torch.empty(24, 3, 24)
-        picture = frame[240 - height :, :width]
-        pyramid.average(picture, out)
-        pooled = F.adaptive_avg_pool2d(picture.permute(2, 0, 1).float(), 24)
-        torch.testing.assert_close(out, pooled.permute(2, 0, 1), atol=1e-3, rtol=0)
+    frames = [noise(240, 320, 3, seed=seed) for seed in range(3)]
+    boxes = [
+        [int(chance.integers(3)), 320 - width, 240 - height, 320, 240]
+        for height, width in chance.integers(1, 240, (60, 2)).tolist()
+    ]
+    assert_cut_equals(frames, boxes, 24)
+
+
+def test_cuts_as_large_as_a_4k_frame() -> None:
+    frame = noise(2400, 3840, 3)
+    boxes = [[0, 0, 0, 3840, 2400], [0, 1000, 1000, 1030, 1030], [0, 1, 0, 3001, 2399]]
+    assert_cut_equals([frame], boxes, 24)
+
+
+def test_no_cuts() -> None:
+    made = pyramid.pictures([noise(30, 40, 3)], pyramid.Workspace())
+    none = torch.zeros(0, 2, dtype=torch.long)
+    assert made.cut(none[:, 0], none, none, 48).shape == (0, 3, 48, 48)
