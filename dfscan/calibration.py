@@ -23,8 +23,11 @@ MIN_PER_CLASS: Final = 8
 class Calibration(Strict):
     """``p_fake = sigmoid(scale * score_raw + offset)`` for a video's aggregated logit.
 
-    It holds for one way of sampling and aggregating; ``reals`` and ``fakes`` say how many videos
-    it was fitted on, ``prior`` the share of fakes that ``p_fake`` assumes.
+    It holds for one way of sampling and aggregating, and for about as many frames a video: a mean
+    over few frames scatters more than one over many. ``frames_median`` is the median number of
+    scored faces (one a frame, mostly) of the videos it was fitted on, None in a file that does not
+    say; ``reals`` and ``fakes`` say how many videos those were, ``prior`` the share of fakes that
+    ``p_fake`` assumes.
     """
 
     scale: float = Field(gt=0)
@@ -34,6 +37,7 @@ class Calibration(Strict):
     fakes: int = Field(ge=1)
     aggregation: str = "mean"
     sampling: Sampling
+    frames_median: float | None = Field(None, gt=0)
 
     def p_fake(self, score: float) -> float:
         """Probability that a video with this aggregated logit is fake."""
@@ -49,10 +53,12 @@ def fit(
     fake: npt.NDArray[np.bool_],
     sampling: Sampling,
     min_per_class: int = MIN_PER_CLASS,
+    frames: npt.NDArray[np.int64] | None = None,
 ) -> Calibration | None:
     """Fit on held-out videos.
 
     :param scores: (N,) aggregated logits. :param fake: (N,) True for fakes.
+    :param frames: (N,) how many faces each score is the mean of, where that is known.
     :returns: None where a class has fewer than ``min_per_class`` videos, or where higher scores
         do not mean fakes (the map must rise).
     """
@@ -76,4 +82,5 @@ def fit(
         reals=reals,
         fakes=fakes,
         sampling=sampling,
+        frames_median=None if frames is None else float(np.median(frames)),
     )

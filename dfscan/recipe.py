@@ -184,3 +184,27 @@ def differences(old: Any, new: Any, at: str = "") -> list[str]:
             found += differences(old.get(key), new.get(key), path)
         return found
     return [] if old == new else [f"{at}: {json.dumps(old)} → {json.dumps(new)}"]
+
+
+class Head(Strict):
+    """What turns a backbone's pooled features into one logit.
+
+    ``linear``: one layer. ``mlp``: hidden layers of these widths, each followed by ReLU and, where
+    given, a dropout of its own; then one layer.
+    """
+
+    kind: Literal["linear", "mlp"] = "linear"
+    hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = ()
+    dropout: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = ()
+
+    @model_validator(mode="after")
+    def _widths_suit_the_kind(self) -> "Head":
+        if self.kind == "mlp" and not self.hidden:
+            raise ValueError("an mlp needs hidden widths, as in hidden: [1024, 512, 256]")
+        if self.kind == "linear" and (self.hidden or self.dropout):
+            raise ValueError("a linear head has no hidden layers or dropouts: kind must be mlp")
+        if self.dropout and len(self.dropout) != len(self.hidden):
+            raise ValueError(
+                f"one dropout a hidden layer: got {len(self.dropout)} for {len(self.hidden)} layers"
+            )
+        return self

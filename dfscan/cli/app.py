@@ -209,6 +209,9 @@ def train(
             "--pretrained/--no-pretrained", help="timm's published weights.", show_default=False
         ),
     ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="A safetensors file with timm's names, to begin with.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the faces (default: 10).")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Faces a step, over all workers.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate (AdamW, one cycle).")] = None,
@@ -217,9 +220,48 @@ def train(
         float | None,
         typer.Option(help="What the network sees around the box (default: 0.3 of it)."),
     ] = None,
-    augment: Annotated[str | None, typer.Option(help="none or flip.")] = None,
+    augment: Annotated[
+        str | None, typer.Option(help="none, flip, light, classic, dfdc or sbi (default: flip).")
+    ] = None,
+    balance: Annotated[
+        str | None,
+        typer.Option(help="uniform, weights, undersample or none (default: uniform)."),
+    ] = None,
+    paired: Annotated[
+        bool | None,
+        typer.Option("--paired", help="Batches of fakes with their originals.", show_default=False),
+    ] = None,
+    mix: Annotated[
+        str | None, typer.Option(help="A weight for each dataset, as in 2,1.", show_default=False)
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            help="A regular expression on video_id that names its group; file: each its own, for "
+            "pictures that have nothing to do with each other."
+        ),
+    ] = None,
     val_fraction: Annotated[
-        float | None, typer.Option(help="Share of the groups held out.")
+        float | None, typer.Option(help="Share of the groups to choose by (default: 0.2).")
+    ] = None,
+    test_fraction: Annotated[
+        float | None, typer.Option(help="Share of the groups for the last word (default: 0.1).")
+    ] = None,
+    folds: Annotated[int | None, typer.Option(help="Cross-validation with so many parts.")] = None,
+    fold: Annotated[int | None, typer.Option(help="This part alone, counted from 0.")] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(help="Once on each of these shares of the training groups: 0.1,0.3,1."),
+    ] = None,
+    threshold: Annotated[
+        str | None, typer.Option(help="youden, f1, or a false-positive rate: fpr=0.01.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Epochs without a lower validation loss, then stop.")
+    ] = None,
+    ema: Annotated[float | None, typer.Option(help="Decay of averaged weights: 0.999.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto, fp32, bf16 or fp16 (default: auto).")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of split, weights and order.")] = None,
     inline: Inline = None,
@@ -237,10 +279,13 @@ def train(
     """Faces -> a classifier (model.safetensors)."""
     flags = {
         "faces": faces or None, "out": out, "backbone": backbone, "pretrained": pretrained,
-        "epochs": epochs, "batch_size": batch_size, "lr": lr, "input.size": size,
-        "input.margin": margin, "augment": augment, "val_fraction": val_fraction, "seed": seed,
-        "inline": inline, "workers": workers, "gpus": gpus, "ray_address": ray_address,
-        "overwrite": overwrite,
+        "weights": weights, "epochs": epochs, "batch_size": batch_size, "lr": lr,
+        "input.size": size, "input.margin": margin, "augment": augment, "balance": balance,
+        "paired": paired, "mix": mix, "group_by": group_by, "val_fraction": val_fraction,
+        "test_fraction": test_fraction, "folds": folds, "fold": fold, "sweep": sweep,
+        "threshold": threshold, "patience": patience, "ema": ema, "precision": precision,
+        "seed": seed, "inline": inline, "workers": workers, "gpus": gpus,
+        "ray_address": ray_address, "overwrite": overwrite,
     }  # fmt: skip
     _run("train", flags, config, preset, sets, as_json, quiet, verbose)
 

@@ -1,6 +1,7 @@
 """Results as tables on stdout."""
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -99,30 +100,48 @@ def _show_failures(console: Console, folder: Path) -> None:
 
 @result.register
 def _(value: TrainResult) -> None:
-    metrics = value.metrics
-    table = _table(
-        f"held out, epoch {metrics['best_epoch']}",
-        "",
-        "reals",
-        "fakes",
-        "AUC",
-        "log loss",
-        "accuracy",
-    )
-    for side in ("by_frame", "by_video"):
-        m = metrics["validation"][side]
-        table.add_row(
-            side.replace("_", " "), str(m["reals"]), str(m["fakes"]),
-            *(_number(m[k]) for k in ("auc", "log_loss", "accuracy")),
-        )  # fmt: skip
     console = _console()
-    console.print(table)
+    if "runs" in value.metrics:
+        _show_series(console, value)
+        return
+    metrics = value.metrics
+    console.print(_figures(f"epoch {metrics['best_epoch']}", metrics))
     for note in metrics["notes"]:
         console.print(f"note: {note}", markup=False)
     fitted = "calibrated" if metrics["calibration"] else "not calibrated"
     console.print(
-        f"wrote {value.model} ({metrics['parameters']:,} parameters, {fitted}), {value.elapsed_s:.1f} s"
+        f"wrote {value.model} ({metrics['parameters']:,} parameters, {fitted}), with plots and a "
+        f"model card beside it; {value.elapsed_s:.1f} s"
     )
+
+
+def _figures(title: str, sides: Mapping[str, Any]) -> Table:
+    """AUC with its interval and the like, of every side and way that is there."""
+    table = _table(title, "", "real, fake", "AUC (95 %)", "at 1 % FPR", "log loss", "F1")
+    for side in ("validation", "test", "out_of_fold"):
+        for by, m in sides.get(side, {}).items():
+            bounds = m["intervals"]["auc"]
+            around = f" ({bounds[0]:.2f}–{bounds[1]:.2f})" if bounds else ""
+            table.add_row(
+                f"{side.replace('_', ' ')}, {by.removeprefix('by_')}s",
+                f"{m['reals']}, {m['fakes']}",
+                _number(m["auc"]) + around,
+                *(_number(m[k]) for k in ("tpr_at_1pct_fpr", "log_loss", "f1")),
+            )
+    return table
+
+
+def _show_series(console: Console, value: TrainResult) -> None:
+    table = _table("runs", "", "side", "groups", "faces", "AUC by frame", "AUC by video")
+    for run in value.metrics["runs"]:
+        table.add_row(
+            run["run"], run["side"], str(run["groups"]), str(run["faces"]),
+            _number(run["frame_auc"]), _number(run["video_auc"]),
+        )  # fmt: skip
+    console.print(table)
+    if "out_of_fold" in value.metrics:
+        console.print(_figures("all folds together", value.metrics))
+    console.print(f"wrote {value.out}, {value.elapsed_s:.1f} s")
 
 
 @result.register

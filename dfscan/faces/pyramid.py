@@ -7,6 +7,7 @@ small differences into other picks. On a CPU they come from an integral image (C
 look-ups, however large it is.
 """
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -164,7 +165,8 @@ class _Integrals(Pictures):
         sums = self._sums.ravel()
         between = sums.take(below[:, :, None, None] + sides)
         between -= sums.take(above[:, :, None, None] + sides)
-        return between[:, :, 1] - between[:, :, 0]
+        total: _Integers = between[:, :, 1] - between[:, :, 0]
+        return total
 
 
 _Windows = tuple[_Integers, _Integers]
@@ -202,7 +204,7 @@ def _integrate(frame: npt.NDArray[np.uint8], out: _Integers) -> None:
     """
     _pack(frame, out)
     np.cumsum(out, axis=1, out=out)
-    for above, row in zip(out, out[1:], strict=False):
+    for above, row in itertools.pairwise(out):
         np.add(above, row, out=row)
 
 

@@ -1,33 +1,72 @@
 """``dfscan train``: plan, then the same loop in this process or under Ray Train."""
 
-import csv
+import functools
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dfscan import storage
 from dfscan.config import TrainConfig
-from dfscan.errors import ClusterError, ConfigError, DfscanError, OutputError
+from dfscan.errors import ClusterError, ConfigError, DfscanError, OutputError, UsageError
 from dfscan.jobs.pool import cpu_count, pick_device, ray_session
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import TrainResult
+from dfscan.jobs.train_results import PRODUCTS, conclude, conclude_series, read_history
 from dfscan.models.modelfile import FILE_NAME
-from dfscan.training.loop import HISTORY, METRICS, Plan, make_plan, train_rank
+from dfscan.recipe import differences
+from dfscan.training.checkpoint import FILE_NAME as CHECKPOINT
+from dfscan.training.loop import EVENTS, HISTORY, PREDICTIONS, train_rank
+from dfscan.training.plan import SIDES, Plan, make_plan
 
-MARKER = "run.json"
-FEW_STEPS = 200
+MARKER: Final = "run.json"
+FEW_STEPS: Final = 200
 """Fewer steps than this leave a network from scratch near where it began."""
+
+LOST_WORKERS: Final = 3
+"""So often a training goes on from its last checkpoint after losing a worker."""
+
+_OURS: Final = (
+    MARKER, FILE_NAME, CHECKPOINT, HISTORY, PREDICTIONS, EVENTS, "ray", *PRODUCTS,
+)  # fmt: skip
+_SERIES: Final = ("fold_*", "share_*")
 
 
 def run(config: TrainConfig, progress: Progress) -> TrainResult:
-    """Train a classifier into a run folder.
+    """Train a classifier into a run folder, or one of each fold or share into folders in it.
 
     :raises UsageError: the faces, the backbone or the output cannot be used.
     """
+    if config.folds is not None and config.fold is None:
+        folds = {f"fold_{i}": {"fold": i} for i in range(config.folds)}
+        return _series(config, folds, progress)
+    if len(config.sweep) > 1:
+        shares = {f"share_{share:g}": {"sweep": (share,)} for share in config.sweep}
+        return _series(config, shares, progress)
+    return _single(config, progress)
+
+
+def _series(
+    config: TrainConfig, parts: dict[str, dict[str, Any]], progress: Progress
+) -> TrainResult:
+    """Several trainings, one after another; those that are finished are not repeated."""
+    started = time.monotonic()
+    out = Path(config.out).absolute()
+    with _run_folder(out, config):
+        for name, changes in parts.items():
+            progress.note(f"{name.replace('_', ' ')}:")
+            part = config.model_copy(update={**changes, "out": str(out / name), "overwrite": False})
+            if not _finished(out / name):
+                _single(part, progress)
+        metrics = conclude_series(out, list(parts))
+        storage.commit_json(out / MARKER, _marker(config, finished=True))
+    return TrainResult(str(out), "", metrics, [], time.monotonic() - started)
+
+
+def _single(config: TrainConfig, progress: Progress) -> TrainResult:
     started = time.monotonic()
     device = pick_device(config)
     world = 1 if config.inline else config.gpus or config.workers or 1
@@ -35,67 +74,80 @@ def run(config: TrainConfig, progress: Progress) -> TrainResult:
     out = Path(config.out).absolute()
     with _run_folder(out, config):
         _announce(plan, progress)
-        progress.start("train", config.epochs, "epochs")
+        progress.start("train", plan.epochs, "epochs")
         if config.inline:
             _inline(plan, out, device, progress)
         else:
             _on_ray(plan, out, world, device, progress)
         progress.stop()
+        metrics = conclude(out, plan)
         storage.commit_json(out / MARKER, _marker(config, finished=True))
-    metrics = storage.read_json(str(out / METRICS))
+        storage.remove(out / CHECKPOINT)
     history = read_history(out / HISTORY)
     return TrainResult(str(out), str(out / FILE_NAME), metrics, history, time.monotonic() - started)
 
 
 @contextmanager
 def _run_folder(out: Path, config: TrainConfig) -> Iterator[None]:
-    """The output folder, locked, with nothing of another run in it."""
+    """The output folder, locked; what an interrupted run of this configuration left goes on.
+
+    :raises OutputError: it holds a finished run, or one of another configuration.
+    """
     with storage.Lock(out / ".dfscan.lock", out):
-        ours = (MARKER, FILE_NAME, METRICS, HISTORY, "ray")
-        storage.check_output_folder(out, MARKER, config.overwrite, ours)
+        series = [p.name for pattern in _SERIES for p in out.glob(pattern)]
+        storage.check_output_folder(out, MARKER, config.overwrite, (*_OURS, *series))
+        marker = _marker(config, finished=False)
         if storage.exists(out / MARKER):
-            if storage.read_json(str(out / MARKER)).get("finished"):
+            before = storage.read_json(str(out / MARKER))
+            if before.get("finished"):
                 raise OutputError(f"{out} holds a run already: give another --out, or --overwrite")
-            for name in ours:
-                storage.remove(out / name)  # of a run that was interrupted: it starts anew
-        storage.commit_json(out / MARKER, _marker(config, finished=False))
+            changed = differences(before.get("config"), marker["config"])
+            if changed:
+                raise OutputError(
+                    f"{out} holds an unfinished run of another configuration "
+                    f"({'; '.join(changed)}): give its own to go on, another --out, or --overwrite"
+                )
+        storage.commit_json(out / MARKER, marker)
         yield
 
 
+def _finished(out: Path) -> bool:
+    path = out / MARKER
+    return storage.exists(path) and bool(storage.read_json(str(path)).get("finished"))
+
+
 def _marker(config: TrainConfig, finished: bool) -> dict[str, Any]:
-    settings = config.model_dump(mode="json", exclude={"ray_address"})
-    return {"finished": finished, "config": settings}
-
-
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """``history.csv`` as numbers, None where a metric does not exist."""
-    rows = csv.DictReader(storage.read_text(path).splitlines())
-    return [
-        {k: None if v == "" else int(v) if k == "epoch" else float(v) for k, v in row.items()}
-        for row in rows
-    ]
+    """What a run folder says of itself; where it runs may change when it goes on."""
+    where = {"ray_address", "inline", "workers", "gpus", "overwrite", "out"}
+    return {"finished": finished, "config": config.model_dump(mode="json", exclude=where)}
 
 
 def _announce(plan: Plan, progress: Progress) -> None:
     config, sides = plan.config, plan.summary()
-    weights = "timm's published weights" if plan.pretrained else "no pretrained weights"
     progress.note(
-        f"{config.backbone}, {weights}; batch {config.batch_size}, {plan.steps} steps an epoch"
+        f"{config.backbone}, {_weights(plan)}; batch {config.batch_size}, {plan.steps} steps an epoch"
     )
-    for side, counts in sides.items():
+    for side in SIDES:
+        counts = sides[side]
+        if counts["faces"]:
+            progress.note(
+                f"{side}: {counts['faces']} faces ({counts['real_faces']} real, "
+                f"{counts['fake_faces']} fake) of {counts['videos']} videos in {counts['groups']} "
+                "groups"
+            )
+    for note in plan.notes:
+        progress.note(note)
+    steps = plan.steps * plan.epochs
+    if steps < FEW_STEPS:
         progress.note(
-            f"{side}: {counts['faces']} faces ({counts['real_faces']} real, {counts['fake_faces']} "
-            f"fake) of {counts['videos']} videos in {counts['groups']} groups"
+            f"only {steps} steps in all, too few to learn much: raise --epochs or lower --batch-size"
         )
-    if plan.steps * config.epochs < FEW_STEPS:
-        progress.note(
-            f"only {plan.steps * config.epochs} steps in all, too few to learn much: raise --epochs "
-            "or lower --batch-size"
-        )
-    held_out = sides["validation"]
-    if not held_out["real_faces"] or not held_out["fake_faces"]:
-        only = "real" if held_out["real_faces"] else "fake"
-        progress.note(f"the held-out side has only {only} faces: there will be no AUC")
+
+
+def _weights(plan: Plan) -> str:
+    if plan.config.weights is not None:
+        return f"weights of {plan.config.weights}"
+    return "timm's published weights" if plan.pretrained else "no pretrained weights"
 
 
 def _inline(plan: Plan, out: Path, device: str, progress: Progress) -> None:
@@ -117,7 +169,8 @@ def _on_ray(plan: Plan, out: Path, world: int, device: str, progress: Progress) 
 
         threads = _threads(world, device)
         options = {"plan": plan, "out": str(out), "device": device, "threads": threads}
-        trainer = TorchTrainer(
+        trainer = functools.partial(
+            TorchTrainer,
             _ray_loop,
             train_loop_config=options,
             torch_config=TorchConfig(backend="nccl" if device == "cuda" else "gloo"),
@@ -129,10 +182,15 @@ def _on_ray(plan: Plan, out: Path, world: int, device: str, progress: Progress) 
             run_config=ray.train.RunConfig(name="ray", storage_path=str(out)),
         )
         with _watching(out, plan, progress), _interruptible():
-            try:
-                trainer.fit()
-            except ray.train.TrainingFailedError as error:
-                raise _cause(error) from error
+            for lost in range(LOST_WORKERS + 1):
+                try:
+                    trainer().fit()
+                    return
+                except ray.train.TrainingFailedError as error:
+                    cause = _cause(error)
+                    if isinstance(cause, UsageError) or lost == LOST_WORKERS:
+                        raise cause from error
+                    progress.note(f"{cause}; going on from the last epoch")
 
 
 def _threads(world: int, device: str) -> int:
@@ -205,9 +263,10 @@ def _cause(error: BaseException) -> DfscanError:
 def _watching(out: Path, plan: Plan, progress: Progress) -> Iterator[None]:
     """Tell of each epoch as rank 0 writes it; Ray Train hands results over at the end only."""
     stop = threading.Event()
+    before = len(read_history(out / HISTORY)) if storage.exists(out / HISTORY) else 0
 
     def watch() -> None:
-        shown = 0
+        shown = before
         last = False
         while not last:
             last = stop.wait(0.5)
@@ -233,7 +292,7 @@ def _show(row: dict[str, Any], plan: Plan, progress: Progress) -> None:
         return "–" if value is None else f"{value:.3f}"
 
     progress.note(
-        f"epoch {row['epoch']}/{plan.config.epochs}: loss {number('train_loss')}; held out, by frame: "
+        f"epoch {row['epoch']}/{plan.epochs}: loss {number('train_loss')}; held out, by frame: "
         f"AUC {number('val_frame_auc')}, log loss {number('val_frame_log_loss')}, accuracy "
         f"{number('val_frame_accuracy')}; by video: AUC {number('val_video_auc')}, log loss "
         f"{number('val_video_log_loss')}, accuracy {number('val_video_accuracy')}"

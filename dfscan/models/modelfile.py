@@ -20,11 +20,12 @@ from dfscan import __version__, storage
 from dfscan.calibration import Calibration
 from dfscan.errors import ModelError, VideoError
 from dfscan.models.backbones import create_network
-from dfscan.recipe import FaceRecipe, Strict
+from dfscan.models.weights import refuse_pickle
+from dfscan.recipe import FaceRecipe, Head, Strict
 from dfscan.records import LABELS
 
 FILE_NAME: Final = "model.safetensors"
-FORMAT: Final = 1
+FORMAT: Final = 2
 _KEY: Final = "dfscan"
 
 
@@ -32,12 +33,14 @@ class ModelHeader(Strict):
     """What a model file says of itself.
 
     ``labels`` are in the order of class indices; the single output is the logit of the last.
-    ``threshold`` is on ``p_fake``. ``calibration`` is null for a model that has none.
+    ``threshold`` is on ``p_fake``. ``calibration`` is null for a model that has none. ``head`` came
+    with format 2; the heads of format 1 are linear.
     """
 
     format: int = FORMAT
     dfscan: str = __version__
     backbone: str
+    head: Head = Head()
     recipe: FaceRecipe
     labels: tuple[str, str] = LABELS
     threshold: float = Field(0.5, ge=0, le=1)
@@ -90,11 +93,7 @@ def read_header(path: Path) -> ModelHeader:
     """
     start = storage.read_start(path, 8)
     length = int.from_bytes(start, "little")
-    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
-        raise ModelError(
-            f"{path} is a torch checkpoint or another pickle or zip, which can run code when "
-            "loaded: dfscan opens safetensors only"
-        )
+    refuse_pickle(path, start)
     if len(start) < 8 or not 0 < length <= 64 << 20:
         raise ModelError(f"{path} is not a safetensors file, or is cut off")
     text = storage.read_start(path, 8 + length)[8:]
@@ -133,7 +132,7 @@ def load_model(path: Path) -> Model:
         raise ModelError(f"{path} is damaged or cut off: {error}") from None
     if header.recipe.input is None:
         raise ModelError(f"{path}: its recipe says nothing about the network's input")
-    network = create_network(header.backbone, header.recipe.input.size)
+    network = create_network(header.backbone, header.recipe.input.size, head=header.head)
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:

@@ -1,313 +1,403 @@
-"""The training loop of one rank, the same inline and under Ray Train."""
+"""The training loop of one rank, the same inline and under Ray Train.
 
+After every epoch rank 0 writes a checkpoint, and whoever runs the same command again goes on from
+there: what is drawn in an epoch depends on the seed and the epoch's number alone, and optimiser and
+schedule are part of the checkpoint.
+"""
+
+import contextlib
 import csv
 import io
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from dfscan import __version__, calibration, storage
-from dfscan.config import TrainConfig
-from dfscan.errors import ConfigError, SourceError, UsageError
-from dfscan.faces.crops import check_margin
-from dfscan.facesets import FaceSet, open_facesets
+from dfscan import storage
+from dfscan.config import Phase
+from dfscan.errors import UsageError
 from dfscan.metrics import binary_metrics, by_video
-from dfscan.models.backbones import (
-    count_parameters,
-    create_network,
-    has_published_weights,
-    network_input,
-    normalise,
-)
-from dfscan.models.modelfile import FILE_NAME, ModelHeader, save_model
-from dfscan.recipe import FaceRecipe, differences, fingerprint
-from dfscan.records import SCHEMA_VERSION
-from dfscan.splits import split_groups
-from dfscan.training.reader import FaceIndex, FaceReader, build_index
+from dfscan.models.backbones import create_network, normalise
+from dfscan.models.freezing import train_mode, unfreeze
+from dfscan.models.modelfile import FILE_NAME, ModelHeader, load_model, save_model
+from dfscan.records import FACE_SCHEMA
+from dfscan.training.checkpoint import Checkpoint, State, load_checkpoint, save_checkpoint
+from dfscan.training.optimising import loss_of, make_optimiser, make_schedule
+from dfscan.training.plan import Plan
+from dfscan.training.reader import Batch, FaceReader
 
-METRICS: Final = "metrics.json"
 HISTORY: Final = "history.csv"
+PREDICTIONS: Final = "predictions"
+"""Folder of a Parquet file a side: every face's logit."""
+
+EVENTS: Final = "tensorboard"
 _METRIC_NAMES: Final = ("auc", "log_loss", "accuracy")
+_EPOCH_SEEDS: Final = 100_003
+"""Seeds of a run's epochs lie below the next run's: a prime larger than any number of epochs."""
 
 Report = Callable[[dict[str, Any]], None]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a training run will do, worked out and checked before any worker starts.
-
-    Positions are into ``index``; ``share`` is the number of faces a step and rank.
-    """
-
-    config: TrainConfig
-    recipe: FaceRecipe
-    index: FaceIndex
-    train: Any
-    val: Any
-    pretrained: bool
-    share: int
-    steps: int
-
-    def summary(self) -> dict[str, Any]:
-        """Counts of both sides, for the log and ``metrics.json``."""
-        return {"train": self._count(self.train), "validation": self._count(self.val)}
-
-    def _count(self, positions: Any) -> dict[str, int]:
-        fake = self.index.fake[positions]
-        return {
-            "groups": len(np.unique(self.index.group[positions])),
-            "videos": len(np.unique(self.index.video[positions])),
-            "faces": len(positions),
-            "real_faces": int((~fake).sum()),
-            "fake_faces": int(fake.sum()),
-        }
-
-
-def make_plan(config: TrainConfig, world: int) -> Plan:
-    """Read the datasets' index, split it, and check everything that can be checked early.
-
-    :param world: number of ranks.
-    :raises UsageError: missing or unlabelled faces, recipes that differ, a margin wider than
-        stored, one class only, an unknown backbone, too few faces for the batch.
-    """
-    if not config.faces:
-        raise SourceError("no faces: give a face dataset, or train.faces in dfscan.yaml")
-    wanted = network_input(config.backbone, config.input)
-    datasets = open_facesets(config.faces)
-    stored = _common_recipe(datasets)
-    check_margin(stored.crop, wanted)
-    pretrained = config.pretrained
-    if pretrained is None:
-        pretrained = has_published_weights(config.backbone)
-    index = build_index(datasets)
-    members = {
-        (index.groups[g], "FAKE" if f else "REAL")
-        for g, f in zip(index.group, index.fake, strict=True)
-    }
-    train_groups, val_groups = split_groups(members, config.val_fraction, config.seed)
-    train, val = index.where(train_groups), index.where(val_groups)
-    classes = {label for group, label in members if group in train_groups}
-    if len(classes) < 2:
-        raise UsageError(
-            f"the training side has only {classes.pop()} faces: a classifier needs both labels in "
-            "at least two groups of related videos"
-        )
-    share = min(max(1, config.batch_size // world), len(train) // world)
-    if share < 2:
-        raise UsageError(
-            f"{len(train)} faces to train on and a batch of {config.batch_size} over {world} "
-            "worker(s) leave fewer than 2 a step: fewer --workers or a larger --batch-size"
-        )
-    recipe = stored.model_copy(update={"input": wanted})
-    steps = max(1, len(train) // world // share)
-    return Plan(config, recipe, index, train, val, pretrained, share, steps)
-
-
-def _common_recipe(datasets: Sequence[FaceSet]) -> FaceRecipe:
-    first = datasets[0].recipe()
-    for other in datasets[1:]:
-        changed = differences(first.model_dump(mode="json"), other.recipe().model_dump(mode="json"))
-        if changed:
-            raise ConfigError(
-                f"train.faces: {datasets[0].root} and {other.root} were extracted differently "
-                f"({'; '.join(changed)}): a network would learn that; extract them alike"
-            )
-    return first
-
-
 def train_rank(plan: Plan, out: Path, rank: int, world: int, device: str, report: Report) -> None:
-    """Train on this rank's share; rank 0 writes the run folder.
+    """Train on this rank's share, from the last checkpoint on; rank 0 writes the run folder.
 
     With ``world`` > 1 a torch.distributed process group must exist already. ``report`` is called
     once an epoch on every rank, with the same metrics.
+
+    :raises UsageError: training diverged, or a setting does not suit the device.
     """
-    config = plan.config
-    torch.manual_seed(config.seed)
-    assert plan.recipe.input is not None
-    network = create_network(config.backbone, plan.recipe.input.size, plan.pretrained).to(device)
-    torch.manual_seed(config.seed + rank)  # equal weights, but dropout of each rank's own
-    model: nn.Module = DistributedDataParallel(network) if world > 1 else network
     run = _Run(plan, out, rank, world, device)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=config.lr, weight_decay=config.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser,
-        max_lr=config.lr,
-        total_steps=config.epochs * plan.steps + 1,
-        pct_start=0.21,  # not 1/5: OneCycleLR divides by zero where that share is one step
-    )
-    for epoch in range(config.epochs):
-        started = time.monotonic()
-        loss = run.train_epoch(model, optimiser, schedule, epoch)
-        row = {"epoch": epoch + 1, "lr": schedule.get_last_lr()[0], "train_loss": loss}
-        row |= run.validate(network)
-        row["seconds"] = time.monotonic() - started
-        if rank == 0:
-            run.keep(network, row)
-        report(row)
+    done = run.resume()
+    first = 0
+    for number, phase in enumerate(plan.config.stages(), start=1):
+        if done < first + phase.epochs and not run.skips(first):
+            run.begin(phase, number, first, done)
+            for epoch in range(max(first, done), first + phase.epochs):
+                row = run.epoch(epoch)
+                report(row)
+                if run.stopped:
+                    break
+        first += phase.epochs
+    run.test()
 
 
 class _Run:
     """One rank's state over the epochs."""
 
     def __init__(self, plan: Plan, out: Path, rank: int, world: int, device: str) -> None:
-        self._plan, self._out = plan, out
-        self._rank, self._world, self._device = rank, world, device
+        self._plan, self._out, self._config = plan, out, plan.config
+        self._rank, self._world, self._device = rank, world, torch.device(device)
         assert plan.recipe.input is not None
         self._input = plan.recipe.input
         threads = max(1, torch.get_num_threads())
-        shape = {"rank": rank, "world": world, "threads": threads}
-        self._train = FaceReader(plan.index, plan.train, self._input, **shape)
-        self._val = FaceReader(plan.index, plan.val, self._input, **shape)
-        fakes = int(plan.index.fake[plan.train].sum())
-        # One remedy for unequal classes: each class weighs half of the loss.
-        self._fake_weight = torch.tensor((len(plan.train) - fakes) / fakes, device=device)
-        self._history: list[dict[str, Any]] = []
-        self._best: float | None = None
-        self._outputs: dict[str, Any] = {}
-        self._by: dict[str, dict[str, Any]] = {}
-        self._bad: list[str] = []
-
-    def train_epoch(self, model: nn.Module, optimiser: Any, schedule: Any, epoch: int) -> float:
-        """One pass over the training side; the mean loss over all ranks."""
-        plan = self._plan
-        model.train()
-        total = torch.zeros(2, device=self._device)
-        batches = self._train.train_batches(
-            plan.share,
-            plan.steps,
-            seed=plan.config.seed * 100_003 + epoch,
-            flip=plan.config.augment == "flip",
+        self._reader = FaceReader(plan.index, self._input, rank=rank, world=world, threads=threads)
+        torch.manual_seed(self._config.seed)
+        network = create_network(
+            self._config.backbone,
+            self._input.size,
+            plan.pretrained,
+            head=self._config.head,
+            weights=self._config.weights,
         )
-        steps = tqdm(
-            batches,
-            desc=f"epoch {epoch + 1}",
-            total=plan.steps,
+        if world > 1 and device == "cuda":
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        self._network = network.to(self._device)
+        self._average = self._averaged(self._network)
+        self._precision = _precision(self._config.precision, self._device)
+        self._scaler = torch.amp.GradScaler(
+            self._device.type, enabled=self._precision is torch.float16
+        )
+        self._history: list[dict[str, Any]] = []
+        self._phase_of: list[int] = []
+        self._best: float | None = None
+        self._waited = 0
+        self.stopped = False
+        self._states: State = {}
+
+    def _averaged(self, network: nn.Module) -> AveragedModel | None:
+        if self._config.ema is None:
+            return None
+        average = get_ema_multi_avg_fn(self._config.ema)  # type: ignore[no-untyped-call]
+        return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
+
+    @property
+    def _judged(self) -> nn.Module:
+        """The network whose figures count: the averaged one where there is one."""
+        return self._network if self._average is None else self._average.module
+
+    # ------------------------------------------------------------ going on
+
+    def resume(self) -> int:
+        """Epochs that are done already; everything is as it was after them."""
+        found = load_checkpoint(self._out)
+        if found is None:
+            return 0
+        states = found.states
+        self._network.load_state_dict(states["network"])
+        if self._average is not None:
+            self._average.load_state_dict(states["average"])
+        self._scaler.load_state_dict(states["scaler"])
+        self._history, self._phase_of = states["history"], states["phase_of"]
+        self._best, self._waited = states["best"], states["waited"]
+        self.stopped = states["stopped"]
+        self._states = states
+        return found.epochs
+
+    def skips(self, first: int) -> bool:
+        """Whether the phase that begins at this epoch was ended early before the checkpoint."""
+        return self.stopped and bool(self._phase_of) and self._phase_of[-1] == first
+
+    def begin(self, phase: Phase, number: int, first: int, done: int) -> None:
+        """A phase: what it trains, its optimiser, its schedule; in the middle where it was left."""
+        self._number, self._first = number, first
+        unfreeze(self._network, phase.train)
+        self._optimiser = make_optimiser(phase, self._network.parameters())
+        self._schedule = make_schedule(phase, self._optimiser, self._plan.steps)
+        if done > first and self._phase_of[-1] == first:
+            self._optimiser.load_state_dict(self._states["optimiser"])
+            self._schedule.load_state_dict(self._states["schedule"])
+        else:
+            self._waited = 0
+        self.stopped, self._states = False, {}
+        model: nn.Module = self._network
+        if self._config.compile:
+            model = torch.compile(model)  # type: ignore[assignment]
+        self._model = DistributedDataParallel(model) if self._world > 1 else model
+
+    # ------------------------------------------------------------ an epoch
+
+    def epoch(self, number: int) -> dict[str, Any]:
+        """Train, validate, write; the epoch's row of ``history.csv``.
+
+        :param number: counted from 0 over all phases.
+        """
+        started = time.monotonic()
+        row: dict[str, Any] = {"epoch": number + 1, "phase": self._number}
+        row["lr"] = self._optimiser.param_groups[0]["lr"]
+        row |= self._train(number)
+        outputs = self._outputs("validation")
+        row |= self._validated(outputs)
+        row["seconds"] = time.monotonic() - started
+        better = self._judge(row)
+        if self._rank == 0:
+            self._write(number, row, better, outputs)
+        if self._world > 1:
+            dist.barrier()  # no rank reports an epoch that is not on disk
+        return row
+
+    def _train(self, number: int) -> dict[str, float]:
+        """One pass over what the sampler draws: mean loss over all ranks, and the reader's pace."""
+        plan, seed = self._plan, self._config.seed * _EPOCH_SEEDS + number
+        train_mode(self._network)
+        torch.manual_seed(seed * 1009 + self._rank)  # dropout of each rank's own
+        batches = self._reader.train_batches(
+            plan.sampler.epoch(seed), plan.share, plan.steps, seed, self._config.augment
+        )
+        total = torch.zeros(2, dtype=torch.float64, device=self._device)
+        began, waited = time.monotonic(), 0.0
+        self._reader.core_s, self._reader.pictures = 0.0, 0
+        for _ in self._bar(number):
+            asked = time.monotonic()
+            batch = next(batches)
+            waited += time.monotonic() - asked
+            loss = self._step(batch)
+            total += torch.stack([loss.double(), torch.ones_like(loss, dtype=torch.float64)])
+        batches.close()
+        seconds = time.monotonic() - began
+        if self._world > 1:
+            dist.all_reduce(total)
+        return {
+            "train_loss": float(total[0] / total[1]),
+            "faces_per_s": plan.steps * plan.share * self._world / seconds,
+            "waited": waited / seconds,
+            "reader_core_ms": 1000 * self._reader.core_s / max(1, self._reader.pictures),
+        }
+
+    def _bar(self, number: int) -> Any:
+        return tqdm(
+            range(self._plan.steps),
+            desc=f"epoch {number + 1}",
             leave=False,
             disable=self._rank > 0 or not sys.stderr.isatty(),
         )
-        for batch in steps:
-            pixels = normalise(batch.pixels.to(self._device), self._input)
-            fake = batch.fake.to(self._device)
-            loss = self._loss(model(pixels), fake)
-            optimiser.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            optimiser.step()
-            schedule.step()
-            total += torch.stack([loss.detach(), torch.ones_like(loss)])
-        if self._world > 1:
-            dist.all_reduce(total)
-        return float(total[0] / total[1])
 
-    def _loss(self, logits: Tensor, fake: Tensor) -> Tensor:
-        weight = torch.where(fake > 0, self._fake_weight, torch.ones_like(fake))
-        losses: Tensor = binary_cross_entropy_with_logits(logits, fake, reduction="none")
-        return (losses * weight).sum() / weight.sum()
+    def _step(self, batch: Batch) -> Tensor:
+        """One step of the optimiser; the batch's mean loss."""
+        config = self._config
+        self._optimiser.zero_grad(set_to_none=True)
+        parts = list(_parts(batch, config.accumulate))
+        mean = torch.zeros((), device=self._device)
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            share = len(part.fake) / len(batch.fake)
+            with self._unsynchronised(not last):
+                loss = self._loss(part) * share
+                torch.autograd.backward(self._scaler.scale(loss))
+            mean += loss.detach()
+        if config.clip_grad is not None:
+            self._scaler.unscale_(self._optimiser)
+            nn.utils.clip_grad_norm_(self._network.parameters(), config.clip_grad)
+        self._scaler.step(self._optimiser)
+        self._scaler.update()
+        self._schedule.step()
+        if self._average is not None:
+            self._average.update_parameters(self._network)
+        return mean
+
+    def _unsynchronised(self, wanted: bool) -> contextlib.AbstractContextManager[Any]:
+        """Gradients are averaged over the ranks once a step, with its last part."""
+        if wanted and isinstance(self._model, DistributedDataParallel):
+            return self._model.no_sync()
+        return contextlib.nullcontext()
+
+    def _loss(self, batch: Batch) -> Tensor:
+        pixels = normalise(batch.pixels.to(self._device, non_blocking=True), self._input)
+        fake = batch.fake.to(self._device, non_blocking=True)
+        with self._autocast():
+            logits = self._model(pixels)
+        return loss_of(logits.float(), fake, self._config.loss, self._plan.fake_weight)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        enabled = self._precision is not torch.float32
+        return torch.autocast(self._device.type, self._precision, enabled=enabled)
+
+    # ------------------------------------------------------------ judging
 
     @torch.inference_mode()
-    def validate(self, network: nn.Module) -> dict[str, Any]:
-        """Metrics of the held-out side by frame and by video, the same on every rank."""
-        network.eval()
+    def _outputs(self, side: str) -> dict[str, Any]:
+        """Positions and logits of a whole side, the same on every rank."""
+        network = self._judged.eval()
         positions, logits = [np.zeros(0, np.int64)], [np.zeros(0)]
-        for batch in self._val.all_batches(self._plan.config.batch_size):
+        for batch in self._reader.all_batches(self._plan.sides[side], self._plan.share):
             output = network(normalise(batch.pixels.to(self._device), self._input))
             positions.append(batch.position)
             logits.append(output.double().cpu().numpy())
-        mine = (np.concatenate(positions), np.concatenate(logits), self._train.bad + self._val.bad)
+        mine = np.concatenate(positions), np.concatenate(logits), self._reader.bad
         everyone: list[Any] = [mine]
         if self._world > 1:
             everyone = [None] * self._world
             dist.all_gather_object(everyone, mine)
-        position = np.concatenate([p for p, _, _ in everyone])
         logit = np.concatenate([x for _, x, _ in everyone])
         if not np.isfinite(logit).all():
+            rates = "/".join(f"{phase.lr:g}" for phase in self._config.stages())
             raise UsageError(
                 "training diverged (the network gives NaN or infinity): try a lower --lr than "
-                f"{self._plan.config.lr}"
+                f"{rates}"
             )
-        self._bad = sorted({name for _, _, bad in everyone for name in bad})
-        index = self._plan.index
-        videos = [index.video_ids[v] for v in index.video[position]]
+        position = np.concatenate([p for p, _, _ in everyone])
+        order = np.argsort(position, kind="stable")
+        bad = sorted({name for _, _, names in everyone for name in names})
+        return {"position": position[order], "logit": logit[order], "bad": bad}
+
+    def _validated(self, outputs: dict[str, Any]) -> dict[str, Any]:
+        index, position = self._plan.index, outputs["position"]
+        videos = [index.videos[v].video_id for v in index.video[position]]
         fake = index.fake[position]
-        names, video_logits, video_fake = by_video(videos, logit, fake)
-        self._outputs = {"videos": names, "logits": video_logits, "fake": video_fake}
-        self._by = {
-            "by_frame": binary_metrics(logit, fake),
-            "by_video": binary_metrics(video_logits, video_fake),
+        _, logits, truth = by_video(videos, outputs["logit"], fake)
+        found = {
+            "frame": binary_metrics(outputs["logit"], fake),
+            "video": binary_metrics(logits, truth),
         }
-        return {
-            f"val_{side.removeprefix('by_')}_{name}": self._by[side][name]
-            for side in self._by
-            for name in _METRIC_NAMES
-        }
+        return {f"val_{by}_{name}": found[by][name] for by in found for name in _METRIC_NAMES}
 
-    def keep(self, network: nn.Module, row: dict[str, Any]) -> None:
-        """Write history; write model and metrics where this epoch is the best so far."""
-        self._history.append(row)
-        storage.commit_bytes(self._out / HISTORY, _csv(self._history))
+    def _judge(self, row: dict[str, Any]) -> bool:
+        """Whether this epoch is the best so far; ends the phase where patience is used up."""
         loss = row["val_frame_log_loss"]
-        if self._best is not None and not loss < self._best:
-            return
-        self._best = loss
-        config, plan = self._plan.config, self._plan
-        fitted = calibration.fit(
-            self._outputs["logits"], self._outputs["fake"], plan.recipe.sampling
-        )
-        training = {
-            "config": config.model_dump(mode="json", exclude={"ray_address", "faces", "out"}),
-            "pretrained": plan.pretrained,
-            "epoch": row["epoch"],
-            "split": plan.summary(),
-            "validation": self._by,
-        }
-        header = ModelHeader(
-            backbone=config.backbone, recipe=plan.recipe, calibration=fitted, training=training
-        )
-        digest = save_model(self._out / FILE_NAME, network, header)
-        storage.commit_json(self._out / METRICS, self._metrics(network, header, digest))
+        self._history.append(row)
+        self._phase_of.append(self._first)
+        if loss is None or self._best is None or loss < self._best:
+            self._best, self._waited = loss, 0
+            return True
+        self._waited += 1
+        patience = self._config.patience
+        self.stopped = patience is not None and self._waited >= patience
+        return False
 
-    def _metrics(self, network: nn.Module, header: ModelHeader, digest: str) -> dict[str, Any]:
-        notes = sorted({m["note"] for m in self._by.values() if "note" in m})
-        if header.calibration is None:
-            notes.append(
-                f"not calibrated: fewer than {calibration.MIN_PER_CLASS} held-out videos of a class, "
-                "or scores that do not rise with fakes; score says UNCERTAIN unless --threshold is given"
+    @torch.inference_mode()
+    def test(self) -> None:
+        """The test side, once, with the weights that were best on the validation side."""
+        path = self._out / PREDICTIONS / "test.parquet"
+        if not len(self._plan.sides["test"]) or storage.exists(path):
+            return
+        self._judged.load_state_dict(load_model(self._out / FILE_NAME).network.state_dict())
+        outputs = self._outputs("test")
+        if self._rank == 0:
+            self._write_predictions("test", outputs)
+
+    # ------------------------------------------------------------ writing
+
+    def _write(
+        self, number: int, row: dict[str, Any], better: bool, outputs: dict[str, Any]
+    ) -> None:
+        """Everything of an epoch; the checkpoint last, since it says that the rest is there."""
+        storage.commit_bytes(self._out / HISTORY, _csv(self._history))
+        if better:
+            self._write_predictions("validation", outputs)
+            training = {"epoch": row["epoch"], "pretrained": self._plan.pretrained}
+            header = ModelHeader(
+                backbone=self._config.backbone,
+                head=self._config.head,
+                recipe=self._plan.recipe,
+                training=training,
             )
-        if self._bad:
-            notes.append(
-                f"{len(self._bad)} picture(s) did not decode and were skipped: {self._bad[:5]}"
-            )
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "dfscan": __version__,
-            "model_sha256": digest,
-            "backbone": header.backbone,
-            "parameters": count_parameters(network),
-            "recipe_hash": header.recipe.hash(),
-            "config_hash": fingerprint(header.training["config"]),
-            "best_epoch": header.training["epoch"],
-            "chosen_by": "validation log loss by frame",
-            "split": header.training["split"],
-            "validation": self._by,
-            "threshold": header.threshold,
-            "calibration": header.calibration.model_dump(mode="json")
-            if header.calibration
-            else None,
-            "identities": "not checked",
-            "notes": notes,
+            save_model(self._out / FILE_NAME, self._judged, header)
+        self._write_events(number, row)
+        states: State = {
+            "network": self._network.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "history": self._history,
+            "phase_of": self._phase_of,
+            "best": self._best,
+            "waited": self._waited,
+            "stopped": self.stopped,
         }
+        save_checkpoint(self._out, Checkpoint(number + 1, states))
+
+    def _write_predictions(self, side: str, outputs: dict[str, Any]) -> None:
+        index, position = self._plan.index, outputs["position"]
+        videos = [index.videos[v] for v in index.video[position]]
+        table = pa.table(
+            {
+                "video_id": [video.video_id for video in videos],
+                "group": [index.groups[g] for g in index.group[position]],
+                "attributes": pa.array(
+                    [
+                        [{"key": k, "value": v} for k, v in sorted(video.attributes.items())]
+                        for video in videos
+                    ],
+                    FACE_SCHEMA.field("attributes").type,
+                ),
+                "frame_index": index.frame[position],
+                "label": ["FAKE" if fake else "REAL" for fake in index.fake[position]],
+                "score_raw": outputs["logit"],
+            }
+        )
+        table = table.replace_schema_metadata({"bad": "\n".join(outputs["bad"])})
+        storage.commit_table(self._out / PREDICTIONS / f"{side}.parquet", table)
+
+    def _write_events(self, number: int, row: dict[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(self._out / EVENTS), purge_step=number + 1) as writer:
+            for name, value in row.items():
+                if value is not None and name != "epoch":
+                    writer.add_scalar(name.replace("_", "/", 1), value, number + 1)
+
+
+def _precision(wanted: str, device: torch.device) -> torch.dtype:
+    """What the network computes in.
+
+    :raises UsageError: the device cannot.
+    """
+    if wanted == "auto":
+        able = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if able else torch.float32
+    if wanted == "fp16" and device.type == "cpu":
+        raise UsageError(
+            "train.precision: fp16 needs a GPU: use fp32, or bf16 where the CPU has it"
+        )
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
+
+
+def _parts(batch: Batch, count: int) -> Sequence[Batch]:
+    """A batch in parts of about equal size."""
+    size = -(-len(batch.fake) // count)
+    starts = range(0, len(batch.fake), size)
+    cuts = [slice(start, start + size) for start in starts]
+    return [Batch(batch.pixels[c], batch.fake[c], batch.position[c]) for c in cuts]
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> bytes:

@@ -1,8 +1,10 @@
 """Face datasets → batches. Each rank reads its own share of the Parquet row groups."""
 
+import functools
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count, islice
@@ -15,84 +17,30 @@ from torch import Tensor
 
 from dfscan import storage
 from dfscan.errors import SourceError
-from dfscan.faces.crops import PictureError, cut
-from dfscan.facesets import FaceSet
+from dfscan.faces.crops import PictureError, cut_out, decode
 from dfscan.recipe import NetworkInput
+from dfscan.training.augment import PRESETS, Changes, apply, draw, landmarks_in_cut
+from dfscan.training.index import FaceIndex
+from dfscan.training.selfblend import self_blend
 
 SHUFFLE_BUFFER: Final = 1024
 """Encoded faces held for shuffling, some 80 MB."""
 
-_COLUMNS: Final = ["image", "crop_box", "box"]
+ROW_GROUPS: Final = 16
+"""Row groups held at once, some 80 MB: a fake and its original lie near each other."""
 
+AHEAD: Final = 4
+"""Batches that are decoded ahead of the training thread."""
 
-@dataclass(frozen=True)
-class FaceIndex:
-    """Every labelled face of some datasets, in file order, without its pixels.
+SELF_BLENDED: Final = "sbi"
+"""The augmentation that makes the fakes itself."""
 
-    Arrays of equal length: ``file`` (index into ``files``), ``row_group``, ``row`` (inside the
-    row group), ``video`` (index into ``video_ids``), ``fake``, ``group`` (index into ``groups``).
-    """
+_COLUMNS: Final = ["image", "crop_box", "box", "landmarks"]
 
-    files: tuple[str, ...]
-    video_ids: tuple[str, ...]
-    groups: tuple[str, ...]
-    file: npt.NDArray[np.int32]
-    row_group: npt.NDArray[np.int32]
-    row: npt.NDArray[np.int32]
-    video: npt.NDArray[np.int32]
-    fake: npt.NDArray[np.bool_]
-    group: npt.NDArray[np.int32]
+Items = npt.NDArray[np.int64]
+"""Positions in the index that are shown together: (N, 1), or (N, 2) of a fake and its original."""
 
-    def __len__(self) -> int:
-        return len(self.file)
-
-    def where(self, groups: frozenset[str]) -> npt.NDArray[np.int64]:
-        """Positions of the faces whose group is among ``groups``."""
-        chosen = np.array([g in groups for g in self.groups], dtype=bool)
-        return np.flatnonzero(chosen[self.group])
-
-
-def build_index(datasets: Sequence[FaceSet]) -> FaceIndex:
-    """Read labels, groups and positions; unlabelled faces are left out.
-
-    :raises SourceError: there is no labelled face, or two datasets hold the same video.
-    """
-    files: list[str] = []
-    columns: dict[str, list[Any]] = {
-        k: [] for k in ("file", "row_group", "row", "video", "fake", "group")
-    }
-    videos: dict[str, int] = {}
-    groups: dict[str, int] = {}
-    for dataset in datasets:
-        before = len(videos)
-        for path in storage.parquet_files(dataset.faces):
-            files.append(str(path))
-            parquet = storage.open_parquet(path)
-            for number in range(parquet.num_row_groups):
-                table = parquet.read_row_group(number, columns=["video_id", "label", "group"])
-                rows = zip(*table.to_pydict().values(), strict=True)
-                for row, (video, label, group) in enumerate(rows):
-                    if label is None:
-                        continue
-                    columns["file"].append(len(files) - 1)
-                    columns["row_group"].append(number)
-                    columns["row"].append(row)
-                    if videos.setdefault(video, len(videos)) < before:
-                        raise SourceError(
-                            f"{video} is in {dataset.root} and in a dataset before it: its faces "
-                            "would count twice; leave one of them out"
-                        )
-                    columns["video"].append(videos[video])
-                    columns["fake"].append(label == "FAKE")
-                    columns["group"].append(groups.setdefault(group, len(groups)))
-    if not columns["file"]:
-        names = ", ".join(str(d.root) for d in datasets)
-        raise SourceError(
-            f"no labelled face in {names}: labels come from the source's layout (dfdc, ffpp, "
-            "folders); extract again with --layout"
-        )
-    arrays = {k: np.asarray(v, dtype=bool if k == "fake" else np.int32) for k, v in columns.items()}
-    return FaceIndex(tuple(files), tuple(videos), tuple(groups), **arrays)
+Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -104,107 +52,122 @@ class Batch:
     position: npt.NDArray[np.int64]
 
 
-class FaceReader:
-    """Batches of one side of a split, for one rank.
+@dataclass
+class _Tally:
+    """How many items of a stream could be shown so far, and how many could not."""
 
-    Row groups are read whole, decoded and cut on threads beside the training thread. Pictures
-    that do not decode are skipped and listed in ``bad``.
+    shown: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True)
+class _Item:
+    """Encoded faces that are shown together, and the seed of what is drawn for them."""
+
+    positions: tuple[int, ...]
+    rows: tuple[dict[str, Any], ...]
+    seed: tuple[int, ...]
+    tally: _Tally
+
+
+class FaceReader:
+    """Batches for one rank.
+
+    Row groups are read whole, decoded, cut and augmented on threads beside the training thread.
+    Pictures that do not decode are skipped and named in ``bad``; ``unblended`` counts faces that
+    have no landmarks to blend by. ``pictures`` were made in ``core_s`` seconds of a core.
     """
 
     def __init__(
         self,
         index: FaceIndex,
-        positions: npt.NDArray[np.int64],
         recipe: NetworkInput,
         *,
         rank: int = 0,
         world: int = 1,
         threads: int = 1,
     ) -> None:
-        self._index, self._positions, self._recipe = index, positions, recipe
+        self._index, self._recipe = index, recipe
         self._rank, self._world, self._threads = rank, world, threads
+        self._group = functools.lru_cache(maxsize=ROW_GROUPS)(_read_row_group)
+        self._lock = threading.Lock()
         self.bad: list[str] = []
+        self.unblended = self.pictures = 0
+        self.core_s = 0.0
 
-    def train_batches(self, batch: int, steps: int, seed: int, flip: bool) -> Iterator[Batch]:
+    def train_batches(
+        self, items: Items, batch: int, steps: int, seed: int, augmentation: str
+    ) -> Generator[Batch, None, None]:
         """``steps`` shuffled batches of ``batch`` faces; every rank gets as many.
 
+        The classes are spread evenly over the batches, as they are over ``items``. The same seed
+        gives the same batches, however many threads decode them.
+
+        :param items: of this epoch, the same on every rank.
         :param seed: of this epoch; the same on every rank.
-        :param flip: mirror half of the faces.
+        :param augmentation: a key of :data:`~dfscan.training.augment.PRESETS`.
         """
-        random = np.random.default_rng((seed, self._rank))
-        order = self._shuffled(np.random.default_rng(seed))
-        own = np.array_split(order, self._world)[self._rank]
-        stream = self._endless(own, random)
-        batches = self._batches(stream, batch, random if flip else None)
-        yield from islice(batches, steps)
+        random = np.random.default_rng(seed)
+        streams: list[tuple[Iterator[_Item], int]] = []
+        first_fake = self._index.fake[items[:, 0]]
+        for side in (items[~first_fake], items[first_fake]):
+            own = np.array_split(self._by_row_group(side, random), self._world)[self._rank]
+            if len(own):
+                mine = np.random.default_rng((seed, self._rank, len(streams)))
+                streams.append((self._endless(own, mine, (seed, len(streams))), len(own)))
+        faces = 2 if augmentation == SELF_BLENDED else items.shape[1]
+        yield from islice(self._batches(_evenly(streams), batch // faces, augmentation), steps)
+
+    def all_batches(self, positions: npt.NDArray[np.int64], batch: int) -> Iterator[Batch]:
+        """Each face of this rank's share once, in file order."""
+        own = np.array_split(positions, self._world)[self._rank]
+        yield from self._batches(self._encoded(own[:, None], (0,), _Tally()), batch, "none")
 
     def _endless(
-        self, positions: npt.NDArray[np.int64], random: np.random.Generator
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The faces again from the start when pictures that do not decode left a gap.
+        self, items: Items, random: np.random.Generator, seed: tuple[int, ...]
+    ) -> Iterator[_Item]:
+        """The items again from the start when pictures that do not decode left a gap.
 
-        :raises SourceError: two rounds over the faces gave no picture at all.
+        :raises SourceError: a round over the items gave no picture at all.
         """
+        tally = _Tally()
         for rounds in count():
-            if rounds == 2 and len(self.bad) >= len(positions):
-                raise SourceError(f"no picture decodes; the first: {self.bad[0]}")
-            yield from self._buffered(self._encoded(positions), random)
+            if not tally.shown and tally.failed >= len(items):
+                raise SourceError(self._nothing())
+            yield from _buffered(self._encoded(items, (*seed, self._rank, rounds), tally), random)
 
-    def all_batches(self, batch: int) -> Iterator[Batch]:
-        """Each face of this rank's share once, in file order."""
-        own = np.array_split(self._positions, self._world)[self._rank]
-        yield from self._batches(self._encoded(own), batch, None)
+    def _nothing(self) -> str:
+        if self.bad:
+            return f"no picture decodes; the first: {self.bad[0]}"
+        return (
+            "train.augment: sbi needs landmarks and faces of some size, no face here has both: "
+            "extract with the detector mtcnn"
+        )
 
-    def _shuffled(self, random: np.random.Generator) -> npt.NDArray[np.int64]:
-        """Positions with the row groups in random order, rows of one row group together."""
-        keys = (self._index.file[self._positions].astype(np.int64) << 32) | self._index.row_group[
-            self._positions
-        ]
+    def _by_row_group(self, items: Items, random: np.random.Generator) -> Items:
+        """Items with the row groups in random order, those of one row group together."""
+        if not len(items):
+            return items
+        first, index = items[:, 0], self._index
+        keys = (index.file[first].astype(np.int64) << 32) | index.row_group[first]
         _, inverse = np.unique(keys, return_inverse=True)
         rank_of = random.permutation(inverse.max() + 1)
-        return self._positions[np.argsort(rank_of[inverse], kind="stable")]
+        return items[np.argsort(rank_of[inverse], kind="stable")]
 
-    def _encoded(self, positions: npt.NDArray[np.int64]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(position, row) one row group at a time."""
-        index, start = self._index, 0
-        while start < len(positions):
-            first = positions[start]
-            file, group = index.file[first], index.row_group[first]
-            stop = start
-            while stop < len(positions) and (
-                index.file[positions[stop]] == file and index.row_group[positions[stop]] == group
-            ):
-                stop += 1
-            table = storage.open_parquet(index.files[file]).read_row_group(
-                int(group), columns=_COLUMNS
-            )
-            rows = table.take(index.row[positions[start:stop]]).to_pylist()
-            yield from zip(positions[start:stop].tolist(), rows, strict=True)
-            start = stop
+    def _encoded(self, items: Items, seed: tuple[int, ...], tally: _Tally) -> Iterator[_Item]:
+        for number, positions in enumerate(items.tolist()):
+            rows = tuple(self._row(position) for position in positions)
+            yield _Item(tuple(positions), rows, (*seed, number), tally)
 
-    @staticmethod
-    def _buffered(
-        stream: Iterator[tuple[int, dict[str, Any]]], random: np.random.Generator
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        buffer: list[tuple[int, dict[str, Any]]] = []
-        for item in stream:
-            if len(buffer) < SHUFFLE_BUFFER:
-                buffer.append(item)
-                continue
-            slot = int(random.integers(SHUFFLE_BUFFER))
-            yield buffer[slot]
-            buffer[slot] = item
-        random.shuffle(buffer)
-        yield from buffer
+    def _row(self, position: int) -> dict[str, Any]:
+        index = self._index
+        table = self._group(index.files[index.file[position]], int(index.row_group[position]))
+        row = int(index.row[position])
+        return {name: table[name][row].as_py() for name in _COLUMNS}
 
-    def _batches(
-        self,
-        stream: Iterator[tuple[int, dict[str, Any]]],
-        size: int,
-        flip: np.random.Generator | None,
-    ) -> Iterator[Batch]:
+    def _batches(self, items: Iterator[_Item], size: int, augmentation: str) -> Iterator[Batch]:
         """Decode on threads, a few batches ahead of the consumer."""
-        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=4)
+        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=AHEAD)
         stop = threading.Event()
 
         def put(item: Batch | BaseException | None) -> None:
@@ -218,10 +181,10 @@ class FaceReader:
         def produce() -> None:
             try:
                 with ThreadPoolExecutor(self._threads) as pool:
-                    for chunk in _chunks(stream, size):
+                    for chunk in _chunks(items, size):
                         if stop.is_set():
                             return
-                        put(self._decode(pool, chunk, flip))
+                        put(self._decode(pool, chunk, augmentation))
                 put(None)
             except BaseException as error:  # noqa: BLE001  (handed to the consumer, who raises it)
                 put(error)
@@ -238,37 +201,98 @@ class FaceReader:
             stop.set()
             thread.join()
 
-    def _decode(
-        self,
-        pool: ThreadPoolExecutor,
-        chunk: list[tuple[int, dict[str, Any]]],
-        flip: np.random.Generator | None,
-    ) -> Batch:
-        pictures = list(pool.map(self._cut, chunk))
-        good = [
-            (p, pixels)
-            for (p, _), pixels in zip(chunk, pictures, strict=True)
-            if pixels is not None
-        ]
-        positions = np.array([p for p, _ in good], dtype=np.int64)
-        if not good:
+    def _decode(self, pool: ThreadPoolExecutor, chunk: list[_Item], augmentation: str) -> Batch:
+        faces = []
+        made = pool.map(lambda item: self._faces(item, augmentation), chunk)
+        for item, some in zip(chunk, made, strict=True):
+            item.tally.shown += bool(some)
+            item.tally.failed += not some
+            faces += some
+        positions = np.array([position for position, _, _ in faces], dtype=np.int64)
+        if not faces:
             return Batch(torch.zeros(0), torch.zeros(0), positions)
-        pixels = np.stack([p for _, p in good])
-        if flip is not None:
-            mirrored = flip.random(len(pixels)) < 0.5
-            pixels[mirrored] = pixels[mirrored, :, ::-1]
-        fake = torch.from_numpy(self._index.fake[positions].astype(np.float32))
-        return Batch(torch.from_numpy(pixels), fake, positions)
+        pixels = torch.from_numpy(np.stack([pixels for *_, pixels in faces]))
+        fake = torch.tensor([fake for _, fake, _ in faces], dtype=torch.float32)
+        return Batch(pixels, fake, positions)
 
-    def _cut(self, item: tuple[int, dict[str, Any]]) -> npt.NDArray[np.uint8] | None:
-        position, row = item
-        try:
-            return cut(row["image"]["bytes"], row["crop_box"], row["box"], self._recipe)
-        except PictureError:
-            index = self._index
-            video = index.video_ids[index.video[position]]
-            self.bad.append(f"{video} ({index.files[index.file[position]]})")
-            return None
+    def _faces(self, item: _Item, augmentation: str) -> list[tuple[int, bool, Pixels]]:
+        """(position, whether it is fake, pixels) of an item's faces: all of them, or none.
+
+        All are augmented alike: what differs between a fake and its original is the forgery.
+        """
+        began = time.thread_time()
+        made = []
+        changes = draw(PRESETS[augmentation], np.random.default_rng((*item.seed, 0)))
+        for position, row in zip(item.positions, item.rows, strict=True):
+            try:
+                crop = decode(row["image"]["bytes"])
+            except PictureError:
+                self.bad.append(self._index.name(position))
+                return []
+            shown = [(bool(self._index.fake[position]), crop)]
+            if augmentation == SELF_BLENDED:
+                pair = _blend(crop, row, np.random.default_rng((*item.seed, 1)))
+                if pair is None:
+                    self.unblended += 1
+                    return []
+                shown = [(False, pair[0]), (True, pair[1])]
+            made += [(position, fake, self._shown(p, row, changes)) for fake, p in shown]
+        with self._lock:
+            self.core_s += time.thread_time() - began
+            self.pictures += len(made)
+        return made
+
+    def _shown(self, crop: Pixels, row: dict[str, Any], changes: Changes) -> Pixels:
+        """What the network is shown of a decoded crop: (S, S, 3)."""
+        pixels = cut_out(crop, row["crop_box"], row["box"], self._recipe)
+        marks = row["landmarks"]
+        if marks is not None:
+            size = crop.shape[1], crop.shape[0]
+            marks = landmarks_in_cut(marks, size, row["crop_box"], row["box"], self._recipe)
+        return apply(pixels, marks, changes)
+
+
+def _blend(
+    crop: Pixels, row: dict[str, Any], random: np.random.Generator
+) -> tuple[Pixels, Pixels] | None:
+    """A real face and a fake made of it, where it has landmarks."""
+    if row["landmarks"] is None:
+        return None
+    x0, y0, x1, y1 = row["crop_box"]
+    scale = np.array([crop.shape[1] / (x1 - x0), crop.shape[0] / (y1 - y0)])
+    marks = (np.array(row["landmarks"]).reshape(5, 2) - (x0, y0)) * scale
+    left, top, right, bottom = (
+        ((np.array(row["box"]).reshape(2, 2) - (x0, y0)) * scale).ravel().tolist()
+    )
+    return self_blend(crop, marks.astype(np.float32), (left, top, right, bottom), random)
+
+
+def _read_row_group(file: str, number: int) -> Any:
+    return storage.open_parquet(file).read_row_group(number, columns=_COLUMNS).combine_chunks()
+
+
+def _buffered(stream: Iterator[_Item], random: np.random.Generator) -> Iterator[_Item]:
+    """The stream, shuffled in a bounded buffer."""
+    buffer: list[_Item] = []
+    for item in stream:
+        if len(buffer) < SHUFFLE_BUFFER:
+            buffer.append(item)
+            continue
+        slot = int(random.integers(SHUFFLE_BUFFER))
+        yield buffer[slot]
+        buffer[slot] = item
+    order = random.permutation(len(buffer))
+    yield from (buffer[i] for i in order)
+
+
+def _evenly(streams: list[tuple[Iterator[_Item], int]]) -> Iterator[_Item]:
+    """Endless streams merged so that each comes in proportion to its weight at any moment."""
+    given = [0] * len(streams)
+    while True:
+        behind = [(given[i] + 0.5) / weight for i, (_, weight) in enumerate(streams)]
+        chosen = int(np.argmin(behind))
+        given[chosen] += 1
+        yield next(streams[chosen][0])
 
 
 def _chunks(stream: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -53,3 +53,9 @@ def test_normalise() -> None:
     assert out[0, :, 0, 0].tolist() == [2.0, -1.0, -1.0]
     assert backbones.has_published_weights("resnet18")
     assert not backbones.has_published_weights("mesoinception4")
+
+
+def test_frozen_parameters_count() -> None:
+    network = create_network("mesoinception4", 256)
+    network.requires_grad_(False)
+    assert count_parameters(network) == 28_615

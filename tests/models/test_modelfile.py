@@ -3,6 +3,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -10,7 +11,7 @@ from dfscan.calibration import Calibration
 from dfscan.errors import ModelError
 from dfscan.models.backbones import create_network
 from dfscan.models.modelfile import ModelHeader, find_model, load_model, read_header, save_model
-from dfscan.recipe import FaceRecipe, NetworkInput, Sampling, Stride
+from dfscan.recipe import FaceRecipe, Head, NetworkInput, Sampling, Stride
 
 SAMPLING = Sampling(stride=Stride(real=30, fake=30))
 RECIPE = FaceRecipe(sampling=SAMPLING, input=NetworkInput(size=64))
@@ -40,6 +41,30 @@ def test_a_model_comes_back_whole(model: Path) -> None:
 
 def test_a_run_folder_stands_for_its_model(model: Path) -> None:
     assert find_model(str(model.parent)) == model
+
+
+def test_a_head_travels_with_its_model(tmp_path: Path) -> None:
+    head = Head(kind="mlp", hidden=(6,), dropout=(0.5,))
+    network = create_network("resnet10t", 64, head=head).eval()
+    path = tmp_path / "model.safetensors"
+    save_model(path, network, ModelHeader(backbone="resnet10t", head=head, recipe=RECIPE))
+    loaded = load_model(path)
+    assert loaded.header.head == head
+    x = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(loaded.network(x), network(x))
+
+
+def test_a_model_from_before_heads_is_linear(tmp_path: Path) -> None:
+    network = timm.create_model("resnet10t", num_classes=1).eval()
+    tensors = {f"model.{k}": v.contiguous() for k, v in network.state_dict().items()}
+    header = ModelHeader(backbone="resnet10t", recipe=RECIPE, format=1)
+    text = json.dumps(header.model_dump(mode="json", exclude={"head"}))
+    path = tmp_path / "model.safetensors"
+    save_file(tensors, path, metadata={"dfscan": text})
+    loaded = load_model(path)
+    assert loaded.header.head == Head()
+    x = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(loaded.network(x), network(x).squeeze(1))
 
 
 @pytest.mark.parametrize("path", [None, "/no/such/model"])

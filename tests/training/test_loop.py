@@ -3,16 +3,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+import torch
 
-from dfscan.config import InputConfig, TrainConfig
+from dfscan.config import InputConfig, Phase, TrainConfig
 from dfscan.errors import ConfigError, UsageError
 from dfscan.facesets import FaceSet
 from dfscan.jobs import train_job
 from dfscan.jobs.progress import Progress
+from dfscan.jobs.train_results import conclude
 from dfscan.models.modelfile import load_model
-from dfscan.training.loop import _Run, make_plan, train_rank
+from dfscan.training.loop import _Run, train_rank
+from dfscan.training.plan import make_plan
 
 
 def config(faceset: FaceSet, out: Path, **changes: Any) -> TrainConfig:
@@ -20,6 +22,8 @@ def config(faceset: FaceSet, out: Path, **changes: Any) -> TrainConfig:
         "faces": (str(faceset.root),), "out": str(out), "inline": True, "workers": 1,
         "epochs": 1, "batch_size": 8, "val_fraction": 0.34, "input": InputConfig(size=64),
     }  # fmt: skip
+    if "phases" in changes:
+        del values["epochs"]
     return TrainConfig(**(values | changes))
 
 
@@ -27,10 +31,10 @@ def test_a_group_lies_on_one_side_and_both_classes_on_both(
     faceset: FaceSet, tmp_path: Path
 ) -> None:
     plan = make_plan(config(faceset, tmp_path), world=1)
-    sides = [set(plan.index.group[p].tolist()) for p in (plan.train, plan.val)]
-    assert not sides[0] & sides[1]
-    assert len(plan.train) + len(plan.val) == len(plan.index)
-    for positions in (plan.train, plan.val):
+    groups = [set(plan.index.group[p].tolist()) for p in plan.sides.values()]
+    assert len(set.union(*groups)) == sum(len(side) for side in groups) == len(plan.index.groups)
+    assert sum(len(p) for p in plan.sides.values()) == len(plan.index)
+    for positions in plan.sides.values():
         assert 0 < plan.index.fake[positions].sum() < len(positions)
 
 
@@ -69,30 +73,89 @@ def test_equal_seeds_give_equal_runs(faceset: FaceSet, tmp_path: Path) -> None:
 
 def test_one_class_held_out_gives_no_auc_and_says_so(faceset: FaceSet, tmp_path: Path) -> None:
     plan = make_plan(config(faceset, tmp_path), world=1)
-    reals = plan.val[~plan.index.fake[plan.val]]
-    object.__setattr__(plan, "val", np.asarray(reals))
+    held = plan.sides["validation"]
+    plan.sides["validation"] = held[~plan.index.fake[held]]  # type: ignore[index]
     rows: list[dict[str, Any]] = []
     train_rank(plan, tmp_path, 0, 1, "cpu", rows.append)
     assert rows[0]["val_frame_auc"] is None
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert "the held-out side has only REAL: no AUC" in metrics["notes"]
+    metrics = conclude(tmp_path, plan)
+    assert metrics["validation"]["by_frame"]["auc"] is None
+    assert metrics["validation"]["by_video"]["note"] == "the held-out side has only REAL: no AUC"
+    assert metrics["threshold_logit"] is None
 
 
-def test_a_run_that_was_interrupted_starts_anew(
+class Killed(BaseException):
+    """As good as a kill: nothing of dfscan's catches it."""
+
+
+PHASES = (
+    Phase(train="head", epochs=1, optimizer="adam", schedule="constant"),
+    Phase(train="all", epochs=3, lr=3e-3, schedule="onecycle"),
+)
+WAYS: dict[str, dict[str, Any]] = {
+    "phases": {"phases": PHASES},
+    "averaged": {"ema": 0.9, "epochs": 3},
+    "sgd": {"phases": (Phase(epochs=3, optimizer="sgd", schedule="cosine"),)},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_run_that_was_killed_goes_on_as_if_nothing_had_been(
+    faceset: FaceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, after: int
+) -> None:
+    whole = config(faceset, tmp_path / "whole", augment="light", **WAYS[way])
+    undisturbed = train_job.run(whole, Progress())
+    epoch = _Run.epoch
+
+    def dies(self: _Run, number: int) -> dict[str, Any]:
+        if number == after:
+            raise Killed
+        return epoch(self, number)
+
+    broken = whole.model_copy(update={"out": str(tmp_path / "broken")})
+    monkeypatch.setattr(_Run, "epoch", dies)
+    with pytest.raises(Killed):
+        train_job.run(broken, Progress())
+    monkeypatch.setattr(_Run, "epoch", epoch)
+    done: list[int] = []
+    monkeypatch.setattr(_Run, "_train", counted(_Run._train, done))
+    resumed = train_job.run(broken, Progress())
+    assert done == list(range(after, len(undisturbed.history)))
+    timing = {"seconds", "faces_per_s", "waited", "reader_core_ms"}
+    for one, other in zip(undisturbed.history, resumed.history, strict=True):
+        assert {k: v for k, v in one.items() if k not in timing} == {
+            k: v for k, v in other.items() if k not in timing
+        }
+    weights = [load_model(Path(r.model)).network.state_dict() for r in (undisturbed, resumed)]
+    for name, tensor in weights[0].items():
+        assert torch.equal(tensor, weights[1][name]), name
+
+
+def counted(train: Any, done: list[int]) -> Any:
+    def counting(self: _Run, number: int) -> Any:
+        done.append(number)
+        return train(self, number)
+
+    return counting
+
+
+def test_an_unfinished_run_of_another_configuration_is_refused(
     faceset: FaceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep = _Run.keep
+    def dies(self: _Run, number: int) -> Any:
+        raise Killed
 
-    def stops(self: _Run, *args: Any) -> None:
-        keep(self, *args)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(_Run, "keep", stops)
-    with pytest.raises(KeyboardInterrupt):
-        train_job.run(config(faceset, tmp_path, epochs=2), Progress())
-    assert (tmp_path / "model.safetensors").exists()
-    monkeypatch.setattr(_Run, "keep", keep)
-    assert len(train_job.run(config(faceset, tmp_path, epochs=2), Progress()).history) == 2
+    with monkeypatch.context() as patched:
+        patched.setattr(_Run, "epoch", dies)
+        with pytest.raises(Killed):
+            train_job.run(config(faceset, tmp_path / "run"), Progress())
+    other = config(faceset, tmp_path / "run", lr=0.01)
+    with pytest.raises(
+        UsageError, match=r"unfinished run of another configuration \(lr: 0.001 → 0.01"
+    ):
+        train_job.run(other, Progress())
+    assert train_job.run(other.model_copy(update={"overwrite": True}), Progress()).history
 
 
 def test_a_run_that_diverges_says_so(faceset: FaceSet, tmp_path: Path) -> None:

@@ -1,0 +1,210 @@
+"""What a training run will do, worked out and checked before any worker starts."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dfscan.config import TrainConfig
+from dfscan.errors import ConfigError, SourceError, UsageError
+from dfscan.faces.crops import check_margin
+from dfscan.facesets import FaceSet, open_facesets
+from dfscan.models.backbones import has_published_weights, network_input
+from dfscan.recipe import FaceRecipe, differences
+from dfscan.splits import Sides, fold_groups, split_groups
+from dfscan.training.audits import audit_leaks, audit_shortcuts
+from dfscan.training.identities import join_people
+from dfscan.training.index import FaceIndex, build_index
+from dfscan.training.sampling import Sampler, make_sampler
+
+Positions = npt.NDArray[np.int64]
+
+SIDES = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked training run.
+
+    Positions are into ``index``; ``share`` is the number of faces a step and rank, ``steps`` those
+    of an epoch. ``fake_weight`` is a fake's weight in the loss against a real's 1. ``audits`` holds
+    what the audits found, for ``metrics.json``; ``notes`` what a user should hear before the start.
+    """
+
+    config: TrainConfig
+    recipe: FaceRecipe
+    index: FaceIndex
+    sides: Mapping[str, Positions]
+    sampler: Sampler
+    pretrained: bool
+    share: int
+    steps: int
+    fake_weight: float
+    audits: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+    @property
+    def epochs(self) -> int:
+        """Of all phases."""
+        return sum(phase.epochs for phase in self.config.stages())
+
+    def summary(self) -> dict[str, dict[str, int]]:
+        """Counts of each side, for the log and ``metrics.json``."""
+        return {name: self._count(self.sides[name]) for name in SIDES}
+
+    def _count(self, positions: Positions) -> dict[str, int]:
+        fake = self.index.fake[positions]
+        return {
+            "groups": len(np.unique(self.index.group[positions])),
+            "videos": len(np.unique(self.index.video[positions])),
+            "faces": len(positions),
+            "real_faces": int((~fake).sum()),
+            "fake_faces": int(fake.sum()),
+        }
+
+
+def make_plan(config: TrainConfig, world: int) -> Plan:
+    """Read the datasets' index, split it, audit it, and check everything that can be checked early.
+
+    :param world: number of ranks.
+    :raises UsageError: missing or unlabelled faces, recipes that differ, a margin wider than
+        stored, one class only, an unknown backbone, too few faces for the batch, a leak.
+    """
+    if not config.faces:
+        raise SourceError("no faces: give a face dataset, or train.faces in dfscan.yaml")
+    wanted = network_input(config.backbone, config.input)
+    datasets = open_facesets(config.faces)
+    stored = _common_recipe(datasets)
+    if stored.detector.name != "none":  # of a picture taken whole there is nothing around it
+        check_margin(stored.crop, wanted)
+    pretrained = config.pretrained
+    if pretrained is None:
+        pretrained = config.weights is None and has_published_weights(config.backbone)
+    index = build_index(datasets, config.group_by)
+    people: Any = "not checked"
+    if config.identities is not None:
+        index, people = join_people(index, config.identities)
+    sides, notes = _sides(index, config)
+    positions = {name: index.where(getattr(sides, name)) for name in SIDES}
+    audits, found = _audited(index, positions, config)
+    audits["identities"] = people
+    positions["train"] = _learnt_from(index, positions["train"], config)
+    sampler = make_sampler(index, positions["train"], config)
+    share, steps = _steps(sampler, config, world)
+    fakes = int(index.fake[positions["train"]].sum())
+    return Plan(
+        config=config,
+        recipe=stored.model_copy(update={"input": wanted}),
+        index=index,
+        sides=positions,
+        sampler=sampler,
+        pretrained=pretrained,
+        share=share,
+        steps=steps,
+        fake_weight=(len(positions["train"]) - fakes) / fakes if config.balance == "weights" else 1,
+        audits=audits,
+        notes=(*notes, *found),
+    )
+
+
+def _sides(index: FaceIndex, config: TrainConfig) -> tuple[Sides, list[str]]:
+    members = index.members()
+    if config.folds is None:
+        sides = split_groups(members, config.val_fraction, config.test_fraction, config.seed)
+    else:
+        sides = fold_groups(
+            members, config.folds, config.fold or 0, config.seed, config.test_fraction
+        )
+    sides = _swept(sides, config)
+    classes = {label for group, label in members if group in sides.train}
+    if len(classes) < 2 and config.augment != "sbi":
+        only = classes.pop() if classes else "no"
+        raise UsageError(
+            f"the training side has only {only} faces: a classifier needs both labels in at least "
+            "two groups of related videos"
+        )
+    notes = []
+    for name in ("validation", "test"):
+        labels = {label for group, label in members if group in getattr(sides, name)}
+        if len(labels) == 1:
+            notes.append(f"the {name} side has only {labels.pop()} faces: it will have no AUC")
+        elif not labels and (name == "validation" or config.test_fraction):
+            notes.append(f"too few groups for a {name} side: {len(index.groups)} in all")
+    return sides, notes
+
+
+def _swept(sides: Sides, config: TrainConfig) -> Sides:
+    """Of the training groups only the share that ``sweep`` names, where it names one."""
+    if len(config.sweep) != 1:
+        return sides
+    ordered = sorted(sides.train)
+    chosen = np.random.default_rng(config.seed).permutation(len(ordered))
+    many = max(2, math.ceil(config.sweep[0] * len(ordered)))
+    kept = frozenset(ordered[i] for i in chosen[:many])
+    return Sides(train=kept, validation=sides.validation, test=sides.test)
+
+
+def _audited(
+    index: FaceIndex, sides: Mapping[str, Positions], config: TrainConfig
+) -> tuple[dict[str, Any], list[str]]:
+    """What the audits found, and what of it a user should hear.
+
+    :raises UsageError: a group, an original or a picture lies on two sides.
+    """
+    leaks, said = audit_leaks(index, sides)
+    shortcuts, warned = audit_shortcuts(index, sides["train"], config.seed)
+    return {"leaks": leaks, "shortcuts": shortcuts}, said + warned
+
+
+def _learnt_from(index: FaceIndex, positions: Positions, config: TrainConfig) -> Positions:
+    """Without the faces of fakes that were not touched, where that is asked for.
+
+    :raises UsageError: no face of a fake has a known difference.
+    """
+    if config.min_face_diff is None:
+        return positions
+    fake, difference = index.fake[positions], index.face_diff[positions]
+    if not np.isfinite(difference[fake]).any():
+        raise UsageError(
+            "train.min_face_diff: no fake's face was compared with its original's: extract with "
+            "--boxes-from original, or leave min_face_diff out"
+        )
+    kept = positions[~fake | ~(difference < config.min_face_diff)]
+    if not index.fake[kept].any():
+        raise UsageError(
+            f"train.min_face_diff: got {config.min_face_diff}; every fake's face differs less, the "
+            f"most by {np.nanmax(difference[fake]):.3f}"
+        )
+    return kept
+
+
+def _steps(sampler: Sampler, config: TrainConfig, world: int) -> tuple[int, int]:
+    """Faces a step and rank, and steps an epoch.
+
+    :raises UsageError: there are too few faces.
+    """
+    together = 2 if config.augment == "sbi" else sampler.items.shape[1]
+    faces = sampler.count * together
+    share = min(max(1, config.batch_size // world), faces // world)
+    share -= share % together
+    if share < 2:
+        raise UsageError(
+            f"{faces} faces to train on and a batch of {config.batch_size} over {world} worker(s) "
+            "leave fewer than 2 a step: fewer --workers or a larger --batch-size"
+        )
+    return share, max(1, faces // world // share)
+
+
+def _common_recipe(datasets: Sequence[FaceSet]) -> FaceRecipe:
+    first = datasets[0].recipe()
+    for other in datasets[1:]:
+        changed = differences(first.model_dump(mode="json"), other.recipe().model_dump(mode="json"))
+        if changed:
+            raise ConfigError(
+                f"train.faces: {datasets[0].root} and {other.root} were extracted differently "
+                f"({'; '.join(changed)}): a network would learn that; extract them alike"
+            )
+    return first
