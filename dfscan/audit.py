@@ -129,7 +129,10 @@ def check_sides(videos: SidedVideos, pictures: SidedPictures | None = None) -> N
     remedy = "keep them in one group: leave --group-by out, or widen it"
     kin = [*zip(videos.video_id, numbers, strict=True), *_given(videos.original)]
     _stop(videos, _torn(kin, sides), "original(s) with fakes", remedy)
-    remedy = "put them into one group (--group-by, or the column group of a list), or leave one out"
+    remedy = (
+        "put them into one group (--group-by, or the column group of a list), or take one out with "
+        "dfscan purge FACES --video ID"
+    )
     _stop(videos, _torn(_given(videos.content_sha256), sides), "identical file(s)", remedy)
     if pictures is not None:
         _stop(videos, _same_pictures(pictures, videos.side), "identical picture(s)", remedy)

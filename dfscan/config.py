@@ -72,6 +72,16 @@ def _numbers(value: Any) -> Any:
 Numbers = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_numbers)]
 
 
+def _rule(value: str) -> str:
+    name, _, share = value.partition("=")
+    try:
+        if value in ("f1", "youden") or (name == "fpr" and 0 <= float(share) < 1):
+            return value
+    except ValueError:
+        pass  # the share is no number
+    raise ValueError("must be f1, youden, or a false-positive rate from 0 to below 1: fpr=0.01")
+
+
 def _status(value: str) -> str:
     if value not in STATUSES:
         raise ValueError(f"must be a status: {', '.join(STATUSES)}")
@@ -275,7 +285,7 @@ class TrainConfig(VerbConfig):
     sweep: Numbers = Field(
         (), description="train once on each of these shares of the training groups"
     )
-    threshold: Literal["f1", "youden"] | Annotated[str, Field(pattern=r"^fpr=0?\.[0-9]+$")] = Field(
+    threshold: Annotated[str, AfterValidator(_rule)] = Field(
         "youden", description="how the operating point is chosen on the validation side"
     )
     seed: int = Field(0, ge=0)

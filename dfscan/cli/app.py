@@ -400,7 +400,7 @@ def _run(
             as_json=as_json, quiet=quiet, verbose=verbose,
         )  # fmt: skip
     except KeyboardInterrupt:
-        then = "starts this run anew" if verb in ("train", "quickstart") else "continues"
+        then = "starts this run anew" if verb == "quickstart" else "continues"
         typer.echo(f"dfscan: interrupted; the same command {then}", err=True)
         raise typer.Exit(130) from None
     if code:

@@ -70,9 +70,11 @@ def _single(config: TrainConfig, progress: Progress) -> TrainResult:
     started = time.monotonic()
     device = pick_device(config)
     world = 1 if config.inline else config.gpus or config.workers or 1
-    plan = make_plan(config, world)
     out = Path(config.out).absolute()
-    with _run_folder(out, config):
+    if not config.overwrite:
+        _refuse_finished(out)
+    plan = make_plan(config, world)
+    with _run_folder(out, config, plan):
         _announce(plan, progress)
         progress.start("train", plan.epochs, "epochs")
         if config.inline:
@@ -88,27 +90,41 @@ def _single(config: TrainConfig, progress: Progress) -> TrainResult:
 
 
 @contextmanager
-def _run_folder(out: Path, config: TrainConfig) -> Iterator[None]:
+def _run_folder(out: Path, config: TrainConfig, plan: Plan | None = None) -> Iterator[None]:
     """The output folder, locked; what an interrupted run of this configuration left goes on.
 
-    :raises OutputError: it holds a finished run, or one of another configuration.
+    :param plan: None for a series.
+    :raises OutputError: it holds a finished run, or one of another configuration or other faces.
     """
     with storage.Lock(out / ".dfscan.lock", out):
         series = [p.name for pattern in _SERIES for p in out.glob(pattern)]
         storage.check_output_folder(out, MARKER, config.overwrite, (*_OURS, *series))
+        _refuse_finished(out)
         marker = _marker(config, finished=False)
-        if storage.exists(out / MARKER):
+        if plan is not None:
+            marker["plan"] = plan.fingerprint()
+        trained = storage.exists(out / CHECKPOINT) or (series and not config.overwrite)
+        if trained and storage.exists(out / MARKER):
             before = storage.read_json(str(out / MARKER))
-            if before.get("finished"):
-                raise OutputError(f"{out} holds a run already: give another --out, or --overwrite")
             changed = differences(before.get("config"), marker["config"])
             if changed:
                 raise OutputError(
                     f"{out} holds an unfinished run of another configuration "
                     f"({'; '.join(changed)}): give its own to go on, another --out, or --overwrite"
                 )
+            changed = differences(before.get("plan"), marker.get("plan"))
+            if changed:
+                raise OutputError(
+                    f"{out} holds an unfinished run on other faces or another number of workers "
+                    f"({'; '.join(changed)}): give these to go on, another --out, or --overwrite"
+                )
         storage.commit_json(out / MARKER, marker)
         yield
+
+
+def _refuse_finished(out: Path) -> None:
+    if _finished(out):
+        raise OutputError(f"{out} holds a run already: give another --out, or --overwrite")
 
 
 def _finished(out: Path) -> bool:
@@ -201,6 +217,8 @@ def _threads(world: int, device: str) -> int:
     import ray
 
     nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+    if device == "cuda":
+        nodes = [n for n in nodes if n.get("GPU", 0)]
     for kind, needed in (("CPU", world), ("GPU", world if device == "cuda" else 0)):
         have = int(sum(n.get(kind, 0) for n in nodes))
         if have < needed:
@@ -208,8 +226,16 @@ def _threads(world: int, device: str) -> int:
                 f"train.workers: {world} workers need {needed} {kind}s, Ray has {have}: fewer "
                 "--workers or --gpus"
             )
-    total, largest = sum(n.get("CPU", 0) for n in nodes), max(n.get("CPU", 0) for n in nodes)
-    return max(1, int(min(total // world, largest)))
+
+    def fit(threads: int) -> int:
+        """Ranks of so many threads that find a place, each on one node."""
+        most = (int(n.get("CPU", 0)) // threads for n in nodes)
+        if device != "cuda":
+            return sum(most)
+        return sum(min(cpus, int(n["GPU"])) for cpus, n in zip(most, nodes, strict=True))
+
+    largest = int(max(n.get("CPU", 0) for n in nodes))
+    return next((threads for threads in range(largest, 1, -1) if fit(threads) >= world), 1)
 
 
 @contextmanager

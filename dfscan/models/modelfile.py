@@ -91,8 +91,8 @@ def read_header(path: Path) -> ModelHeader:
 
     :raises ModelError: the file is not a dfscan model.
     """
-    start = storage.read_start(path, 8)
-    length = int.from_bytes(start, "little")
+    start = storage.read_start(path, 9)
+    length = int.from_bytes(start[:8], "little")
     refuse_pickle(path, start)
     if len(start) < 8 or not 0 < length <= 64 << 20:
         raise ModelError(f"{path} is not a safetensors file, or is cut off")

@@ -26,7 +26,7 @@ def refuse_pickle(path: object, start: bytes) -> None:
 
     :raises ModelError: with the way to convert it.
     """
-    if start[:2] in _PICKLES:
+    if start[:2] in _PICKLES and start[8:9] != b"{":  # a header's length may look like a pickle
         raise ModelError(
             f"{path} is a torch checkpoint or another pickle or zip, which can run code when "
             "loaded: dfscan opens safetensors only; if you trust it, convert it with "
@@ -45,7 +45,7 @@ def read_tensors(path: str) -> dict[str, Tensor]:
         raise ModelError(
             f"no weights at {path!r} ({error.reason}): give a safetensors file"
         ) from None
-    refuse_pickle(path, data[:2])
+    refuse_pickle(path, data[:9])
     try:
         return load_tensors(data)
     except SafetensorError as error:

@@ -48,10 +48,13 @@ class DatasetFacts(Strict):
 
 
 class AuditFacts(Strict):
-    """Something that was looked for in the split, and what was found, in words."""
+    """Something that was looked for in the split, and what was found, in words.
+
+    ``passed`` is None where there was too little to look at.
+    """
 
     name: str
-    passed: bool
+    passed: bool | None = None
     found: str
 
 
@@ -199,7 +202,8 @@ def _split(split: SplitFacts | None) -> str:
         f"{how}{seed}.",
         f"Identities: {split.identities or 'not checked'}.",
     ]
-    audits = [f"- {a.name}: {'passed' if a.passed else 'FAILED'}, {a.found}" for a in split.audits]
+    said = {True: "passed", False: "FAILED", None: "not possible"}
+    audits = [f"- {a.name}: {said[a.passed]}, {a.found}" for a in split.audits]
     lines.append("\n".join(audits) or "No audit of the split is recorded.")
     return "\n\n".join(lines)
 
@@ -408,7 +412,9 @@ def _limits(facts: Facts) -> list[str]:
             f"{FEW_GROUPS} read them as a lower bound of the uncertainty."
         )
     if split:
-        limits += [f"The audit “{a.name}” FAILED: {a.found}." for a in split.audits if not a.passed]
+        limits += [
+            f"The audit “{a.name}” FAILED: {a.found}." for a in split.audits if a.passed is False
+        ]
     return limits + [
         f"{note[:1].upper()}{note[1:]}." for note in (n.rstrip(".") for n in facts.notes)
     ]

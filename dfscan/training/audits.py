@@ -76,7 +76,8 @@ def audit_shortcuts(
     }
     chosen = {name: values[positions] for name, values in columns.items()}
     found = shortcuts(chosen, index.fake[positions], index.group[positions], seed)
-    return asdict(found), [found.warning] if found.warning else []
+    told = [found.warning] if found.warning else []
+    return asdict(found) | {"told": bool(told)}, told
 
 
 def _pictures(

@@ -69,9 +69,9 @@ class FaceIndex:
         return np.flatnonzero(chosen[self.group])
 
     def name(self, position: int) -> str:
-        """A face as a message names it: its video and the file that holds it."""
+        """A face as a message names it: its video and frame, and the file that holds it."""
         video = self.videos[self.video[position]].video_id
-        return f"{video} ({self.files[self.file[position]]})"
+        return f"{video}, frame {self.frame[position]} ({self.files[self.file[position]]})"
 
     def members(self) -> set[tuple[str, str]]:
         """(group, label) of every face."""

@@ -32,7 +32,7 @@ from dfscan.models.freezing import train_mode, unfreeze
 from dfscan.models.modelfile import FILE_NAME, ModelHeader, load_model, save_model
 from dfscan.records import FACE_SCHEMA
 from dfscan.training.checkpoint import Checkpoint, State, load_checkpoint, save_checkpoint
-from dfscan.training.optimising import loss_of, make_optimiser, make_schedule
+from dfscan.training.optimising import face_weights, loss_of, make_optimiser, make_schedule
 from dfscan.training.plan import Plan
 from dfscan.training.reader import Batch, FaceReader
 
@@ -107,8 +107,7 @@ class _Run:
     def _averaged(self, network: nn.Module) -> AveragedModel | None:
         if self._config.ema is None:
             return None
-        average = get_ema_multi_avg_fn(self._config.ema)  # type: ignore[no-untyped-call]
-        return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
+        return AveragedModel(network, multi_avg_fn=_averaging(self._config.ema), use_buffers=True)
 
     @property
     def _judged(self) -> nn.Module:
@@ -185,7 +184,7 @@ class _Run:
         )
         total = torch.zeros(2, dtype=torch.float64, device=self._device)
         began, waited = time.monotonic(), 0.0
-        self._reader.core_s, self._reader.pictures = 0.0, 0
+        self._reader.core_s, self._reader.pictures, self._reader.skipped = 0.0, 0, 0
         for _ in self._bar(number):
             asked = time.monotonic()
             batch = next(batches)
@@ -201,6 +200,7 @@ class _Run:
             "faces_per_s": plan.steps * plan.share * self._world / seconds,
             "waited": waited / seconds,
             "reader_core_ms": 1000 * self._reader.core_s / max(1, self._reader.pictures),
+            "skipped": self._reader.skipped,
         }
 
     def _bar(self, number: int) -> Any:
@@ -215,13 +215,15 @@ class _Run:
         """One step of the optimiser; the batch's mean loss."""
         config = self._config
         self._optimiser.zero_grad(set_to_none=True)
-        parts = list(_parts(batch, config.accumulate))
+        weights = face_weights(
+            batch.fake, config.loss, self._plan.fake_weight, self._plan.fake_share
+        )
+        parts = list(_parts(batch, weights, config.accumulate))
         mean = torch.zeros((), device=self._device)
-        for number, part in enumerate(parts):
+        for number, (part, weight) in enumerate(parts):
             last = number == len(parts) - 1
-            share = len(part.fake) / len(batch.fake)
             with self._unsynchronised(not last):
-                loss = self._loss(part) * share
+                loss = self._loss(part, weight)
                 torch.autograd.backward(self._scaler.scale(loss))
             mean += loss.detach()
         if config.clip_grad is not None:
@@ -240,12 +242,12 @@ class _Run:
             return self._model.no_sync()
         return contextlib.nullcontext()
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _loss(self, batch: Batch, weights: Tensor) -> Tensor:
         pixels = normalise(batch.pixels.to(self._device, non_blocking=True), self._input)
         fake = batch.fake.to(self._device, non_blocking=True)
         with self._autocast():
             logits = self._model(pixels)
-        return loss_of(logits.float(), fake, self._config.loss, self._plan.fake_weight)
+        return loss_of(logits.float(), fake, self._config.loss, weights.to(self._device))
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         enabled = self._precision is not torch.float32
@@ -257,6 +259,9 @@ class _Run:
     def _outputs(self, side: str) -> dict[str, Any]:
         """Positions and logits of a whole side, the same on every rank."""
         network = self._judged.eval()
+        if self._world > 1:
+            for buffer in network.buffers():  # each rank's batch-norm statistics are its own
+                dist.broadcast(buffer, 0)
         positions, logits = [np.zeros(0, np.int64)], [np.zeros(0)]
         for batch in self._reader.all_batches(self._plan.sides[side], self._plan.share):
             output = network(normalise(batch.pixels.to(self._device), self._input))
@@ -275,24 +280,30 @@ class _Run:
                 f"{rates}"
             )
         position = np.concatenate([p for p, _, _ in everyone])
+        if not len(position):
+            raise UsageError(f"no picture of the {side} side decodes: extract again")
         order = np.argsort(position, kind="stable")
         bad = sorted({name for _, _, names in everyone for name in names})
         return {"position": position[order], "logit": logit[order], "bad": bad}
 
     def _validated(self, outputs: dict[str, Any]) -> dict[str, Any]:
         index, position = self._plan.index, outputs["position"]
-        videos = [index.videos[v].video_id for v in index.video[position]]
-        fake = index.fake[position]
-        _, logits, truth = by_video(videos, outputs["logit"], fake)
-        found = {
-            "frame": binary_metrics(outputs["logit"], fake),
-            "video": binary_metrics(logits, truth),
-        }
-        return {f"val_{by}_{name}": found[by][name] for by in found for name in _METRIC_NAMES}
+        fake, logit = index.fake[position], outputs["logit"]
+        _, logits, truth = by_video(index.video[position].tolist(), logit, fake)
+        found = {"frame": binary_metrics(logit, fake), "video": binary_metrics(logits, truth)}
+        row = {f"val_{by}_{name}": found[by][name] for by in found for name in _METRIC_NAMES}
+        losses = np.logaddexp(0, np.where(fake, -logit, logit))
+        both = fake.any() and not fake.all()
+        row["val_loss"] = float((losses[fake].mean() + losses[~fake].mean()) / 2) if both else None
+        return row
 
     def _judge(self, row: dict[str, Any]) -> bool:
-        """Whether this epoch is the best so far; ends the phase where patience is used up."""
-        loss = row["val_frame_log_loss"]
+        """Whether this epoch is the best so far; ends the phase where patience is used up.
+
+        Where the validation side lacks a class the last epoch is the best: a loss over reals alone is
+        lowest before anything was learned.
+        """
+        loss = row["val_loss"]
         self._history.append(row)
         self._phase_of.append(self._first)
         if loss is None or self._best is None or loss < self._best:
@@ -377,6 +388,20 @@ class _Run:
                     writer.add_scalar(name.replace("_", "/", 1), value, number + 1)
 
 
+def _averaging(decay: float) -> Callable[..., None]:
+    """Weights averaged with this decay, less of it at the start: else the first step's would stay.
+
+    The decay after n averages is at most (1 + n) / (10 + n), as in TensorFlow's
+    ``ExponentialMovingAverage(num_updates)``.
+    """
+
+    def average(averaged: Any, current: Any, number: Any) -> None:
+        now = min(decay, (1 + int(number)) / (10 + int(number)))
+        get_ema_multi_avg_fn(now)(averaged, current, number)  # type: ignore[no-untyped-call]
+
+    return average
+
+
 def _precision(wanted: str, device: torch.device) -> torch.dtype:
     """What the network computes in.
 
@@ -392,12 +417,12 @@ def _precision(wanted: str, device: torch.device) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
 
 
-def _parts(batch: Batch, count: int) -> Sequence[Batch]:
-    """A batch in parts of about equal size."""
+def _parts(batch: Batch, weights: Tensor, count: int) -> Sequence[tuple[Batch, Tensor]]:
+    """A batch in parts of about equal size, with their faces' weights."""
     size = -(-len(batch.fake) // count)
     starts = range(0, len(batch.fake), size)
     cuts = [slice(start, start + size) for start in starts]
-    return [Batch(batch.pixels[c], batch.fake[c], batch.position[c]) for c in cuts]
+    return [(Batch(batch.pixels[c], batch.fake[c], batch.position[c]), weights[c]) for c in cuts]
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> bytes:

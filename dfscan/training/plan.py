@@ -1,8 +1,10 @@
 """What a training run will do, worked out and checked before any worker starts."""
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,9 @@ from dfscan.config import TrainConfig
 from dfscan.errors import ConfigError, SourceError, UsageError
 from dfscan.faces.crops import check_margin
 from dfscan.facesets import FaceSet, open_facesets
-from dfscan.models.backbones import has_published_weights, network_input
-from dfscan.recipe import FaceRecipe, differences
+from dfscan.models.backbones import create_network, has_published_weights, network_input
+from dfscan.models.freezing import unfreeze
+from dfscan.recipe import FaceRecipe, NetworkInput, differences
 from dfscan.splits import Sides, fold_groups, split_groups
 from dfscan.training.audits import audit_leaks, audit_shortcuts
 from dfscan.training.identities import join_people
@@ -30,7 +33,8 @@ class Plan:
     """A checked training run.
 
     Positions are into ``index``; ``share`` is the number of faces a step and rank, ``steps`` those
-    of an epoch. ``fake_weight`` is a fake's weight in the loss against a real's 1. ``audits`` holds
+    of an epoch. ``fake_weight`` is a fake's weight in the loss against a real's 1, ``fake_share``
+    the share of fakes among the faces to train on. ``audits`` holds
     what the audits found, for ``metrics.json``; ``notes`` what a user should hear before the start.
     """
 
@@ -43,6 +47,7 @@ class Plan:
     share: int
     steps: int
     fake_weight: float
+    fake_share: float
     audits: Mapping[str, Any]
     notes: tuple[str, ...]
 
@@ -50,6 +55,18 @@ class Plan:
     def epochs(self) -> int:
         """Of all phases."""
         return sum(phase.epochs for phase in self.config.stages())
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a run that goes on must find unchanged: who is on which side, and the steps."""
+        found: dict[str, Any] = {"faces_a_step": self.share, "steps": self.steps}
+        for side, positions in self.sides.items():
+            used, counts = np.unique(self.index.video[positions], return_counts=True)
+            named = sorted(
+                f"{self.index.videos[v].video_id}\0{n}"
+                for v, n in zip(used.tolist(), counts.tolist(), strict=True)
+            )
+            found[side] = hashlib.sha256("\n".join(named).encode()).hexdigest()[:16]
+        return found
 
     def summary(self) -> dict[str, dict[str, int]]:
         """Counts of each side, for the log and ``metrics.json``."""
@@ -75,7 +92,10 @@ def make_plan(config: TrainConfig, world: int) -> Plan:
     """
     if not config.faces:
         raise SourceError("no faces: give a face dataset, or train.faces in dfscan.yaml")
+    if config.weights is not None:  # workers change folder
+        config = config.model_copy(update={"weights": str(Path(config.weights).absolute())})
     wanted = network_input(config.backbone, config.input)
+    _check_phases(config, wanted)
     datasets = open_facesets(config.faces)
     stored = _common_recipe(datasets)
     if stored.detector.name != "none":  # of a picture taken whole there is nothing around it
@@ -95,6 +115,7 @@ def make_plan(config: TrainConfig, world: int) -> Plan:
     sampler = make_sampler(index, positions["train"], config)
     share, steps = _steps(sampler, config, world)
     fakes = int(index.fake[positions["train"]].sum())
+    reals = len(positions["train"]) - fakes
     return Plan(
         config=config,
         recipe=stored.model_copy(update={"input": wanted}),
@@ -104,10 +125,18 @@ def make_plan(config: TrainConfig, world: int) -> Plan:
         pretrained=pretrained,
         share=share,
         steps=steps,
-        fake_weight=(len(positions["train"]) - fakes) / fakes if config.balance == "weights" else 1,
+        fake_weight=reals / fakes if config.balance == "weights" else 1.0,
+        fake_share=fakes / len(positions["train"]),
         audits=audits,
         notes=(*notes, *found),
     )
+
+
+def _check_phases(config: TrainConfig, wanted: NetworkInput) -> None:
+    """Make the network once and thaw it as every phase will: what cannot be is refused now."""
+    network = create_network(config.backbone, wanted.size, head=config.head, weights=config.weights)
+    for phase in config.stages():
+        unfreeze(network, phase.train)
 
 
 def _sides(index: FaceIndex, config: TrainConfig) -> tuple[Sides, list[str]]:
@@ -118,7 +147,7 @@ def _sides(index: FaceIndex, config: TrainConfig) -> tuple[Sides, list[str]]:
         sides = fold_groups(
             members, config.folds, config.fold or 0, config.seed, config.test_fraction
         )
-    sides = _swept(sides, config)
+    sides = _swept(sides, members, config)
     classes = {label for group, label in members if group in sides.train}
     if len(classes) < 2 and config.augment != "sbi":
         only = classes.pop() if classes else "no"
@@ -136,15 +165,23 @@ def _sides(index: FaceIndex, config: TrainConfig) -> tuple[Sides, list[str]]:
     return sides, notes
 
 
-def _swept(sides: Sides, config: TrainConfig) -> Sides:
-    """Of the training groups only the share that ``sweep`` names, where it names one."""
+def _swept(sides: Sides, members: set[tuple[str, str]], config: TrainConfig) -> Sides:
+    """Of the training groups only the share that ``sweep`` names, where it names one.
+
+    Of each kind of group (reals, fakes, both) that share, at least one.
+    """
     if len(config.sweep) != 1:
         return sides
-    ordered = sorted(sides.train)
-    chosen = np.random.default_rng(config.seed).permutation(len(ordered))
-    many = max(2, math.ceil(config.sweep[0] * len(ordered)))
-    kept = frozenset(ordered[i] for i in chosen[:many])
-    return Sides(train=kept, validation=sides.validation, test=sides.test)
+    labels: dict[str, set[str]] = {group: set() for group in sides.train}
+    for group, label in members:
+        if group in labels:
+            labels[group].add(label)
+    kept: set[str] = set()
+    for kind in sorted({tuple(sorted(found)) for found in labels.values()}):
+        alike = sorted(group for group, found in labels.items() if tuple(sorted(found)) == kind)
+        order = np.random.default_rng(config.seed).permutation(len(alike))
+        kept |= {alike[i] for i in order[: max(1, math.ceil(config.sweep[0] * len(alike)))]}
+    return Sides(train=frozenset(kept), validation=sides.validation, test=sides.test)
 
 
 def _audited(

@@ -70,12 +70,17 @@ class _Item:
     tally: _Tally
 
 
+_Face = tuple[int, bool, Pixels]
+"""Its position in the index, whether it is fake, and what the network is shown: (S, S, 3)."""
+
+
 class FaceReader:
     """Batches for one rank.
 
     Row groups are read whole, decoded, cut and augmented on threads beside the training thread.
-    Pictures that do not decode are skipped and named in ``bad``; ``unblended`` counts faces that
-    have no landmarks to blend by. ``pictures`` were made in ``core_s`` seconds of a core.
+    Pictures that do not decode are named in ``bad``, once; ``unblended`` counts faces that have no
+    landmarks to blend by, or are too small. Both are ``skipped``, and others take their places.
+    ``pictures`` were made in ``core_s`` seconds of a core.
     """
 
     def __init__(
@@ -92,7 +97,7 @@ class FaceReader:
         self._group = functools.lru_cache(maxsize=ROW_GROUPS)(_read_row_group)
         self._lock = threading.Lock()
         self.bad: list[str] = []
-        self.unblended = self.pictures = 0
+        self.unblended = self.pictures = self.skipped = 0
         self.core_s = 0.0
 
     def train_batches(
@@ -115,8 +120,7 @@ class FaceReader:
             if len(own):
                 mine = np.random.default_rng((seed, self._rank, len(streams)))
                 streams.append((self._endless(own, mine, (seed, len(streams))), len(own)))
-        faces = 2 if augmentation == SELF_BLENDED else items.shape[1]
-        yield from islice(self._batches(_evenly(streams), batch // faces, augmentation), steps)
+        yield from islice(self._batches(_evenly(streams), batch, augmentation), steps)
 
     def all_batches(self, positions: npt.NDArray[np.int64], batch: int) -> Iterator[Batch]:
         """Each face of this rank's share once, in file order."""
@@ -137,7 +141,7 @@ class FaceReader:
             yield from _buffered(self._encoded(items, (*seed, self._rank, rounds), tally), random)
 
     def _nothing(self) -> str:
-        if self.bad:
+        if len(self.bad) > self.unblended:
             return f"no picture decodes; the first: {self.bad[0]}"
         return (
             "train.augment: sbi needs landmarks and faces of some size, no face here has both: "
@@ -166,7 +170,11 @@ class FaceReader:
         return {name: table[name][row].as_py() for name in _COLUMNS}
 
     def _batches(self, items: Iterator[_Item], size: int, augmentation: str) -> Iterator[Batch]:
-        """Decode on threads, a few batches ahead of the consumer."""
+        """Decode on threads, a few batches ahead of the consumer.
+
+        Every batch but the last has ``size`` faces, whatever was skipped: ranks that take their
+        batches apart do so alike.
+        """
         ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=AHEAD)
         stop = threading.Event()
 
@@ -179,12 +187,19 @@ class FaceReader:
                     continue
 
         def produce() -> None:
+            left: list[_Face] = []
             try:
                 with ThreadPoolExecutor(self._threads) as pool:
                     for chunk in _chunks(items, size):
                         if stop.is_set():
                             return
-                        put(self._decode(pool, chunk, augmentation))
+                        for made in pool.map(lambda item: self._faces(item, augmentation), chunk):
+                            left += made
+                        while len(left) >= size:
+                            put(_batch(left[:size]))
+                            left = left[size:]
+                if left:
+                    put(_batch(left))
                 put(None)
             except BaseException as error:  # noqa: BLE001  (handed to the consumer, who raises it)
                 put(error)
@@ -195,27 +210,12 @@ class FaceReader:
             while (item := ready.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
-                if len(item.position):
-                    yield item
+                yield item
         finally:
             stop.set()
             thread.join()
 
-    def _decode(self, pool: ThreadPoolExecutor, chunk: list[_Item], augmentation: str) -> Batch:
-        faces = []
-        made = pool.map(lambda item: self._faces(item, augmentation), chunk)
-        for item, some in zip(chunk, made, strict=True):
-            item.tally.shown += bool(some)
-            item.tally.failed += not some
-            faces += some
-        positions = np.array([position for position, _, _ in faces], dtype=np.int64)
-        if not faces:
-            return Batch(torch.zeros(0), torch.zeros(0), positions)
-        pixels = torch.from_numpy(np.stack([pixels for *_, pixels in faces]))
-        fake = torch.tensor([fake for _, fake, _ in faces], dtype=torch.float32)
-        return Batch(pixels, fake, positions)
-
-    def _faces(self, item: _Item, augmentation: str) -> list[tuple[int, bool, Pixels]]:
+    def _faces(self, item: _Item, augmentation: str) -> list[_Face]:
         """(position, whether it is fake, pixels) of an item's faces: all of them, or none.
 
         All are augmented alike: what differs between a fake and its original is the forgery.
@@ -227,20 +227,31 @@ class FaceReader:
             try:
                 crop = decode(row["image"]["bytes"])
             except PictureError:
-                self.bad.append(self._index.name(position))
-                return []
+                name = self._index.name(position)
+                with self._lock:
+                    if name not in self.bad:
+                        self.bad.append(name)
+                return self._left_out(item)
             shown = [(bool(self._index.fake[position]), crop)]
             if augmentation == SELF_BLENDED:
                 pair = _blend(crop, row, np.random.default_rng((*item.seed, 1)))
                 if pair is None:
-                    self.unblended += 1
-                    return []
+                    with self._lock:
+                        self.unblended += 1
+                    return self._left_out(item)
                 shown = [(False, pair[0]), (True, pair[1])]
             made += [(position, fake, self._shown(p, row, changes)) for fake, p in shown]
         with self._lock:
             self.core_s += time.thread_time() - began
             self.pictures += len(made)
+            item.tally.shown += 1
         return made
+
+    def _left_out(self, item: _Item) -> list[_Face]:
+        with self._lock:
+            self.skipped += 1
+            item.tally.failed += 1
+        return []
 
     def _shown(self, crop: Pixels, row: dict[str, Any], changes: Changes) -> Pixels:
         """What the network is shown of a decoded crop: (S, S, 3)."""
@@ -250,6 +261,14 @@ class FaceReader:
             size = crop.shape[1], crop.shape[0]
             marks = landmarks_in_cut(marks, size, row["crop_box"], row["box"], self._recipe)
         return apply(pixels, marks, changes)
+
+
+def _batch(faces: list[_Face]) -> Batch:
+    return Batch(
+        pixels=torch.from_numpy(np.stack([pixels for *_, pixels in faces])),
+        fake=torch.tensor([fake for _, fake, _ in faces], dtype=torch.float32),
+        position=np.array([position for position, *_ in faces], np.int64),
+    )
 
 
 def _blend(

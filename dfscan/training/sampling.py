@@ -42,8 +42,7 @@ class Sampler:
         """The items of the epoch with this seed, in no particular order."""
         random = np.random.default_rng(seed)
         if self.balance == "uniform":
-            shares = uniform_shares(self.index, self.items[:, 0], self.mix)
-            return self.items[_systematic(shares, self.count, random)]
+            return self.items[self._uniform(random)]
         items = self.items
         if self.balance == "undersample":
             fake = self.index.fake[items[:, 0]]
@@ -54,6 +53,19 @@ class Sampler:
             return items
         equal = np.full(len(items), 1 / len(items))
         return items[_systematic(equal, self.count, random)]
+
+    def _uniform(self, random: np.random.Generator) -> Positions:
+        """Rows of ``items``, as many of each class, one more of either where the count is odd."""
+        shares = uniform_shares(self.index, self.items[:, 0], self.mix)
+        fake = self.index.fake[self.items[:, 0]]
+        classes = [rows for rows in (np.flatnonzero(~fake), np.flatnonzero(fake)) if len(rows)]
+        counts = [self.count // len(classes)] * len(classes)
+        counts[int(random.integers(len(classes)))] += self.count % len(classes)
+        drawn = [
+            rows[_systematic(shares[rows], count, random)]
+            for rows, count in zip(classes, counts, strict=True)
+        ]
+        return np.concatenate(drawn)
 
 
 def make_sampler(index: FaceIndex, positions: Positions, config: TrainConfig) -> Sampler:

@@ -13,7 +13,8 @@ from dfscan.jobs import extract_job, score_job
 from dfscan.jobs.progress import Progress
 from dfscan.models.backbones import create_network, network_input, normalise
 from dfscan.models.modelfile import ModelHeader, save_model
-from dfscan.training.reader import FaceReader, build_index
+from dfscan.training.index import build_index
+from dfscan.training.reader import FaceReader
 
 BACKBONES = [("mesoinception4", "stretch"), ("mobilenetv3_small_050", "pad")]
 
@@ -46,7 +47,7 @@ def test_stored_faces_and_scored_frames_give_equal_logits(
     index = build_index([dataset])
     trained: list[float] = []
     with torch.inference_mode():
-        for batch in FaceReader(index, np.arange(len(index)), seen).all_batches(3):
+        for batch in FaceReader(index, seen).all_batches(np.arange(len(index)), 3):
             trained += network(normalise(batch.pixels, seen)).tolist()
 
     score = ScoreConfig(

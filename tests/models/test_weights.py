@@ -106,7 +106,7 @@ def test_a_pickle_says_how_to_convert_it(tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_of_weights_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no weights at .*give a safetensors file"):
+    with pytest.raises(ModelError, match=r"no weights at .*give a safetensors file"):
         create_network("resnet10t", 64, weights=str(tmp_path / "none.safetensors"))
     path = tmp_path / "cut.safetensors"
     published("resnet10t", path)

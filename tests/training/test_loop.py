@@ -143,14 +143,25 @@ def counted(train: Any, done: list[int]) -> Any:
 def test_an_unfinished_run_of_another_configuration_is_refused(
     faceset: FaceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    epoch = _Run.epoch
+
     def dies(self: _Run, number: int) -> Any:
-        raise Killed
+        if number:
+            raise Killed
+        return epoch(self, number)
 
     with monkeypatch.context() as patched:
         patched.setattr(_Run, "epoch", dies)
         with pytest.raises(Killed):
-            train_job.run(config(faceset, tmp_path / "run"), Progress())
-    other = config(faceset, tmp_path / "run", lr=0.01)
+            train_job.run(config(faceset, tmp_path / "run", epochs=2), Progress())
+    more = config(faceset, tmp_path / "run", epochs=2, batch_size=8, workers=2)
+    plan = make_plan(more, world=2)
+    with (
+        pytest.raises(UsageError, match=r"other faces or another number of workers \(faces_a_step"),
+        train_job._run_folder(tmp_path / "run", more, plan),
+    ):
+        pass
+    other = config(faceset, tmp_path / "run", lr=0.01, epochs=2)
     with pytest.raises(
         UsageError, match=r"unfinished run of another configuration \(lr: 0.001 → 0.01"
     ):

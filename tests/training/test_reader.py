@@ -1,6 +1,7 @@
 import threading
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +130,7 @@ def test_an_epoch_larger_than_the_buffer_shows_each_face_once_and_shuffled(
     order = positions(epoch(many, batch=6))
     assert sorted(order) == everything(many).tolist()
     groups = [(int(many.file[p]), int(many.row_group[p])) for p in order]
-    together = sum(a == b for a, b in zip(groups[:-1], groups[1:], strict=True))
+    together = sum(a == b for a, b in pairwise(groups))
     assert together < len(order) / 4
     assert len(read) <= 2 * len(set(read)) + 12  # a row group once a class, and what is ahead
     assert order != positions(epoch(many, batch=6, seed=1))
@@ -244,7 +245,9 @@ def test_where_nothing_decodes_that_is_said(tmp_path: Path, batch: int, paired: 
     index = build_index([write_faces(tmp_path / "f", rows)])
     items = pairs(index, everything(index)) if paired else everything(index)[:, None]
     reader = FaceReader(index, INPUT)
-    with pytest.raises(SourceError, match=r"no picture decodes; the first: ann.*\.mp4 \("):
+    with pytest.raises(
+        SourceError, match=r"no picture decodes; the first: ann.*\.mp4, frame \d+ \("
+    ):
         list(reader.train_batches(items, batch, 3, 0, "none"))
     assert list(reader.all_batches(everything(index), 4)) == []
 
@@ -320,7 +323,9 @@ def test_self_blending_depends_on_the_seed_alone(index: FaceIndex) -> None:
 def test_faces_without_landmarks_cannot_be_blended(tmp_path: Path) -> None:
     index = build_index([write_faces(tmp_path / "f", [face("a.mp4", "REAL", i) for i in range(9)])])
     reader = FaceReader(index, INPUT)
-    with pytest.raises(SourceError, match="sbi needs landmarks .* extract with the detector mtcnn"):
+    with pytest.raises(
+        SourceError, match=r"sbi needs landmarks .* extract with the detector mtcnn"
+    ):
         list(reader.train_batches(everything(index)[:, None], 4, 3, 0, "sbi"))
     assert reader.unblended >= 9
     assert reader.bad == []

@@ -4,6 +4,7 @@ import io
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def write_faces(
     }
     made.prepare(header, overwrite=False)
     bounds = np.linspace(0, len(faces), units + 1).astype(int)
-    for number, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for number, (start, end) in enumerate(pairwise(bounds.tolist())):
         mine = faces[start:end]
         videos = {
             row.video_id: VideoRow(
