@@ -9,6 +9,7 @@ look-ups, however large it is.
 
 import itertools
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Final
@@ -74,8 +75,11 @@ class Pictures(ABC):
         return int(self.height * scale + 1), int(self.width * scale + 1)
 
 
-class Workspace:
-    """Memory that one batch after another uses: the system's fresh pages cost more than the sums."""
+class Workspace(threading.local):
+    """Memory that one batch after another uses: the system's fresh pages cost more than the sums.
+
+    Each thread has its own, since one detector serves all of a process.
+    """
 
     def __init__(self) -> None:
         self._words = np.zeros(0, np.int64)
@@ -91,7 +95,7 @@ class Workspace:
 def pictures(frames: Sequence[Tensor], workspace: Workspace) -> Pictures:
     """For frames (H, W, 3) uint8, contiguous, all of one size, on one device.
 
-    :param workspace: of no other pictures that are still in use.
+    :param workspace: of no other pictures of this thread that are still in use.
     """
     if frames[0].device.type == "cpu":
         return _Integrals(frames, workspace)

@@ -98,7 +98,7 @@ def test_the_three_verbs_take_what_is_missing_from_the_file(
     train = run("train")
     assert train.returncode == 0, train.stderr
     assert "28,615" not in train.stdout  # a smaller input, so fewer parameters
-    assert "by video" in train.stdout
+    assert "validation, videos" in train.stdout
     score = run("score", str(corpus.test), "--out", "verdicts.parquet", "--json")
     assert score.returncode == 0, score.stderr
     result = json.loads(score.stdout)

@@ -1,3 +1,6 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -95,6 +98,21 @@ def test_a_workspace_serves_frames_of_any_size_one_after_another() -> None:
         frames = [noise(height, width, 3, seed=seed + n) for n in range(2)]
         made = pyramid.pictures(frames, workspace)
         torch.testing.assert_close(made.level(0.4), areas(frames, 0.4), atol=1e-3, rtol=0)
+
+
+def test_threads_do_not_share_a_workspace() -> None:
+    workspace = pyramid.Workspace()
+    frames = [noise(200, 300, 3, seed=seed) for seed in range(8)]
+    together = threading.Barrier(len(frames))
+
+    def look(frame: Tensor) -> Tensor:
+        made = pyramid.pictures([frame], workspace)
+        together.wait()  # all have theirs before any is averaged
+        return made.level(0.4)
+
+    with ThreadPoolExecutor(len(frames)) as pool:
+        for frame, level in zip(frames, pool.map(look, frames), strict=True):
+            torch.testing.assert_close(level, areas([frame], 0.4), atol=1e-3, rtol=0)
 
 
 def assert_cut_equals(frames: list[Tensor], boxes: list[list[int]], size: int) -> None:
