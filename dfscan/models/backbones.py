@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dfscan.config import InputConfig
 from dfscan.errors import ConfigError, did_you_mean
+from dfscan.models.dctresnet import DctResNet
 from dfscan.models.heads import TimmClassifier, classifiers, make_head
 from dfscan.models.mesonet import Meso4, MesoInception4
 from dfscan.models.plaincnn import cnn1, cnn2
@@ -40,6 +41,7 @@ class OwnBackbone:
 OWN: Final[Mapping[str, OwnBackbone]] = {
     "mesoinception4": OwnBackbone(MesoInception4, 256, 32),
     "meso4": OwnBackbone(Meso4, 256, 32),
+    "dct_resnet": OwnBackbone(DctResNet, 256, 32),
     "cnn1": OwnBackbone(cnn1, 128, 4, _HALF, _HALF),
     "cnn2": OwnBackbone(cnn2, 128, 4, _HALF, _HALF),
 }

@@ -75,7 +75,7 @@ def test_no_model_says_how_to_get_one(path: str | None) -> None:
 
 def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
     class Harm:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
             return (Path.touch, (tmp_path / "harm",))
 
     path = tmp_path / "model.safetensors"
