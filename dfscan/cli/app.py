@@ -202,7 +202,9 @@ def train(
         typer.Argument(metavar="FACES...", help="Face datasets.", show_default=False),
     ] = None,
     out: Annotated[str | None, typer.Option(help="Run folder to write (default: run).")] = None,
-    backbone: Annotated[str | None, typer.Option(help="mesoinception4, or any timm model.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="mesoinception4, dct_resnet … or any timm model.")
+    ] = None,
     pretrained: Annotated[
         bool | None,
         typer.Option(
