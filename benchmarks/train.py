@@ -1,15 +1,17 @@
 """Does the reader keep a network busy, and what is learned from scratch in a given time?
 
     python benchmarks/train.py reader FACES [--backbone efficientnet_b0] [--size 224] [--device cpu]
-    python benchmarks/train.py scratch FACES --backbones A B --minutes 10 [--folds 5] [--set KEY=VALUE …]
+    python benchmarks/train.py scratch FACES --backbones A@128 B@256 --minutes 10 [--folds 5] [--set KEY=VALUE …]
 
 ``reader``: training steps from dfscan's reader with augmentation, against the same steps on one batch
-that lies in memory; turn about, medians. ``scratch``: a cross-validation of each backbone, as many
-epochs as fit into the minutes a fold, everything else alike; AUC of all folds' held-out sides
-together, with an interval over groups, and of the difference over the same resamples.
+that lies in memory; turn about, medians. ``scratch``: a cross-validation of each backbone at its
+size in pixels, as many epochs as two trial epochs say will fit into the minutes a fold, everything
+else alike; AUC of all folds' held-out sides together, with an interval over groups, and of the
+difference over the same resamples.
 """
 
 import argparse
+import csv
 import itertools
 import statistics
 import tempfile
@@ -35,6 +37,7 @@ from dfscan.training.reader import Batch, FaceReader
 from dfscan.training.sampling import make_sampler
 
 RESAMPLES = 2000
+TRIAL = 2
 
 
 def reader(given: argparse.Namespace) -> None:
@@ -43,7 +46,8 @@ def reader(given: argparse.Namespace) -> None:
     index = build_index(open_facesets((given.faces,)))
     config = TrainConfig(augment=given.augment)
     sampler = make_sampler(index, np.arange(len(index)), config)
-    faces = FaceReader(index, wanted, threads=given.threads)
+    ahead = given.device != "cpu"
+    faces = FaceReader(index, wanted, threads=given.threads, ahead=ahead)
     network = create_network(given.backbone, given.size).to(given.device).train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4)
 
@@ -99,27 +103,44 @@ def scratch(given: argparse.Namespace) -> None:
     for text in given.set:
         key, _, value = text.partition("=")
         settings[key] = yaml.safe_load(value)
-    scores: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-    for backbone in given.backbones:
-        with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
+        configs = {}
+        for number, wanted in enumerate(given.backbones):
+            backbone, _, size = wanted.partition("@")
             own = settings | {"backbone": backbone}
-            first = build(TrainConfig, own | {"out": f"{folder}/first", "fold": 0, "epochs": 2})
-            trained = train_job.run(first, Progress())
-            epochs = max(2, int(given.minutes * 60 / trained.history[-1]["seconds"]))
-            config = build(TrainConfig, own | {"out": f"{folder}/folds", "epochs": epochs})
+            if size:
+                own["input"] = {"size": int(size)}
+            out = f"{folder}/trial_{number}"
+            trial = build(TrainConfig, own | {"out": out, "fold": 0, "epochs": TRIAL})
+            seconds = train_job.run(trial, Progress()).history[-1]["seconds"]
+            epochs = max(TRIAL, int(given.minutes * 60 / seconds))
+            print(f"{wanted}: {seconds:.1f} s an epoch, {epochs} epochs a fold", flush=True)
+            out = f"{folder}/folds_{number}"
+            configs[wanted] = build(TrainConfig, own | {"out": out, "epochs": epochs})
+        scores = {}
+        for wanted, config in configs.items():
             result = train_job.run(config, Progress())
-            scores[backbone] = together(Path(folder) / "folds", given.folds)
+            scores[wanted] = together(Path(config.out), given.folds)
             found = result.metrics["out_of_fold"]["by_video"]
-        low, high = found["intervals"]["auc"]
-        by_fold = ", ".join(f"{run['video_auc']:.3f}" for run in result.metrics["runs"])
-        print(
-            f"{backbone}: {epochs} epochs a fold, AUC {found['auc']:.3f} ({low:.3f} to {high:.3f}), "
-            f"by fold {by_fold}",
-            flush=True,
-        )
+            low, high = found["intervals"]["auc"]
+            by_fold = [run["video_auc"] for run in result.metrics["runs"]]
+            last = [last_epoch(Path(config.out) / f"fold_{fold}") for fold in range(given.folds)]
+            print(
+                f"{wanted}: AUC {found['auc']:.3f} ({low:.3f} to {high:.3f}), by fold "
+                f"{', '.join(f'{auc:.3f}' for auc in by_fold)}; mean {statistics.mean(by_fold):.3f}, "
+                f"of the last epochs {statistics.mean(last):.3f}",
+                flush=True,
+            )
     names = list(scores)
     for name in names[1:]:
         difference(name, scores[name], names[0], scores[names[0]])
+
+
+def last_epoch(out: Path) -> float:
+    """The video AUC of a run's last epoch, which no choice by the held-out side has touched."""
+    with (out / "history.csv").open(newline="") as lines:
+        *_, last = csv.DictReader(lines)
+    return float(last["val_video_auc"])
 
 
 def together(out: Path, folds: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -426,6 +426,8 @@ def recolour(picture: Picture, tint: Tint) -> Picture:
     differ within a pair and betray the fake everywhere. Hue turns about the grey axis in YIQ
     (NTSC), so that brightness stays, where HSV keeps the largest channel.
     """
+    if (tint.saturation, tint.hue, tint.levels) == (1.0, 0.0, (0.0, 0.0, 0.0)):
+        return _relit(picture, tint.contrast * tint.brightness, 127.5 * (1 - tint.contrast))
     angle = 2 * np.pi * tint.hue
     turn = np.eye(3)
     turn[1:, 1:] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
@@ -435,6 +437,13 @@ def recolour(picture: Picture, tint: Tint) -> Picture:
     offsets = 127.5 * (1 - tint.contrast) + np.array(tint.levels)
     matrix = tuple(np.column_stack([factors, offsets]).ravel().tolist())
     return np.asarray(Image.fromarray(picture).convert("RGB", matrix))
+
+
+def _relit(picture: Picture, factor: float, offset: float) -> Picture:
+    """Every level of every channel by a table, a quarter of what the matrix costs."""
+    levels = np.arange(256) * factor + (offset + 0.5)
+    table = np.clip(levels, 0, 255).astype(np.uint8).tobytes()
+    return np.frombuffer(picture.tobytes().translate(table), np.uint8).reshape(picture.shape)
 
 
 def gaussian(kernel: int, sigma: float) -> Matrix:

@@ -112,7 +112,7 @@ def _embedded(
     index: FaceIndex, chosen: npt.NDArray[np.int64], network: nn.Module
 ) -> tuple[npt.NDArray[np.int64], Embeddings]:
     """Of each video its group and its mean embedding, of length 1: (V,) and (V, 512)."""
-    reader = FaceReader(index, INPUT, threads=max(1, torch.get_num_threads()))
+    reader = FaceReader(index, INPUT, threads=max(1, torch.get_num_threads()), ahead=False)
     positions, vectors = [], []
     for batch in reader.all_batches(chosen, _BATCH):
         pixels = batch.pixels.permute(0, 3, 1, 2).float()

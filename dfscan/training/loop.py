@@ -80,7 +80,14 @@ class _Run:
         assert plan.recipe.input is not None
         self._input = plan.recipe.input
         threads = max(1, torch.get_num_threads())
-        self._reader = FaceReader(plan.index, self._input, rank=rank, world=world, threads=threads)
+        self._reader = FaceReader(
+            plan.index,
+            self._input,
+            rank=rank,
+            world=world,
+            threads=threads,
+            ahead=self._device.type != "cpu",
+        )
         torch.manual_seed(self._config.seed)
         network = create_network(
             self._config.backbone,

@@ -196,6 +196,17 @@ def test_contrast_levels_and_hue() -> None:
     assert np.abs(turned.astype(int) - muted).max() > 15
 
 
+@pytest.mark.parametrize("brightness", [0.8, 1.0, 1.2])
+@pytest.mark.parametrize("contrast", [0.8, 1.0, 1.2])
+def test_light_alone_is_what_the_matrix_would_give(brightness: float, contrast: float) -> None:
+    picture = scene()
+    quick = apply(picture, None, Changes(tint=Tint(brightness, contrast)))
+    slow = apply(picture, None, Changes(tint=Tint(brightness, contrast, levels=(1e-4, 0, 0))))
+    assert apart(quick, tensor(slow)) <= 1
+    assert np.mean(quick != slow) < 0.01
+    assert (brightness == contrast == 1.0) == np.array_equal(quick, picture)
+
+
 @pytest.mark.parametrize("sigma", [0.3, 1.7, 6.5])
 def test_blur_is_torchvisions(sigma: float) -> None:
     picture = scene()

@@ -1,4 +1,5 @@
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -197,6 +198,42 @@ def test_what_was_read_is_counted_and_no_thread_stays(many: FaceIndex) -> None:
     assert reader.pictures >= 6
     assert reader.core_s > 0
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("augmentation", ["light", "sbi"])
+def test_decoding_while_the_consumer_waits_gives_the_same_batches(
+    tmp_path: Path, index: FaceIndex, augmentation: str
+) -> None:
+    if augmentation == "light":
+        rows = broken(person("ann", frames=20), {1, 5, 14, 30, 31})
+        index = build_index([write_faces(tmp_path / "f", rows)])
+    reals = np.flatnonzero(~index.fake)[:, None]
+    found = []
+    for ahead in (True, False):
+        reader = FaceReader(index, NetworkInput(size=64), threads=2, ahead=ahead)
+        epoch = list(reader.train_batches(reals, 6, 9, 1, augmentation))
+        side = list(reader.all_batches(everything(index), 4))
+        assert len(epoch) == 9
+        found.append([*epoch, *side])
+    assert positions(found[0]) == positions(found[1])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_faces_are_decoded_beside_a_gpu_and_between_the_steps_of_a_cpu(
+    many: FaceIndex, ahead: bool
+) -> None:
+    reader = FaceReader(many, INPUT, ahead=ahead)
+    batches = reader.train_batches(everything(many)[:, None], 6, 10, 0, "none")
+    for number in range(1, 5):
+        next(batches)
+        deadline = time.monotonic() + 5
+        while ahead and reader.pictures < 6 * (number + reading.AHEAD):
+            assert time.monotonic() < deadline
+        time.sleep(0.05)
+        assert ahead or reader.pictures == 6 * number
+    batches.close()
 
 
 # ---------------------------------------------------------------- damage
