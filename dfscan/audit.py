@@ -22,14 +22,12 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.utils.class_weight import compute_sample_weight
 
 from dfscan.errors import UsageError
+from dfscan.splits import SIDES
 
 Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Hashes = npt.NDArray[np.uint64]
 Positions = npt.NDArray[np.int64]
-
-SIDES: Final = ("training", "validation", "test")
-"""What the numbers 0, 1 and 2 of a side stand for."""
 
 DISTANCE: Final = 4
 """Bits of 64 in which the hashes of near-duplicates differ at most.
@@ -61,7 +59,7 @@ _ONES: Final = np.array([bin(value).count("1") for value in range(1 << 16)], np.
 
 @dataclass(frozen=True)
 class SidedVideos:
-    """Videos of a split; sequences of equal length V. ``side`` is an index into :data:`SIDES`.
+    """Videos of a split; sequences of equal length V. ``side`` is an index into :data:`dfscan.splits.SIDES`.
 
     ``original`` is the ``video_id`` that a fake was made from; it need not be among the videos.
     """

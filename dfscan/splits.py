@@ -27,6 +27,9 @@ _PAIRS: Final = (
 )
 """How a corpus's groups begin, and how its fakes' names say target and source."""
 
+SIDES: Final = ("train", "validation", "test")
+"""What the numbers 0, 1 and 2 of a side stand for: the fields of :class:`Sides`."""
+
 _Ranked = list[tuple[float, str]]
 """Groups with their places in [0, 1), by rising place."""
 

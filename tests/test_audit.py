@@ -77,12 +77,12 @@ def test_videos_that_share_nothing_over_sides_pass():
     [
         (
             {"group": ["a", "b", "a", "b"]},
-            r"2 group\(s\) on two sides, as in v0 \(training\) and v2 \(validation\); "
-            r"v1 \(training\) and v3 \(test\)",
+            r"2 group\(s\) on two sides, as in v0 \(train\) and v2 \(validation\); "
+            r"v1 \(train\) and v3 \(test\)",
         ),
         (
             {"original": [None, None, None, "v1"]},
-            r"1 original\(s\) with fakes on two sides, as in v1 \(training\) and v3 \(test\): .*--gr",
+            r"1 original\(s\) with fakes on two sides, as in v1 \(train\) and v3 \(test\): .*--gr",
         ),
         (
             {"original": [None, None, "gone", "gone"]},
@@ -90,7 +90,7 @@ def test_videos_that_share_nothing_over_sides_pass():
         ),
         (
             {"content_sha256": ["x", "y", None, "x"]},
-            r"1 identical file\(s\) on two sides, as in v0 \(training\) and v3 \(test\)",
+            r"1 identical file\(s\) on two sides, as in v0 \(train\) and v3 \(test\)",
         ),
     ],
 )
@@ -102,7 +102,7 @@ def test_what_lies_on_two_sides_stops_and_is_named(columns, message):
 def test_an_identical_picture_on_two_sides_stops():
     videos = sided(side=[0, 0, 1])
     shown = [encode(noise(s)) for s in (1, 2, 1, 2, 1, 1)]
-    with pytest.raises(UsageError, match=r"1 identical picture\(s\) .* v0 \(training\) and v2 \(v"):
+    with pytest.raises(UsageError, match=r"1 identical picture\(s\) .* v0 \(train\) and v2 \(v"):
         check_sides(videos, pictured(shown, video=[0, 0, 0, 1, 2, 2]))
 
 

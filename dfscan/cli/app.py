@@ -267,8 +267,13 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of split, weights and order.")] = None,
     inline: Inline = None,
-    workers: Workers = None,
-    gpus: Gpus = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that train together (default: 1); with --inline, CPU threads (all)."
+        ),
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(help="GPUs, a process each (default: none).")] = None,
     ray_address: RayAddress = None,
     overwrite: Overwrite = None,
     config: ConfigFile = None,

@@ -73,6 +73,8 @@ class PlainProgress(Progress):
 class LiveProgress(Progress):
     """A bar that redraws itself, notes above it."""
 
+    live = True
+
     def __init__(self) -> None:
         self._console = Console(stderr=True)
         self._bars: RichBars | None = None

@@ -4,7 +4,12 @@ from dfscan.steps.units import UnitResult
 
 
 class Progress:
-    """Override what should be shown. Every method may be called from the driver only."""
+    """Override what should be shown. Every method may be called from the driver only.
+
+    ``live``: someone watches a terminal, so work in this process may draw bars of its own there.
+    """
+
+    live = False
 
     def start(self, what: str, total: int, unit: str) -> None:
         """A stretch of work begins: ``total`` of ``unit`` (videos, epochs), all to be done."""

@@ -18,9 +18,10 @@ from dfscan.jobs.results import TrainResult
 from dfscan.jobs.train_results import PRODUCTS, conclude, conclude_series, read_history
 from dfscan.models.modelfile import FILE_NAME
 from dfscan.recipe import differences
+from dfscan.splits import SIDES
 from dfscan.training.checkpoint import FILE_NAME as CHECKPOINT
 from dfscan.training.loop import EVENTS, HISTORY, PREDICTIONS, train_rank
-from dfscan.training.plan import SIDES, Plan, make_plan
+from dfscan.training.plan import Plan, make_plan
 
 MARKER: Final = "run.json"
 FEW_STEPS: Final = 200
@@ -172,7 +173,15 @@ def _inline(plan: Plan, out: Path, device: str, progress: Progress) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(plan.config.workers or cpu_count())
     try:
-        train_rank(plan, out, 0, 1, device, lambda row: _show(row, plan, progress))
+        train_rank(
+            plan,
+            out,
+            0,
+            1,
+            device,
+            lambda row: _show(row, plan, progress),
+            show_steps=progress.live,
+        )
     finally:
         torch.set_num_threads(before)
 

@@ -133,7 +133,7 @@ def conclude(out: Path, plan: Plan) -> dict[str, Any]:
         "calibration": fitted.model_dump(mode="json") if fitted else None,
         "audits": plan.audits,
         "identities": plan.audits["identities"],
-        "notes": _notes(plan, outputs, fitted, logit),
+        "notes": _notes(plan, outputs, fitted, logit, read_history(out / HISTORY)),
     }
     storage.commit_json(out / METRICS, metrics)
     _draw(out, outputs, metrics, fitted)
@@ -231,8 +231,15 @@ def _notes(
     outputs: Mapping[str, Outputs],
     fitted: Calibration | None,
     threshold: float | None,
+    history: Sequence[Mapping[str, Any]],
 ) -> list[str]:
     notes = list(plan.notes)
+    skipped = int(max(row["skipped"] for row in history))
+    if skipped:
+        notes.append(
+            f"up to {skipped} faces an epoch were left out of training, and others shown instead: "
+            "they do not decode, or cannot be blended (too small, or without landmarks)"
+        )
     if fitted is None:
         notes.append(
             f"not calibrated: fewer than {calibration.MIN_PER_CLASS} held-out videos of a class, "

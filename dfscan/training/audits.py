@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -32,14 +32,45 @@ _THREADS: Final = 4
 Positions = npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """Of every face's picture: digest, perceptual hash (of some) and size in bytes, (N,) each."""
+
+    digest: npt.NDArray[np.uint64]
+    perceptual: npt.NDArray[np.uint64]
+    size: npt.NDArray[np.int64]
+
+
+def check_videos(index: FaceIndex, sides: Mapping[str, Positions]) -> None:
+    """Stop at a leak that is plain before any picture is read.
+
+    :param sides: train, validation and test, in this order.
+    :raises UsageError: a group, an original or a video's content lies on two sides.
+    """
+    check_sides(_sided(index, sides)[0])
+
+
 def audit_leaks(
-    index: FaceIndex, sides: Mapping[str, Positions]
+    index: FaceIndex, sides: Mapping[str, Positions], pictures: Pictures
 ) -> tuple[dict[str, Any], list[str]]:
     """What lies on two sides: for ``metrics.json``, and as lines for the user.
 
     :param sides: train, validation and test, in this order.
     :raises UsageError: a group, an original, a video's content or a picture does.
     """
+    videos, split, video = _sided(index, sides)
+    hashes = pictures.perceptual[split]
+    sided = SidedPictures(video.astype(np.int32), pictures.digest[split], hashes)
+    check_sides(videos, sided)
+    near = near_duplicates(videos, sided)
+    found = asdict(near) | {"pictures": len(split), "hashed": int((hashes != NO_HASH).sum())}
+    return found, [near.warning] if near.warning else []
+
+
+def _sided(
+    index: FaceIndex, sides: Mapping[str, Positions]
+) -> tuple[SidedVideos, Positions, Positions]:
+    """The videos of a split, its faces, and each face's video among these."""
     side_of = np.full(len(index), -1, np.int8)
     for number, positions in enumerate(sides.values()):
         side_of[positions] = number
@@ -52,17 +83,11 @@ def audit_leaks(
         original=[index.videos[v].original for v in used],
         content_sha256=[index.videos[v].content_sha256 for v in used],
     )
-    check_sides(videos)  # before the pictures are read
-    digest, perceptual, _ = _pictures(index)
-    pictures = SidedPictures(video.astype(np.int32), digest[split], perceptual[split])
-    check_sides(videos, pictures)
-    near = near_duplicates(videos, pictures)
-    found = asdict(near) | {"pictures": len(split), "hashed": int((perceptual != NO_HASH).sum())}
-    return found, [near.warning] if near.warning else []
+    return videos, split, video
 
 
 def audit_shortcuts(
-    index: FaceIndex, positions: Positions, seed: int
+    index: FaceIndex, positions: Positions, pictures: Pictures, seed: int
 ) -> tuple[dict[str, Any], list[str]]:
     """Whether anything but the pixels tells fakes: for ``metrics.json``, and as lines for the user."""
     width, height = (index.crop_box[:, 2:] - index.crop_box[:, :2]).T
@@ -71,7 +96,7 @@ def audit_shortcuts(
         "key_frame": index.key_frame,
         "crop_width": width,
         "crop_height": height,
-        "bytes": _pictures(index)[2],
+        "bytes": pictures.size,
         "detector_score": index.detector_score,
     }
     chosen = {name: values[positions] for name, values in columns.items()}
@@ -80,10 +105,8 @@ def audit_shortcuts(
     return asdict(found) | {"told": bool(told)}, told
 
 
-def _pictures(
-    index: FaceIndex,
-) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-    """Digest, perceptual hash (of some) and bytes of every face's picture."""
+def read_pictures(index: FaceIndex) -> Pictures:
+    """Every face's picture, read once; the folds of a cross-validation share what was read."""
     every = -(-len(index) // HASHED)
     with ThreadPoolExecutor(_THREADS) as pool:
         files = list(pool.map(functools.partial(_pictures_of, every=every), index.files))
@@ -96,7 +119,7 @@ def _pictures(
     for number, begin in enumerate(begins[:-1]):
         mine = index.file == number
         rows[mine] = begin + groups[number][index.row_group[mine]] + index.row[mine]
-    return digest[rows], perceptual[rows], sizes[rows]
+    return Pictures(digest[rows], perceptual[rows], sizes[rows])
 
 
 @functools.lru_cache(maxsize=4096)

@@ -4,7 +4,7 @@ An :class:`Augmentation` says how strong each change may be, :func:`draw` takes 
 of them from that picture's own generator, :func:`apply` carries them out: cutout, mirror, turn,
 colour, blur, loss of resolution, noise, JPEG, in this order. Nothing here knows a label, and no
 change measures the picture it is applied to: both classes pass the same changes, above all the same
-compression, and the two pictures of a self-blended pair get one draw (:func:`augment_pair`).
+compression, and the two pictures of a pair get one draw.
 
 Pillow, NumPy, SciPy and one function of torch's do the work, each on the calling thread alone and
 without any random state of their own, so that pixels do not depend on the number of threads.
@@ -212,9 +212,11 @@ SBI: Final = Augmentation(
 From its published code: half mirrored; each of red, green and blue by ±20 levels; brightness and
 contrast ±0.3; JPEG 40 to 100 on half. There shift and brightness have a probability of 0.3 each,
 here both come together on half (0.51 get at least one there). Its shifts of hue, saturation and
-value by 0.3 are 0.3 of a level of 255 in its library, next to nothing, and are left out. A pair
-goes through :func:`augment_pair`.
+value by 0.3 are 0.3 of a level of 255 in its library, next to nothing, and are left out.
 """
+
+SELF_BLENDED: Final = "sbi"
+"""The preset whose fakes are made of the reals."""
 
 PRESETS: Final[Mapping[str, Augmentation]] = {
     "none": NONE,
@@ -222,7 +224,7 @@ PRESETS: Final[Mapping[str, Augmentation]] = {
     "light": LIGHT,
     "classic": CLASSIC,
     "dfdc": DFDC,
-    "sbi": SBI,
+    SELF_BLENDED: SBI,
 }
 
 
@@ -256,37 +258,8 @@ class Changes:
     quality: int | None = None
 
 
-def augment(
-    picture: Picture, landmarks: Landmarks | None, random: np.random.Generator, recipe: Augmentation
-) -> Picture:
-    """A picture after one draw of ``recipe``.
-
-    :param picture: (H, W, 3) uint8 RGB, the network's square before scaling; not written to.
-    :param landmarks: (5, 2) in pixels of the picture, see :func:`landmarks_in_cut`; None: nothing
-        is cut out.
-    :param random: of this picture alone: equal seeds give equal pixels, whatever else runs.
-    :returns: (H, W, 3) uint8; ``picture`` itself where the draw changes nothing.
-    """
-    return apply(picture, landmarks, draw(recipe, random))
-
-
-def augment_pair(
-    real: Picture,
-    fake: Picture,
-    landmarks: Landmarks | None,
-    random: np.random.Generator,
-    recipe: Augmentation,
-) -> tuple[Picture, Picture]:
-    """Both pictures of a self-blended pair after one draw: the same changes, the same noise.
-
-    Parameters as in :func:`augment`; the landmarks are those of both.
-    """
-    changes = draw(recipe, random)
-    return apply(real, landmarks, changes), apply(fake, landmarks, changes)
-
-
 def draw(recipe: Augmentation, random: np.random.Generator) -> Changes:
-    """One picture's changes. They depend on the recipe and the generator alone."""
+    """One picture's or one pair's changes: they depend on the recipe and the generator alone."""
     cutout = _given(recipe.cutout, random)
     warp, colour = _given(recipe.warp, random), _given(recipe.colour, random)
     blur, downscale = _given(recipe.blur, random), _given(recipe.downscale, random)
@@ -344,7 +317,13 @@ def _draw_downscale(
 
 
 def apply(picture: Picture, landmarks: Landmarks | None, changes: Changes) -> Picture:
-    """A picture after ``changes``; shapes as in :func:`augment`."""
+    """A picture after ``changes``.
+
+    :param picture: (H, W, 3) uint8 RGB, the network's square before scaling; not written to.
+    :param landmarks: (5, 2) in pixels of the picture, see :func:`landmarks_in_cut`; None: nothing
+        is cut out.
+    :returns: (H, W, 3) uint8; ``picture`` itself where nothing changes.
+    """
     if changes.part is not None and landmarks is not None:
         picture = cut_out(picture, landmarks, changes.part)
     if changes.flip:

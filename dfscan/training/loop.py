@@ -8,7 +8,6 @@ schedule are part of the checkpoint.
 import contextlib
 import csv
 import io
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,15 +47,25 @@ _EPOCH_SEEDS: Final = 100_003
 Report = Callable[[dict[str, Any]], None]
 
 
-def train_rank(plan: Plan, out: Path, rank: int, world: int, device: str, report: Report) -> None:
+def train_rank(
+    plan: Plan,
+    out: Path,
+    rank: int,
+    world: int,
+    device: str,
+    report: Report,
+    *,
+    show_steps: bool = False,
+) -> None:
     """Train on this rank's share, from the last checkpoint on; rank 0 writes the run folder.
 
     With ``world`` > 1 a torch.distributed process group must exist already. ``report`` is called
-    once an epoch on every rank, with the same metrics.
+    once an epoch on every rank, with the same metrics; ``show_steps`` draws a bar of each epoch's
+    steps on stderr.
 
     :raises UsageError: training diverged, or a setting does not suit the device.
     """
-    run = _Run(plan, out, rank, world, device)
+    run = _Run(plan, out, rank, world, device, show_steps)
     done = run.resume()
     first = 0
     for number, phase in enumerate(plan.config.stages(), start=1):
@@ -74,9 +83,12 @@ def train_rank(plan: Plan, out: Path, rank: int, world: int, device: str, report
 class _Run:
     """One rank's state over the epochs."""
 
-    def __init__(self, plan: Plan, out: Path, rank: int, world: int, device: str) -> None:
+    def __init__(
+        self, plan: Plan, out: Path, rank: int, world: int, device: str, show_steps: bool
+    ) -> None:
         self._plan, self._out, self._config = plan, out, plan.config
         self._rank, self._world, self._device = rank, world, torch.device(device)
+        self._show_steps = show_steps
         assert plan.recipe.input is not None
         self._input = plan.recipe.input
         threads = max(1, torch.get_num_threads())
@@ -215,7 +227,7 @@ class _Run:
             range(self._plan.steps),
             desc=f"epoch {number + 1}",
             leave=False,
-            disable=self._rank > 0 or not sys.stderr.isatty(),
+            disable=not self._show_steps,
         )
 
     def _step(self, batch: Batch) -> Tensor:

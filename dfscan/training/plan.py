@@ -17,15 +17,14 @@ from dfscan.facesets import FaceSet, open_facesets
 from dfscan.models.backbones import create_network, has_published_weights, network_input
 from dfscan.models.freezing import unfreeze
 from dfscan.recipe import FaceRecipe, NetworkInput, differences
-from dfscan.splits import Sides, fold_groups, split_groups
-from dfscan.training.audits import audit_leaks, audit_shortcuts
+from dfscan.splits import SIDES, Sides, fold_groups, split_groups
+from dfscan.training.audits import audit_leaks, audit_shortcuts, check_videos, read_pictures
+from dfscan.training.augment import SELF_BLENDED
 from dfscan.training.identities import join_people
 from dfscan.training.index import FaceIndex, build_index
 from dfscan.training.sampling import Sampler, make_sampler
 
 Positions = npt.NDArray[np.int64]
-
-SIDES = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -149,17 +148,22 @@ def _sides(index: FaceIndex, config: TrainConfig) -> tuple[Sides, list[str]]:
         )
     sides = _swept(sides, members, config)
     classes = {label for group, label in members if group in sides.train}
-    if len(classes) < 2 and config.augment != "sbi":
+    if len(classes) < 2 and config.augment != SELF_BLENDED:
         only = classes.pop() if classes else "no"
         raise UsageError(
             f"the training side has only {only} faces: a classifier needs both labels in at least "
             "two groups of related videos"
         )
     notes = []
+    if config.folds is not None and "val_fraction" in config.model_fields_set:
+        notes.append("val_fraction is not used: each fold is the validation side once")
     for name in ("validation", "test"):
         labels = {label for group, label in members if group in getattr(sides, name)}
         if len(labels) == 1:
-            notes.append(f"the {name} side has only {labels.pop()} faces: it will have no AUC")
+            kept = " and the last epoch is kept" if name == "validation" else ""
+            notes.append(
+                f"the {name} side has only {labels.pop()} faces: it will have no AUC{kept}"
+            )
         elif not labels and (name == "validation" or config.test_fraction):
             notes.append(f"too few groups for a {name} side: {len(index.groups)} in all")
     return sides, notes
@@ -191,8 +195,10 @@ def _audited(
 
     :raises UsageError: a group, an original or a picture lies on two sides.
     """
-    leaks, said = audit_leaks(index, sides)
-    shortcuts, warned = audit_shortcuts(index, sides["train"], config.seed)
+    check_videos(index, sides)
+    pictures = read_pictures(index)
+    leaks, said = audit_leaks(index, sides, pictures)
+    shortcuts, warned = audit_shortcuts(index, sides["train"], pictures, config.seed)
     return {"leaks": leaks, "shortcuts": shortcuts}, said + warned
 
 
@@ -223,7 +229,7 @@ def _steps(sampler: Sampler, config: TrainConfig, world: int) -> tuple[int, int]
 
     :raises UsageError: there are too few faces.
     """
-    together = 2 if config.augment == "sbi" else sampler.items.shape[1]
+    together = 2 if config.augment == SELF_BLENDED else sampler.items.shape[1]
     faces = sampler.count * together
     share = min(max(1, config.batch_size // world), faces // world)
     share -= share % together

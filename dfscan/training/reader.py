@@ -19,7 +19,7 @@ from dfscan import storage
 from dfscan.errors import SourceError
 from dfscan.faces.crops import PictureError, cut_out, decode
 from dfscan.recipe import NetworkInput
-from dfscan.training.augment import PRESETS, Changes, apply, draw, landmarks_in_cut
+from dfscan.training.augment import PRESETS, SELF_BLENDED, Changes, apply, draw, landmarks_in_cut
 from dfscan.training.index import FaceIndex
 from dfscan.training.selfblend import self_blend
 
@@ -31,9 +31,6 @@ ROW_GROUPS: Final = 16
 
 AHEAD: Final = 4
 """Batches that are decoded ahead of the training thread."""
-
-SELF_BLENDED: Final = "sbi"
-"""The augmentation that makes the fakes itself."""
 
 _COLUMNS: Final = ["image", "crop_box", "box", "landmarks"]
 
@@ -199,7 +196,8 @@ class FaceReader:
             try:
                 with ThreadPoolExecutor(self._threads) as pool:
                     for chunk in _chunks(items, size):
-                        asked.wait()
+                        while not (stop.is_set() or asked.wait(0.1)):
+                            continue
                         if stop.is_set():
                             return
                         for made in pool.map(lambda item: self._faces(item, augmentation), chunk):
@@ -226,7 +224,6 @@ class FaceReader:
                 yield item
         finally:
             stop.set()
-            asked.set()
             thread.join()
 
     def _faces(self, item: _Item, augmentation: str) -> list[_Face]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from dfscan.config import Balance, TrainConfig
 from dfscan.errors import UsageError
+from dfscan.training.augment import SELF_BLENDED
 from dfscan.training.index import FaceIndex
 
 Positions = npt.NDArray[np.int64]
@@ -77,7 +78,7 @@ def make_sampler(index: FaceIndex, positions: Positions, config: TrainConfig) ->
     items = positions[:, None]
     if config.paired:
         items = pairs(index, positions)
-    elif config.augment == "sbi":
+    elif config.augment == SELF_BLENDED:
         items = items[~index.fake[positions]]
         if not len(items):
             raise UsageError(
@@ -89,7 +90,7 @@ def make_sampler(index: FaceIndex, positions: Positions, config: TrainConfig) ->
         reals = len(items) - fakes
         count = reals + min(reals, fakes)
     if config.epoch_faces is not None:
-        together = 2 if config.augment == "sbi" else items.shape[1]
+        together = 2 if config.augment == SELF_BLENDED else items.shape[1]
         count = max(1, config.epoch_faces // together)
     mix = config.mix or (1.0,) * len(index.datasets)
     return Sampler(index, items, config.balance, mix, count)

@@ -10,7 +10,8 @@ from making_faces import RECIPE, face, person, write_faces
 from dfscan.config import InputConfig, TrainConfig, build
 from dfscan.errors import ConfigError, SourceError, UsageError
 from dfscan.recipe import Crop, Sampling
-from dfscan.training.plan import SIDES, Plan, make_plan
+from dfscan.splits import SIDES
+from dfscan.training.plan import Plan, make_plan
 
 PEOPLE = 14
 

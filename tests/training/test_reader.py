@@ -221,6 +221,15 @@ def test_decoding_while_the_consumer_waits_gives_the_same_batches(
 
 
 @pytest.mark.parametrize("ahead", [True, False])
+def test_an_epoch_may_end_in_the_middle_of_what_was_decoded(many: FaceIndex, ahead: bool) -> None:
+    reader = FaceReader(many, INPUT, ahead=ahead)
+    found = pairs(many, everything(many))
+    for steps in (1, 2, 3):  # a chunk of pairs makes two batches
+        assert len(list(reader.train_batches(found, 6, steps, 0, "none"))) == steps
+    assert "dfscan-reader" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("ahead", [True, False])
 def test_faces_are_decoded_beside_a_gpu_and_between_the_steps_of_a_cpu(
     many: FaceIndex, ahead: bool
 ) -> None:
