@@ -14,7 +14,12 @@ from pydantic import Field
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from dfscan.aggregation import Aggregation
+from dfscan.errors import UsageError
 from dfscan.recipe import Sampling, Strict
+
+TOP_REALS: Final = 200
+"""Scores of reals that a calibration keeps, at most: the highest."""
 
 MIN_PER_CLASS: Final = 8
 """Fewer held-out videos of a class than this say too little about probabilities."""
@@ -28,6 +33,11 @@ class Calibration(Strict):
     scored faces (one a frame, mostly) of the videos it was fitted on, None in a file that does not
     say; ``reals`` and ``fakes`` say how many videos those were, ``prior`` the share of fakes that
     ``p_fake`` assumes.
+
+    ``people`` times the natural logarithm of the number of people is added inside: the largest of
+    several people's scores is high by chance already. ``threshold`` is the operating point on
+    ``p_fake`` that was chosen on the same videos, ``top_reals`` are the highest log-likelihood
+    ratios of their reals, falling, from which :meth:`at_fpr` takes another.
     """
 
     scale: float = Field(gt=0)
@@ -35,17 +45,40 @@ class Calibration(Strict):
     prior: Annotated[float, Field(gt=0, lt=1)] = 0.5
     reals: int = Field(ge=1)
     fakes: int = Field(ge=1)
-    aggregation: str = "mean"
+    aggregation: Aggregation = "mean"
     sampling: Sampling
     frames_median: float | None = Field(None, gt=0)
+    people: float = 0.0
+    threshold: float | None = Field(None, ge=0, le=1)
+    top_reals: tuple[float, ...] = ()
 
-    def p_fake(self, score: float) -> float:
-        """Probability that a video with this aggregated logit is fake."""
-        return float(expit(self.scale * score + self.offset))
+    def logit(self, score: float, people: int = 1) -> float:
+        """The logit of :meth:`p_fake`."""
+        return self.scale * score + self.offset + self.people * math.log(max(1, people))
 
-    def llr(self, score: float) -> float:
+    def p_fake(self, score: float, people: int = 1) -> float:
+        """Probability that a video with this aggregated logit and so many people is fake."""
+        return float(expit(self.logit(score, people)))
+
+    def llr(self, score: float, people: int = 1) -> float:
         """Natural log-likelihood ratio, fake against real."""
-        return self.scale * score + self.offset - math.log(self.prior / (1 - self.prior))
+        return self.logit(score, people) - math.log(self.prior / (1 - self.prior))
+
+    def at_fpr(self, share: float) -> float:
+        """The threshold on ``p_fake`` above which at most this share of the held-out reals lies.
+
+        :raises UsageError: there were too few reals to say, or the file does not hold their scores.
+        """
+        allowed = int(share * self.reals + 1e-9)
+        if not self.top_reals:
+            raise UsageError("score.at_fpr: the model does not hold its reals' scores: train again")
+        if not 0 < allowed < len(self.top_reals):
+            raise UsageError(
+                f"score.at_fpr: got {share:g}; {self.reals} held-out reals allow for "
+                f"{1 / self.reals:.3g} to {(len(self.top_reals) - 1) / self.reals:.3g}"
+            )
+        prior = math.log(self.prior / (1 - self.prior))
+        return math.nextafter(float(expit(self.top_reals[allowed] + prior)), 1)
 
 
 def fit(
@@ -54,11 +87,15 @@ def fit(
     sampling: Sampling,
     min_per_class: int = MIN_PER_CLASS,
     frames: npt.NDArray[np.int64] | None = None,
+    aggregation: Aggregation = "mean",
+    people: npt.NDArray[np.int64] | None = None,
 ) -> Calibration | None:
     """Fit on held-out videos.
 
     :param scores: (N,) aggregated logits. :param fake: (N,) True for fakes.
-    :param frames: (N,) how many faces each score is the mean of, where that is known.
+    :param frames: (N,) how many faces each score is made of, where that is known.
+    :param people: (N,) people in each video; given, their number is part of the map, where the
+        videos differ in it.
     :returns: None where a class has fewer than ``min_per_class`` videos, or where higher scores
         do not mean fakes (the map must rise).
     """
@@ -68,14 +105,20 @@ def fit(
     targets = np.where(fake, (fakes + 1) / (fakes + 2), 1 / (reals + 2))
     weights = np.where(fake, 0.5 / fakes, 0.5 / reals)
     spread = float(scores.std()) or 1.0
+    columns = [scores / spread, np.ones(len(scores))]
+    crowd = np.zeros(len(scores)) if people is None else np.log(np.maximum(people, 1))
+    if crowd.std() > 0:
+        columns.append(crowd)
+    design = np.stack(columns, axis=1)
 
     def loss(parameters: npt.NDArray[np.float64]) -> float:
-        z = parameters[0] * scores / spread + parameters[1]
+        z = design @ parameters
         return float((weights * (np.logaddexp(0, z) - targets * z)).sum())
 
-    scale, offset = minimize(loss, np.array([1.0, 0.0]), method="BFGS").x
+    scale, offset, *rest = minimize(loss, np.eye(len(columns))[0], method="BFGS").x
     if scale <= 0:
         return None
+    ratios = design[~fake] @ (scale, offset, *rest)  # at even odds the logit is the ratio
     return Calibration(
         scale=float(scale) / spread,
         offset=float(offset),
@@ -83,4 +126,7 @@ def fit(
         fakes=fakes,
         sampling=sampling,
         frames_median=None if frames is None else float(np.median(frames)),
+        aggregation=aggregation,
+        people=float(rest[0]) if rest else 0.0,
+        top_reals=tuple(np.sort(ratios)[::-1][:TOP_REALS].tolist()),
     )

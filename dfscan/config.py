@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from dfscan.aggregation import Aggregation
 from dfscan.errors import ConfigError, did_you_mean
 from dfscan.recipe import (
     Crop,
@@ -347,12 +348,25 @@ class TrainConfig(VerbConfig):
 _PHASE_KEYS: Final = ("epochs", "optimizer", "lr", "weight_decay", "schedule")
 
 
+class Evidence(Strict):
+    """What a verdict needs that is not to be UNCERTAIN; each may be set to 0.
+
+    ``errors``: the score lies further from the threshold than so many standard errors of its
+    frames' mean. Frames of one video are alike, so the true error is larger.
+    """
+
+    frames: int = Field(4, ge=0, description="frames with a face, where so many were looked at")
+    face_px: float = Field(32.0, ge=0, description="median size of the faces in pixels")
+    sharpness: float = Field(0.004, ge=0, description="median sharpness of the faces")
+    errors: float = Field(2.0, ge=0, description="standard errors between score and threshold")
+
+
 class ScoreConfig(LookConfig):
     """``dfscan score``: videos → one verdict each."""
 
     exclusive: ClassVar[tuple[str, ...]] = ("stride", "frames", "every")
 
-    model: PathText | None = None
+    model: Paths = Field((), description="one, or several whose scores are averaged")
     out: PathText = "verdicts.parquet"
     stride: Stride | None = None
     frames: int | None = Field(None, ge=1)
@@ -362,13 +376,20 @@ class ScoreConfig(LookConfig):
     min_frames: int = Field(
         1, ge=1, description="frames with a face that a verdict needs; fewer: null"
     )
-    batch_size: int = Field(32, ge=1)
+    at_fpr: float | None = Field(
+        None, gt=0, lt=1, description="threshold by the model's held-out reals: called FAKE at most"
+    )
+    aggregation: Aggregation = Field("mean", description="how the faces' scores become one")
+    evidence: Evidence = Evidence()
+    batch_size: int = Field(32, ge=1, description="faces that go through the network together")
 
     @model_validator(mode="after")
     def _one_sampling(self) -> "ScoreConfig":
         given = [n for n in self.exclusive if getattr(self, n) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other: give one of them")
+        if self.threshold is not None and self.at_fpr is not None:
+            raise ValueError("threshold and at_fpr exclude each other: give one of them")
         return self
 
     def sampling(self, mode: SamplingMode) -> Sampling:

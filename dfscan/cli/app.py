@@ -300,7 +300,12 @@ def train(
 @app.command()
 def score(
     source: Sources = None,
-    model: Annotated[str | None, typer.Option(help="model.safetensors, or a run folder.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="model.safetensors, or a run folder; several: averaged.", show_default=False
+        ),
+    ] = None,
     out: Annotated[
         str | None, typer.Option(help="Verdicts to write (default: verdicts.parquet).")
     ] = None,
@@ -312,6 +317,13 @@ def score(
     phase: Phase = None,
     threshold: Annotated[
         float | None, typer.Option(help="p_fake from which a video is FAKE.")
+    ] = None,
+    at_fpr: Annotated[
+        float | None,
+        typer.Option(help="Threshold that called this share of the model's held-out reals FAKE."),
+    ] = None,
+    aggregation: Annotated[
+        str | None, typer.Option(help="mean, confident, max_track or trimmed (default: mean).")
     ] = None,
     layout: LayoutFlag = None,
     allow_gone: AllowGone = None,
@@ -330,8 +342,9 @@ def score(
 ) -> None:
     """Videos -> one verdict each (Parquet)."""
     flags = {
-        "source": source or None, "model": model, "out": out, "frames": frames, "every": every,
-        "stride": stride, "phase": phase, "threshold": threshold, "layout": layout,
+        "source": source or None, "model": model or None, "out": out, "frames": frames,
+        "every": every, "stride": stride, "phase": phase, "threshold": threshold,
+        "at_fpr": at_fpr, "aggregation": aggregation, "layout": layout,
         "allow_gone": allow_gone, "max_failed": max_failed, "inline": inline, "workers": workers,
         "gpus": gpus, "ray_address": ray_address, "overwrite": overwrite,
     }  # fmt: skip

@@ -98,7 +98,7 @@ def cut_out(
 ) -> npt.NDArray[np.uint8]:
     """As :func:`cut`, of a crop that is decoded already: (H, W, 3) uint8."""
     picture = Image.fromarray(crop)
-    region = _region(picture.size, crop_box, grow(box, recipe.margin))
+    region = region_of(picture.size, crop_box, grow(box, recipe.margin))
     size, resample = recipe.size, _FILTERS[recipe.interpolation]
     if recipe.square == "stretch":
         return np.asarray(picture.resize((size, size), resample, box=region))
@@ -113,8 +113,11 @@ def cut_out(
     return np.asarray(canvas)
 
 
-def _region(size: tuple[int, int], crop_box: Box, wanted: Box) -> Box:
-    """``wanted`` (pixels of the frame) in pixels of the stored picture, clipped to it."""
+def region_of(size: tuple[int, int], crop_box: Box, wanted: Box) -> Box:
+    """``wanted`` (pixels of the frame) in pixels of the stored picture, clipped to it.
+
+    :param size: width and height of the stored picture, which shows ``crop_box`` of the frame.
+    """
     scale_x = size[0] / (crop_box[2] - crop_box[0])
     scale_y = size[1] / (crop_box[3] - crop_box[1])
     x0 = min(max((wanted[0] - crop_box[0]) * scale_x, 0.0), size[0] - 1.0)

@@ -1,7 +1,9 @@
 """``dfscan score``: list, plan, run units, merge their verdicts into one file."""
 
+import math
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dfscan import storage
+from dfscan.aggregation import logit_of, sigmoid
+from dfscan.calibration import Calibration
 from dfscan.config import ScoreConfig
 from dfscan.errors import ConfigError, OutputError
 from dfscan.jobs.looking import GONE_LIMIT, left_to_do, list_sources, make_looker
@@ -17,11 +21,11 @@ from dfscan.jobs.pool import check_cluster, run_units
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import ScoreResult
 from dfscan.models.modelfile import ModelHeader, find_model, load_model
-from dfscan.recipe import fingerprint
+from dfscan.recipe import differences, fingerprint
 from dfscan.records import VERDICT_SCHEMA, VideoRef
-from dfscan.steps.score import ScoreStep
+from dfscan.steps.score import NamedModel, ScoreStep
 from dfscan.steps.units import plan_units
-from dfscan.verdicts import Rule
+from dfscan.verdicts import Rule, ensemble
 
 
 def run(config: ScoreConfig, progress: Progress) -> ScoreResult:
@@ -34,14 +38,13 @@ def run(config: ScoreConfig, progress: Progress) -> ScoreResult:
     out = Path(config.out).absolute()
     if out.suffix != ".parquet" or out.is_dir():
         raise ConfigError(f"score.out: got {config.out!r}; must be a file that ends in .parquet")
-    model = find_model(config.model)
-    loaded = load_model(model)
+    models = _models(config)
     check_cluster(config)
     videos = list_sources(config, progress)
-    step = _step(config, model, loaded.header, loaded.sha256, parts_folder(out), progress)
-    if loaded.header.calibration is None and config.threshold is None:
+    step = _step(config, models, parts_folder(out), progress)
+    if step.rule.calibration is None and not step.rule.forced:
         progress.note(
-            "the model is not calibrated: every verdict will be UNCERTAIN; --threshold 0.5 "
+            f"{_uncalibrated(config)}: every verdict will be UNCERTAIN; --threshold 0.5 "
             "decides anyway (with --overwrite where verdicts exist already)"
         )
     with storage.Lock(out.with_name(f".{out.name}.lock"), out) as lock:
@@ -78,35 +81,115 @@ def parts_folder(out: Path) -> Path:
     return out.with_name(out.name + ".parts")
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """A model of this run: where it is, and what its file says."""
+
+    named: NamedModel
+    header: ModelHeader
+
+
+def _models(config: ScoreConfig) -> list[_Loaded]:
+    """Every model, once loaded and so known to be whole.
+
+    :raises ModelError: one is missing or damaged. :raises ConfigError: one is given twice, or their
+        faces are found or cut in different ways.
+    """
+    found: list[_Loaded] = []
+    for given in config.model or (None,):
+        path = find_model(given)
+        model = load_model(path)
+        loaded = _Loaded(NamedModel(path, model.sha256), model.header)
+        for other in found:
+            if other.named.sha256 == model.sha256:
+                raise ConfigError(f"score.model: {path} and {other.named.path} are the same model")
+            changed = differences(_faces_of(other.header), _faces_of(model.header))
+            if changed:
+                raise ConfigError(
+                    f"score.model: {other.named.path} and {path} learned from faces found or cut in "
+                    f"different ways ({'; '.join(changed)}): score with each and compare"
+                )
+        found.append(loaded)
+    return found
+
+
+def _faces_of(header: ModelHeader) -> dict[str, Any]:
+    """What models that judge the same faces must share: all but the network's input and which
+    frames their training took."""
+    recipe = header.recipe.model_dump(mode="json", exclude={"input", "sampling"})
+    return recipe | {"sampling": header.recipe.sampling.mode}
+
+
+def _uncalibrated(config: ScoreConfig) -> str:
+    subject = "one of the models" if len(config.model) > 1 else "the model"
+    how = "" if config.aggregation == "mean" else f" for {config.aggregation}"
+    return f"{subject} is not calibrated{how}"
+
+
 def _step(
-    config: ScoreConfig,
-    model: Path,
-    header: ModelHeader,
-    sha256: str,
-    target: Path,
-    progress: Progress,
+    config: ScoreConfig, models: Sequence[_Loaded], target: Path, progress: Progress
 ) -> ScoreStep:
+    header = models[0].header
     sampling = config.sampling(header.recipe.sampling.mode)
     recipe = header.recipe.model_copy(update={"sampling": sampling})
-    threshold = header.threshold if config.threshold is None else config.threshold
-    rule = Rule(header.calibration, threshold, config.threshold is not None, config.min_frames)
+    calibrations = tuple(m.header.calibrated(config.aggregation) for m in models)
+    calibration = ensemble(calibrations)
+    threshold = _threshold(config, models, calibrations)
+    rule = Rule(
+        calibration=calibration,
+        threshold=threshold,
+        forced=config.threshold is not None,
+        min_frames=config.min_frames,
+        aggregation=config.aggregation,
+        evidence=config.evidence,
+    )
     deciding = {
         "recipe": recipe.hash(),
-        "models": [sha256],
+        "models": sorted(m.named.sha256 for m in models),
         "threshold": threshold,
         "forced": rule.forced,
         "min_frames": config.min_frames,
+        "aggregation": config.aggregation,
+        "evidence": config.evidence.model_dump(mode="json"),
         "max_bytes": config.max_bytes,
     }
     return ScoreStep(
         look=make_looker(config, recipe, progress),
-        model=model,
-        model_sha256=sha256,
+        models=tuple(m.named for m in models),
+        calibrations=calibrations,
         rule=rule,
         batch_size=config.batch_size,
         config_hash=fingerprint(deciding),
         target=target,
     )
+
+
+def _threshold(
+    config: ScoreConfig, models: Sequence[_Loaded], calibrations: Sequence[Calibration | None]
+) -> float:
+    """On ``p_fake``: the user's, one for a false-positive rate, or the mean of the models' own.
+
+    :raises ConfigError: a false-positive rate is asked of models that cannot tell.
+    """
+    if config.threshold is not None:
+        return config.threshold
+    if config.at_fpr is not None:
+        if len(models) > 1:
+            raise ConfigError(
+                "score.at_fpr: what several models together call FAKE is known of none: give "
+                "--threshold, or one model"
+            )
+        (only,) = calibrations
+        if only is None:
+            raise ConfigError(f"score.at_fpr: {_uncalibrated(config)}: give --threshold")
+        return only.at_fpr(config.at_fpr)
+    own = [
+        m.header.threshold if c is None or c.threshold is None else c.threshold
+        for m, c in zip(models, calibrations, strict=True)
+    ]
+    if len(own) == 1:
+        return own[0]
+    return sigmoid(math.fsum(logit_of(min(max(t, 1e-6), 1 - 1e-6)) for t in own) / len(own))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy.special import expit
 
 from dfscan import __version__, calibration, storage
+from dfscan.aggregation import AGGREGATIONS, Aggregation, aggregate, long_tracks
 from dfscan.calibration import Calibration
 from dfscan.metrics import (
     by_attribute,
@@ -47,7 +48,7 @@ class Outputs:
     """Logits of one side by face and by video, with their truth and groups.
 
     ``attributes`` are those of each video, ``faces_a_video`` how many were judged, ``bad`` names pictures
-    that did not decode.
+    that did not decode, ``by_video`` are the logits and tracks of each video's faces.
     """
 
     faces: tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[Any]]
@@ -55,6 +56,7 @@ class Outputs:
     attributes: Sequence[Mapping[str, str]]
     faces_a_video: npt.NDArray[np.int64]
     bad: tuple[str, ...]
+    by_video: Sequence[tuple[list[float], list[int | None]]]
 
 
 def read_outputs(out: Path, side: str) -> Outputs | None:
@@ -69,12 +71,19 @@ def read_outputs(out: Path, side: str) -> Outputs | None:
     videos, video_logits, video_fake = by_video(names, logits, fake)
     attributes = dict(zip(names, table["attributes"].to_pylist(), strict=True))
     said = (table.schema.metadata or {}).get(b"bad", b"").decode()
+    faces: dict[str, tuple[list[float], list[int | None]]] = {name: ([], []) for name in videos}
+    for name, logit, track in zip(
+        names, logits.tolist(), table["track_id"].to_pylist(), strict=True
+    ):
+        faces[name][0].append(logit)
+        faces[name][1].append(None if track < 0 else track)
     return Outputs(
         faces=(logits, fake, groups),
         videos=(video_logits, video_fake, groups_by_video(names, groups)),
         attributes=[entries_to_dict(attributes[name]) for name in videos],
         faces_a_video=np.unique(names, return_counts=True)[1],
         bad=tuple(said.splitlines()),
+        by_video=[faces[name] for name in videos],
     )
 
 
@@ -97,9 +106,8 @@ def conclude(out: Path, plan: Plan) -> dict[str, Any]:
     held_out = outputs["validation"]
     model = load_model(out / FILE_NAME)
     best_epoch = model.header.training["epoch"]
-    fitted = calibration.fit(
-        *held_out.videos[:2], plan.recipe.sampling, frames=held_out.faces_a_video
-    )
+    fitted = _calibrated(held_out, "mean", plan)
+    others = (_calibrated(held_out, how, plan) for how in AGGREGATIONS if how != "mean")
     logit = choose_threshold(*held_out.videos[:2], plan.config.threshold)
     results = {side: _measured(found, logit or 0.0) for side, found in outputs.items()}
     training = {
@@ -111,7 +119,12 @@ def conclude(out: Path, plan: Plan) -> dict[str, Any]:
     }
     threshold = 0.5 if logit is None else _probability(logit, fitted)
     header = model.header.model_copy(
-        update={"calibration": fitted, "threshold": threshold, "training": training}
+        update={
+            "calibration": fitted,
+            "calibrations": tuple(found for found in others if found is not None),
+            "threshold": threshold,
+            "training": training,
+        }
     )
     digest = save_model(out / FILE_NAME, model.network, header)
     metrics = {
@@ -171,6 +184,35 @@ def _together(out: Path, names: Sequence[str]) -> dict[str, Any]:
         scores, fake, groups = (np.concatenate([p[i] for p in parts]) for i in range(3))
         result[by] = measure(scores, fake, groups)
     return {"out_of_fold": result}
+
+
+def _calibrated(held_out: Outputs, how: Aggregation, plan: Plan) -> Calibration | None:
+    """The map for one way of aggregating, with its operating point; None where there is too little.
+
+    ``max_track`` knows nothing of videos without a track that is long enough.
+    """
+    scores = [aggregate(how, *faces) for faces in held_out.by_video]
+    there = np.array([score is not None for score in scores], bool)
+    found = np.array([score for score in scores if score is not None], np.float64)
+    fake = held_out.videos[1][there]
+    people = None
+    if how == "max_track":
+        counts = np.array([len(long_tracks(*faces)) for faces in held_out.by_video], np.int64)
+        people = counts[there]
+    fitted = calibration.fit(
+        found,
+        fake,
+        plan.recipe.sampling,
+        frames=held_out.faces_a_video[there],
+        aggregation=how,
+        people=people,
+    )
+    if fitted is None:
+        return None
+    many = people if people is not None else np.ones(len(found), int)
+    logits = np.array([fitted.logit(*pair) for pair in zip(found, many.tolist(), strict=True)])
+    point = choose_threshold(logits, fake, plan.config.threshold)
+    return fitted.model_copy(update={"threshold": None if point is None else float(expit(point))})
 
 
 def _chosen_by(held_out: Outputs) -> str:

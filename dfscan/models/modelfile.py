@@ -17,6 +17,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from dfscan import __version__, storage
+from dfscan.aggregation import Aggregation
 from dfscan.calibration import Calibration
 from dfscan.errors import ModelError, VideoError
 from dfscan.models.backbones import create_network
@@ -25,7 +26,7 @@ from dfscan.recipe import FaceRecipe, Head, Strict
 from dfscan.records import LABELS
 
 FILE_NAME: Final = "model.safetensors"
-FORMAT: Final = 2
+FORMAT: Final = 3
 _KEY: Final = "dfscan"
 
 
@@ -33,8 +34,9 @@ class ModelHeader(Strict):
     """What a model file says of itself.
 
     ``labels`` are in the order of class indices; the single output is the logit of the last.
-    ``threshold`` is on ``p_fake``. ``calibration`` is null for a model that has none. ``head`` came
-    with format 2; the heads of format 1 are linear.
+    ``threshold`` is on ``p_fake``. ``calibration`` is null for a model that has none;
+    ``calibrations``, since format 3, are those for other ways of aggregating. ``head`` came with
+    format 2; the heads of format 1 are linear.
     """
 
     format: int = FORMAT
@@ -45,7 +47,13 @@ class ModelHeader(Strict):
     labels: tuple[str, str] = LABELS
     threshold: float = Field(0.5, ge=0, le=1)
     calibration: Calibration | None = None
+    calibrations: tuple[Calibration, ...] = ()
     training: dict[str, Any] = Field(default_factory=dict)
+
+    def calibrated(self, aggregation: Aggregation) -> Calibration | None:
+        """The calibration for one way of aggregating; None where there is none."""
+        known = (*((self.calibration,) if self.calibration else ()), *self.calibrations)
+        return next((c for c in known if c.aggregation == aggregation), None)
 
 
 @dataclass(frozen=True)

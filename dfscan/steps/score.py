@@ -15,8 +15,10 @@ import numpy as np
 import torch
 
 from dfscan import __version__, storage
+from dfscan.calibration import Calibration
 from dfscan.errors import ModelError
-from dfscan.faces.crops import cut
+from dfscan.faces.crops import cut_out, decode
+from dfscan.faces.quality import sharpness
 from dfscan.models.backbones import normalise
 from dfscan.models.modelfile import Model, load_model
 from dfscan.records import (
@@ -29,21 +31,33 @@ from dfscan.records import (
     to_table,
 )
 from dfscan.steps.lanes import in_lanes
-from dfscan.steps.look import Looker, empty_row
+from dfscan.steps.look import Looker, Seen, empty_row
 from dfscan.steps.units import Unit, UnitResult, singles
 from dfscan.storage import Lease
-from dfscan.verdicts import Rule, judge
+from dfscan.verdicts import Rule, combine, face_px, judge
 
 _LIBRARIES: Final = ("torch", "torchvision", "timm", "numpy", "pillow", "facenet-pytorch")
 
 
 @dataclass(frozen=True)
+class NamedModel:
+    """A model file as the run's start found it."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
 class ScoreStep:
-    """Looks at each video, scores its faces, and commits the unit's verdicts to ``target``."""
+    """Looks at each video, scores its faces, and commits the unit's verdicts to ``target``.
+
+    Several models judge the same faces, each cut as it wants them, and their scores are combined
+    (:func:`~dfscan.verdicts.combine`). ``calibrations`` are theirs, in their order.
+    """
 
     look: Looker
-    model: Path
-    model_sha256: str
+    models: tuple[NamedModel, ...]
+    calibrations: tuple[Calibration | None, ...]
     rule: Rule
     batch_size: int
     config_hash: str
@@ -52,42 +66,74 @@ class ScoreStep:
 
     def __call__(self, unit: Unit) -> UnitResult:
         """Do and commit the unit."""
-        verdicts = []
+        verdicts: list[Verdict] = []
+        waiting: list[Seen] = []
         with contextlib.closing(in_lanes(self.look, self.look.see, unit.videos)) as found:
             for seen in found:
-                verdicts.append(self._verdict(seen.row, seen.faces, self.scores(seen.faces)))
-        return self._commit(unit, verdicts)
+                waiting.append(seen)
+                if sum(len(s.faces) for s in waiting) >= self.batch_size:
+                    verdicts += self._verdicts(waiting)
+                    waiting.clear()
+        return self._commit(unit, [*verdicts, *self._verdicts(waiting)])
 
     def give_up(self, unit: Unit, status: str, reason: str) -> UnitResult:
         """Commit a null verdict with this status for every video, without opening any."""
         rows = [empty_row(ref, status, reason) for ref in unit.videos]
-        return self._commit(unit, [self._verdict(row, [], []) for row in rows])
+        return self._commit(unit, [self._verdict(row, [], [], []) for row in rows])
 
     def split(self, unit: Unit) -> list[Unit]:
         """See :class:`~dfscan.steps.units.Step`."""
         return singles(unit)
 
+    def _verdicts(self, videos: Sequence[Seen]) -> list[Verdict]:
+        """The networks see the faces of several videos together."""
+        faces = [face for seen in videos for face in seen.faces]
+        scores, sharp = self.scores(faces)
+        verdicts, begin = [], 0
+        for seen in videos:
+            own = slice(begin, begin + len(seen.faces))
+            verdicts.append(self._verdict(seen.row, seen.faces, scores[own], sharp[own]))
+            begin = own.stop
+        return verdicts
+
     @torch.inference_mode()
-    def scores(self, faces: Sequence[FaceRow]) -> list[float]:
-        """The logit of each face, computed from the stored crop as training reads it."""
-        model = _model(self.model, self.model_sha256, self.look.device)
-        recipe = model.header.recipe.input
-        assert recipe is not None
-        logits: list[float] = []
+    def scores(self, faces: Sequence[FaceRow]) -> tuple[list[float], list[float]]:
+        """The combined logit of each face, from the stored crop as training reads it; its sharpness."""
+        models = [_model(m.path, m.sha256, self.look.device) for m in self.models]
+        logits: list[list[float]] = [[] for _ in models]
+        sharp: list[float] = []
         for start in range(0, len(faces), self.batch_size):
             batch = faces[start : start + self.batch_size]
-            pixels = np.stack([cut(f.image, f.crop_box, f.box, recipe) for f in batch])
-            tensor = normalise(torch.from_numpy(pixels).to(self.look.device), recipe)
-            logits += model.network(tensor).float().cpu().tolist()
-        return logits
+            crops = [decode(face.image) for face in batch]
+            pairs = list(zip(crops, batch, strict=True))
+            sharp += [sharpness(crop, face.crop_box, face.box) for crop, face in pairs]
+            for model, own in zip(models, logits, strict=True):
+                recipe = model.header.recipe.input
+                assert recipe is not None
+                shown = [cut_out(crop, face.crop_box, face.box, recipe) for crop, face in pairs]
+                tensor = torch.from_numpy(np.stack(shown)).to(self.look.device)
+                own.extend(model.network(normalise(tensor, recipe)).float().cpu().tolist())
+        return combine(logits, self.calibrations), sharp
 
-    def _verdict(self, row: VideoRow, faces: Sequence[FaceRow], logits: Sequence[float]) -> Verdict:
+    def _verdict(
+        self,
+        row: VideoRow,
+        faces: Sequence[FaceRow],
+        logits: Sequence[float],
+        sharp: Sequence[float],
+    ) -> Verdict:
         frames = tuple(
             FrameScore(f.pts_s, f.frame_index, f.track_id, f.box, logit)
             for f, logit in zip(faces, logits, strict=True)
         )
-        judgement = judge(row.status, row.reason, frames, self.rule)
-        sides = [((f.box[2] - f.box[0]) * (f.box[3] - f.box[1])) ** 0.5 for f in faces]
+        judgement = judge(
+            row.status,
+            row.reason,
+            frames,
+            self.rule,
+            sampled=row.frames_sampled,
+            sharpness=statistics.median(sharp) if sharp else None,
+        )
         return Verdict(
             video_id=row.video_id,
             uri=row.uri,
@@ -104,13 +150,14 @@ class ScoreStep:
             threshold=judgement.threshold,
             llr=judgement.llr,
             look="full" if row.frames_sampled else None,
+            tracks=judgement.tracks,
             frames=frames,
             top_frames_s=judgement.top_frames_s,
             width=row.width,
             height=row.height,
             fps=row.fps,
             duration_s=row.duration_s,
-            face_px=statistics.median(sides) if sides else None,
+            face_px=face_px(frames),
             custody=self._custody(row.decoder),
             scanned_at=time.time(),
             elapsed_s=row.elapsed_s,
@@ -121,7 +168,7 @@ class ScoreStep:
             dfscan=__version__,
             recipe_hash=self.look.recipe.hash(),
             config_hash=self.config_hash,
-            models=(self.model_sha256,),
+            models=tuple(model.sha256 for model in self.models),
             decoder=decoder,
             device=self.look.device,
             precision="float32",
@@ -138,7 +185,7 @@ class ScoreStep:
         return UnitResult(len(verdicts), faces, Counter(v.status for v in verdicts))
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=16)
 def _model(path: Path, sha256: str, device: str) -> Model:
     """The model of a run, loaded once a process; the file must still be the one that was named.
 

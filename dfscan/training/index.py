@@ -17,7 +17,7 @@ from dfscan.splits import GroupFacts, groups_of, regroup
 
 _COLUMNS: Final = [
     "video_id", "label", "original", "group", "attributes", "frame_index", "key_frame",
-    "box", "crop_box", "detector_score", "face_diff",
+    "track_id", "box", "crop_box", "detector_score", "face_diff",
 ]  # fmt: skip
 
 
@@ -37,7 +37,7 @@ class FaceIndex:
 
     ``dataset`` (index into ``datasets``), ``file`` (into ``files``), ``row_group`` of the file,
     ``row`` inside it, ``video`` (into ``videos``), ``original`` (likewise, -1: none here),
-    ``group`` (into ``groups``), ``frame`` (presentation order), ``box`` and ``crop_box`` (N, 4)
+    ``group`` (into ``groups``), ``frame`` (presentation order), ``track`` (-1: none), ``box`` and ``crop_box`` (N, 4)
     float32 in pixels of the frame, ``face_diff`` NaN where it is not known.
     """
 
@@ -55,6 +55,7 @@ class FaceIndex:
     fake: npt.NDArray[np.bool_]
     frame: npt.NDArray[np.int32]
     key_frame: npt.NDArray[np.bool_]
+    track: npt.NDArray[np.int16]
     box: npt.NDArray[np.float32]
     crop_box: npt.NDArray[np.float32]
     detector_score: npt.NDArray[np.float32]
@@ -163,6 +164,7 @@ class _Reading:
                 "fake": pc.equal(table["label"], "FAKE").to_numpy(),
                 "frame": _numbers(table, "frame_index", np.int32),
                 "key_frame": _numbers(table, "key_frame", np.bool_),
+                "track": pc.fill_null(table["track_id"], -1).to_numpy(),
                 "box": _boxes(table, "box"),
                 "crop_box": _boxes(table, "crop_box"),
                 "detector_score": _numbers(table, "detector_score", np.float32),

@@ -391,6 +391,7 @@ class _Run:
                     FACE_SCHEMA.field("attributes").type,
                 ),
                 "frame_index": index.frame[position],
+                "track_id": index.track[position],
                 "label": ["FAKE" if fake else "REAL" for fake in index.fake[position]],
                 "score_raw": outputs["logit"],
             }
