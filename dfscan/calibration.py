@@ -107,7 +107,7 @@ def fit(
     spread = float(scores.std()) or 1.0
     columns = [scores / spread, np.ones(len(scores))]
     crowd = np.zeros(len(scores)) if people is None else np.log(np.maximum(people, 1))
-    if crowd.std() > 0:
+    if np.ptp(crowd) > 0:
         columns.append(crowd)
     design = np.stack(columns, axis=1)
 

@@ -6,6 +6,7 @@ import numpy.typing as npt
 import pytest
 
 from dfscan import calibration
+from dfscan.errors import UsageError
 from dfscan.recipe import Sampling
 
 SAMPLING = Sampling(frames=32)
@@ -100,3 +101,31 @@ def test_a_calibration_of_an_older_file_is_still_read() -> None:
     found = calibration.Calibration.model_validate(written)
     assert found.frames_median is None
     assert found.sampling == SAMPLING
+
+
+def test_the_number_of_people_is_part_of_the_map() -> None:
+    rng = np.random.default_rng(3)
+    fake = np.arange(6000) >= 3000
+    people = rng.integers(1, 7, 6000)
+    rest = np.array([rng.normal(0, 1, n).max() for n in people])  # the largest of so many reals
+    scores = np.where(fake, np.maximum(rest, rng.normal(2, 1, 6000)), rest)
+    found = fitted(scores, fake, people=people, aggregation="max_track")
+    assert found.aggregation == "max_track"
+    assert found.people < -0.3  # of many people a high score says less
+    for crowd in (1, 6):
+        mine = people == crowd
+        said = np.array([found.p_fake(s, crowd) for s in scores[mine]])
+        assert said.mean() == pytest.approx(fake[mine].mean(), abs=0.05)
+    alike = fitted(scores, fake, people=np.full(6000, 3))
+    assert alike.people == 0.0
+
+
+def test_a_threshold_for_a_false_positive_rate() -> None:
+    scores, fake = simulated(150, 100)
+    found = fitted(scores, fake)
+    for share in (0.01, 0.05, 0.3):
+        threshold = found.at_fpr(share)
+        called = np.array([found.p_fake(s) >= threshold for s in scores])
+        assert called[~fake].sum() == int(share * 150)
+    with pytest.raises(UsageError, match="150 held-out reals allow for 0.00667 to 0.993"):
+        found.at_fpr(0.001)

@@ -147,22 +147,29 @@ def _show_series(console: Console, value: TrainResult) -> None:
 @result.register
 def _(value: ScoreResult) -> None:
     console = _console()
+    if value.rows:
+        console.print(_verdicts(value.rows))
+        return
     table = storage.read_table(value.out).select(["video_id", "verdict", "p_fake", "reason"])
     if table.num_rows <= FEW:
-        shown = _table("verdicts", "video", "verdict", "p_fake", "reason")
-        for row in table.to_pylist():
-            shown.add_row(
-                Text(row["video_id"]),
-                _coloured(row["verdict"]),
-                _number(row["p_fake"]),
-                Text(row["reason"] or ""),
-            )
-        console.print(shown)
+        console.print(_verdicts(table.to_pylist()))
     verdicts = ", ".join(f"{n:,} {v}" for v, n in value.verdicts.items())
     console.print(f"{value.videos:,} videos: {verdicts}; {value.new} new, {value.elapsed_s:.1f} s")
     if value.gone:
         console.print(f"{value.gone} known video(s) are gone from the source; their rows say so")
     console.print(f"wrote {value.out}")
+
+
+def _verdicts(rows: list[dict[str, Any]]) -> Table:
+    shown = _table("verdicts", "video", "verdict", "p_fake", "reason")
+    for row in rows:
+        shown.add_row(
+            Text(row["video_id"]),
+            _coloured(row["verdict"]),
+            _number(row["p_fake"]),
+            Text(row["reason"] or ""),
+        )
+    return shown
 
 
 @result.register

@@ -43,12 +43,16 @@ class ExtractResult(Outcome):
 
 @dataclass(frozen=True)
 class ScoreResult(Outcome):
-    """What is in the verdict file now; ``new`` videos were scored by this run."""
+    """What is in the verdict file now; ``new`` videos were scored by this run.
+
+    ``rows``: the verdicts themselves, where none were written (single pictures).
+    """
 
     new: int = 0
     verdicts: dict[str, int] = field(default_factory=dict)
     stale: int = 0
     gone: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,15 @@
 """``dfscan score``: list, plan, run units, merge their verdicts into one file."""
 
 import math
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -15,6 +17,7 @@ from dfscan import storage
 from dfscan.aggregation import logit_of, sigmoid
 from dfscan.calibration import Calibration
 from dfscan.config import ScoreConfig
+from dfscan.corpora.base import is_picture
 from dfscan.errors import ConfigError, OutputError
 from dfscan.jobs.looking import GONE_LIMIT, left_to_do, list_sources, make_looker
 from dfscan.jobs.pool import check_cluster, run_units
@@ -29,7 +32,22 @@ from dfscan.verdicts import Rule, ensemble
 
 
 def run(config: ScoreConfig, progress: Progress) -> ScoreResult:
-    """Score, or continue to.
+    """Score, or continue to; pictures without an ``out`` are judged here and now, and told.
+
+    :raises UsageError: no model, nothing at the source, or the output cannot be used.
+    """
+    pictures = config.source and all(is_picture(s) and Path(s).is_file() for s in config.source)
+    if not pictures or "out" in config.model_fields_set:
+        return _score(config, progress)
+    with tempfile.TemporaryDirectory() as folder:
+        out = f"{folder}/verdicts.parquet"
+        result = _score(config.model_copy(update={"out": out, "inline": True}), progress)
+        table = storage.read_table(out).select(list(TOLD))
+    return replace(result, out="", rows=table.to_pylist())
+
+
+def _score(config: ScoreConfig, progress: Progress) -> ScoreResult:
+    """Score into a file of verdicts, or continue to.
 
     :raises UsageError: no model, nothing at the source, or the output cannot be used.
     """
@@ -61,6 +79,7 @@ def run(config: ScoreConfig, progress: Progress) -> ScoreResult:
         run_units(step, units, config, progress, lock.lease)
         progress.stop()
         table = known.merge(step)
+        _compare_counts(table, step, progress)
         storage.commit_table(out, table)
         storage.remove(step.target)
     return ScoreResult(
@@ -74,6 +93,13 @@ def run(config: ScoreConfig, progress: Progress) -> ScoreResult:
         stale=known.stale,
         gone=len(known.gone),
     )
+
+
+OFF: Final = 4.0
+"""So many times more or fewer faces a video than at calibration are told."""
+
+TOLD: Final = ("video_id", "status", "verdict", "reason", "score_raw", "p_fake", "calibrated")
+"""Columns of the verdicts that are told rather than written."""
 
 
 def parts_folder(out: Path) -> Path:
@@ -118,6 +144,23 @@ def _faces_of(header: ModelHeader) -> dict[str, Any]:
     frames their training took."""
     recipe = header.recipe.model_dump(mode="json", exclude={"input", "sampling"})
     return recipe | {"sampling": header.recipe.sampling.mode}
+
+
+def _compare_counts(table: pa.Table, step: ScoreStep, progress: Progress) -> None:
+    """Say where these videos have far more or fewer faces than those ``p_fake`` was fitted on."""
+    usual = step.rule.calibration and step.rule.calibration.frames_median
+    mine = pc.equal(pc.struct_field(table.column("custody"), "config_hash"), step.config_hash)
+    counts = pc.list_value_length(table.column("frames").filter(mine)).to_numpy()
+    counts = counts[counts > 0]
+    if not usual or not len(counts):
+        return
+    here = float(np.median(counts))
+    if not usual / OFF <= here <= usual * OFF:
+        progress.note(
+            f"{here:g} faces a video (median), {usual:g} where the model was calibrated: p_fake is "
+            "too sure of itself with fewer and not sure enough with more; take as many with "
+            "--frames or --stride"
+        )
 
 
 def _uncalibrated(config: ScoreConfig) -> str:

@@ -1,19 +1,23 @@
+import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 import torch
 
-from dfscan import storage
+from dfscan import calibration, storage
 from dfscan.calibration import Calibration
 from dfscan.config import InputConfig, ScoreConfig
-from dfscan.errors import ModelError, OutputError
+from dfscan.errors import ConfigError, ModelError, OutputError, UsageError
 from dfscan.jobs import score_job
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import ScoreResult
 from dfscan.models.backbones import create_network, network_input
-from dfscan.models.modelfile import ModelHeader, save_model
+from dfscan.models.modelfile import ModelHeader, load_model, save_model
 from dfscan.recipe import FaceRecipe, Sampling, Stride
 from dfscan.records import VERDICT_SCHEMA
 from dfscan.synthetic import Corpus
@@ -41,8 +45,9 @@ def model(tmp_path: Path) -> Path:
     return make_model(tmp_path / "model.safetensors")
 
 
-def score(source: Any, model: Path, out: Path, **changes: Any) -> ScoreResult:
-    values = {"source": source, "model": str(model), "out": str(out), "inline": True, "frames": 3}
+def score(source: Any, model: Path | list[Path], out: Path, **changes: Any) -> ScoreResult:
+    models = [str(m) for m in (model if isinstance(model, list) else [model])]
+    values = {"source": source, "model": models, "out": str(out), "inline": True, "frames": 3}
     return score_job.run(ScoreConfig(**(values | changes)), Progress())
 
 
@@ -192,3 +197,116 @@ def test_no_model_is_one_clear_line(corpus: Corpus, tmp_path: Path) -> None:
         score_job.run(
             ScoreConfig(source=(str(corpus.test),), out=str(tmp_path / "v.parquet")), Progress()
         )
+
+
+# ---------------------------------------------------------------- models and rules
+
+
+def test_several_models_are_averaged(corpus: Corpus, tmp_path: Path) -> None:
+    models = [make_model(tmp_path / f"{i}.safetensors", seed=i) for i in range(2)]
+    found = []
+    for i, chosen in enumerate(([models[0]], [models[1]], models, models[::-1])):
+        out = tmp_path / f"{i}.parquet"
+        score(str(corpus.test), chosen, out)
+        found.append(rows(out))
+    for name, row in found[2].items():
+        one, other, back = (f[name] for f in (found[0], found[1], found[3]))
+        mean = (one["score_raw"] + other["score_raw"]) / 2  # their calibrations are the identity
+        assert row["score_raw"] == pytest.approx(mean, abs=1e-5)
+        assert row["score_raw"] == back["score_raw"]
+        assert len(row["custody"]["models"]) == 2
+        assert row["custody"]["config_hash"] == back["custody"]["config_hash"]
+
+
+def test_models_of_other_faces_and_twins_are_refused(corpus: Corpus, tmp_path: Path) -> None:
+    one = make_model(tmp_path / "a.safetensors")
+    other = make_model(
+        tmp_path / "b.safetensors", sampling=SAMPLING.model_copy(update={"mode": "keyframes"})
+    )
+    with pytest.raises(ConfigError, match=r"found or cut in different ways \(sampling"):
+        score(str(corpus.test), [one, other], tmp_path / "v.parquet")
+    with pytest.raises(ConfigError, match="are the same model"):
+        score(str(corpus.test), [one, one], tmp_path / "v.parquet")
+
+
+def test_another_aggregation_needs_a_calibration_of_its_own(
+    corpus: Corpus, model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "v.parquet"
+    score(str(corpus.test), model, out, aggregation="trimmed", frames=12)
+    for row in rows(out).values():
+        assert (row["verdict"], row["reason"]) == ("UNCERTAIN", "model_uncalibrated")
+        scores = sorted(f["score_raw"] for f in row["frames"])
+        cut = len(scores) // 10
+        kept = scores[cut : len(scores) - cut]
+        assert row["score_raw"] == pytest.approx(sum(kept) / len(kept), abs=1e-5)
+    loaded = load_model(model)
+    (tmp_path / "run").mkdir()
+    fitted = Calibration(
+        scale=2.0, offset=1.0, reals=8, fakes=8, sampling=SAMPLING, aggregation="trimmed",
+        threshold=0.0,
+    )  # fmt: skip
+    header = loaded.header.model_copy(update={"calibrations": (fitted,)})
+    save_model(tmp_path / "run" / "model.safetensors", loaded.network, header)
+    score(str(corpus.test), tmp_path / "run", tmp_path / "w.parquet", aggregation="trimmed")
+    for row in rows(tmp_path / "w.parquet").values():
+        assert row["calibrated"]
+        assert row["threshold"] == 0.0
+        assert row["llr"] == pytest.approx(2 * row["score_raw"] + 1, abs=1e-4)
+
+
+def test_a_false_positive_rate_sets_the_threshold(corpus: Corpus, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "m.safetensors")
+    loaded = load_model(model)
+    with pytest.raises(UsageError, match="does not hold its reals' scores"):
+        score(str(corpus.test), model, tmp_path / "v.parquet", at_fpr=0.1)
+    fitted = calibration.fit(
+        np.linspace(-3, 3, 40), np.arange(40) >= 20, SAMPLING, frames=np.full(40, 3)
+    )
+    assert fitted is not None
+    save_model(model, loaded.network, loaded.header.model_copy(update={"calibration": fitted}))
+    score(str(corpus.test), model, tmp_path / "v.parquet", at_fpr=0.1)
+    (threshold,) = {row["threshold"] for row in rows(tmp_path / "v.parquet").values()}
+    third = fitted.p_fake(np.linspace(-3, 3, 40)[17])  # two of twenty reals may lie above
+    assert threshold == pytest.approx(third, abs=1e-6)
+    with pytest.raises(UsageError, match=r"20 held-out reals allow for 0\.05"):
+        score(str(corpus.test), model, tmp_path / "v.parquet", at_fpr=0.01)
+
+
+def test_a_picture_is_judged_without_an_output(
+    corpus: Corpus, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture = tmp_path / "who.png"
+    with zipfile.ZipFile(corpus.test) as part:
+        name = next(n for n in part.namelist() if n.endswith(".mp4"))
+        with av.open(io.BytesIO(part.read(name))) as clip:
+            next(clip.decode(video=0)).to_image().save(picture)
+    config = ScoreConfig(source=str(picture), model=str(model))
+    before = sorted(tmp_path.iterdir())
+    (row,) = score_job.run(config, Progress()).rows
+    assert (row["video_id"], row["status"]) == ("who.png", "ok")
+    assert row["verdict"] in ("REAL", "FAKE")
+    assert row["calibrated"]
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_far_more_faces_than_at_calibration_are_told(corpus: Corpus, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "m.safetensors")
+    loaded = load_model(model)
+    fitted = loaded.header.calibration
+    assert fitted is not None
+    told: list[str] = []
+
+    class Told(Progress):
+        def note(self, message: str) -> None:
+            told.append(message)
+
+    for usual, expected in ((40.0, 1), (3.0, 0)):
+        told.clear()
+        fitted = fitted.model_copy(update={"frames_median": usual})
+        save_model(model, loaded.network, loaded.header.model_copy(update={"calibration": fitted}))
+        values = {"source": str(corpus.test), "model": str(model), "frames": 3, "inline": True}
+        out = str(tmp_path / f"{usual}.parquet")
+        score_job.run(ScoreConfig(**values, out=out), Told())
+        assert sum("where the model was calibrated" in note for note in told) == expected
