@@ -372,6 +372,12 @@ class ScoreConfig(LookConfig):
     frames: int | None = Field(None, ge=1)
     every: Seconds | None = None
     phase: Literal["hash"] | Annotated[int, Field(ge=0)] = "hash"
+    sampling: SamplingMode | None = Field(
+        None, description="null: the model's, which learned from frames of that kind"
+    )
+    triage: bool = Field(
+        False, description="key frames first, the full look where those are not clearly real"
+    )
     threshold: float | None = Field(None, ge=0, le=1)
     min_frames: int = Field(
         1, ge=1, description="frames with a face that a verdict needs; fewer: null"
@@ -390,13 +396,15 @@ class ScoreConfig(LookConfig):
             raise ValueError(f"{' and '.join(given)} exclude each other: give one of them")
         if self.threshold is not None and self.at_fpr is not None:
             raise ValueError("threshold and at_fpr exclude each other: give one of them")
+        if self.triage and (len(self.model) > 1 or self.sampling or self.aggregation != "mean"):
+            raise ValueError(
+                "triage is known of one model, its own sampling and aggregation: mean: leave the "
+                "others out"
+            )
         return self
 
-    def sampling(self, mode: SamplingMode) -> Sampling:
-        """32 frames spread evenly, unless told otherwise.
-
-        :param mode: the model's, which learned from frames of that kind.
-        """
+    def frames_of(self, mode: SamplingMode) -> Sampling:
+        """32 frames spread evenly, unless told otherwise, of one kind."""
         if self.stride is not None:
             return Sampling(mode=mode, stride=self.stride, phase=self.phase)
         if self.every is not None:

@@ -40,6 +40,9 @@ HEALTHY: Final = frozenset({"ok", "no_face", "partial"})
 """Every other status counts as failed (``--max-failed``)."""
 
 
+UNREAD: Final = frozenset({"missing", "too_large", "not_video", "unsupported", "refused"})
+"""Of videos with these no frame was asked for: another way of sampling would not help."""
+
 RETRIED: Final = frozenset({"missing"})
 """Statuses that every later run looks at again; ``--retry`` names others."""
 

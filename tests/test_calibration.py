@@ -127,5 +127,5 @@ def test_a_threshold_for_a_false_positive_rate() -> None:
         threshold = found.at_fpr(share)
         called = np.array([found.p_fake(s) >= threshold for s in scores])
         assert called[~fake].sum() == int(share * 150)
-    with pytest.raises(UsageError, match="150 held-out reals allow for 0.00667 to 0.993"):
+    with pytest.raises(UsageError, match=r"150 held-out reals allow for 0\.00667 to 0\.993"):
         found.at_fpr(0.001)

@@ -325,6 +325,17 @@ def score(
     aggregation: Annotated[
         str | None, typer.Option(help="mean, confident, max_track or trimmed (default: mean).")
     ] = None,
+    sampling: Annotated[
+        str | None, typer.Option(help="exact, nearest or keyframes (default: the model's).")
+    ] = None,
+    triage: Annotated[
+        bool | None,
+        typer.Option(
+            "--triage",
+            help="Key frames first, the full look where those are not clearly real.",
+            show_default=False,
+        ),
+    ] = None,
     layout: LayoutFlag = None,
     allow_gone: AllowGone = None,
     max_failed: MaxFailed = None,
@@ -344,7 +355,8 @@ def score(
     flags = {
         "source": source or None, "model": model or None, "out": out, "frames": frames,
         "every": every, "stride": stride, "phase": phase, "threshold": threshold,
-        "at_fpr": at_fpr, "aggregation": aggregation, "layout": layout,
+        "at_fpr": at_fpr, "aggregation": aggregation, "sampling": sampling, "triage": triage,
+        "layout": layout,
         "allow_gone": allow_gone, "max_failed": max_failed, "inline": inline, "workers": workers,
         "gpus": gpus, "ray_address": ray_address, "overwrite": overwrite,
     }  # fmt: skip

@@ -22,7 +22,7 @@ from dfscan.calibration import Calibration
 from dfscan.errors import ModelError, VideoError
 from dfscan.models.backbones import create_network
 from dfscan.models.weights import refuse_pickle
-from dfscan.recipe import FaceRecipe, Head, Strict
+from dfscan.recipe import FaceRecipe, Head, SamplingMode, Strict
 from dfscan.records import LABELS
 
 FILE_NAME: Final = "model.safetensors"
@@ -30,12 +30,26 @@ FORMAT: Final = 3
 _KEY: Final = "dfscan"
 
 
+class Triage(Strict):
+    """When a look at a video's key frames is enough.
+
+    Videos with a ``p_fake`` from ``deep_if`` on, by the ``calibration`` of that look, are looked at in
+    full. Of ``flagged`` fakes that the full look calls FAKE at least the share ``recall`` does go there
+    (one-sided 95 % bound of Clopper and Pearson).
+    """
+
+    calibration: Calibration
+    deep_if: float = Field(ge=0, le=1)
+    flagged: int = Field(ge=1)
+    recall: float = Field(ge=0, le=1)
+
+
 class ModelHeader(Strict):
     """What a model file says of itself.
 
     ``labels`` are in the order of class indices; the single output is the logit of the last.
     ``threshold`` is on ``p_fake``. ``calibration`` is null for a model that has none;
-    ``calibrations``, since format 3, are those for other ways of aggregating. ``head`` came with
+    ``calibrations`` and ``triage``, since format 3, are for other ways of aggregating and sampling. ``head`` came with
     format 2; the heads of format 1 are linear.
     """
 
@@ -48,12 +62,14 @@ class ModelHeader(Strict):
     threshold: float = Field(0.5, ge=0, le=1)
     calibration: Calibration | None = None
     calibrations: tuple[Calibration, ...] = ()
+    triage: Triage | None = None
     training: dict[str, Any] = Field(default_factory=dict)
 
-    def calibrated(self, aggregation: Aggregation) -> Calibration | None:
-        """The calibration for one way of aggregating; None where there is none."""
+    def calibrated(self, aggregation: Aggregation, mode: SamplingMode) -> Calibration | None:
+        """The calibration for one way of aggregating and one of sampling; None: there is none."""
         known = (*((self.calibration,) if self.calibration else ()), *self.calibrations)
-        return next((c for c in known if c.aggregation == aggregation), None)
+        wanted = (aggregation, mode)
+        return next((c for c in known if (c.aggregation, c.sampling.mode) == wanted), None)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -22,11 +22,13 @@ from dfscan.faces.quality import sharpness
 from dfscan.models.backbones import normalise
 from dfscan.models.modelfile import Model, load_model
 from dfscan.records import (
+    UNREAD,
     VERDICT_SCHEMA,
     Custody,
     FaceRow,
     FrameScore,
     Verdict,
+    VideoRef,
     VideoRow,
     to_table,
 )
@@ -48,11 +50,21 @@ class NamedModel:
 
 
 @dataclass(frozen=True)
+class Way:
+    """A way to a verdict; ``name`` is the column ``look``: ``full``, or ``quick`` for key frames."""
+
+    name: str
+    look: Looker
+    rule: Rule
+
+
+@dataclass(frozen=True)
 class ScoreStep:
     """Looks at each video, scores its faces, and commits the unit's verdicts to ``target``.
 
     Several models judge the same faces, each cut as it wants them, and their scores are combined
-    (:func:`~dfscan.verdicts.combine`). ``calibrations`` are theirs, in their order.
+    (:func:`~dfscan.verdicts.combine`). ``calibrations`` are theirs, in their order. What the ``quick``
+    way calls REAL is settled, all else is looked at in full.
     """
 
     look: Looker
@@ -63,36 +75,55 @@ class ScoreStep:
     config_hash: str
     target: Path
     lease: Lease | None = None
+    quick: Way | None = None
+
+    @property
+    def full(self) -> Way:
+        """The way that every video goes that is not settled before."""
+        return Way("full", self.look, self.rule)
 
     def __call__(self, unit: Unit) -> UnitResult:
         """Do and commit the unit."""
+        if self.quick is None:
+            return self._commit(unit, self._look_at(unit.videos, self.full))
+        first = self._look_at(unit.videos, self.quick)
+        settled = {v.video_id: v for v in first if v.verdict == "REAL" or v.status in UNREAD}
+        spent = {v.video_id: v.elapsed_s or 0.0 for v in first}
+        left = [ref for ref in unit.videos if ref.video_id not in settled]
+        deep = [
+            replace(v, elapsed_s=(v.elapsed_s or 0.0) + spent[v.video_id])
+            for v in self._look_at(left, self.full)
+        ]
+        return self._commit(unit, [*settled.values(), *deep])
+
+    def _look_at(self, videos: Sequence[VideoRef], way: Way) -> list[Verdict]:
+        """A verdict for each; the networks see the faces of several videos together."""
         verdicts: list[Verdict] = []
         waiting: list[Seen] = []
-        with contextlib.closing(in_lanes(self.look, self.look.see, unit.videos)) as found:
+        with contextlib.closing(in_lanes(way.look, way.look.see, videos)) as found:
             for seen in found:
                 waiting.append(seen)
                 if sum(len(s.faces) for s in waiting) >= self.batch_size:
-                    verdicts += self._verdicts(waiting)
+                    verdicts += self._verdicts(waiting, way)
                     waiting.clear()
-        return self._commit(unit, [*verdicts, *self._verdicts(waiting)])
+        return [*verdicts, *self._verdicts(waiting, way)]
 
     def give_up(self, unit: Unit, status: str, reason: str) -> UnitResult:
         """Commit a null verdict with this status for every video, without opening any."""
         rows = [empty_row(ref, status, reason) for ref in unit.videos]
-        return self._commit(unit, [self._verdict(row, [], [], []) for row in rows])
+        return self._commit(unit, [self._verdict(row, [], [], [], self.full) for row in rows])
 
     def split(self, unit: Unit) -> list[Unit]:
         """See :class:`~dfscan.steps.units.Step`."""
         return singles(unit)
 
-    def _verdicts(self, videos: Sequence[Seen]) -> list[Verdict]:
-        """The networks see the faces of several videos together."""
+    def _verdicts(self, videos: Sequence[Seen], way: Way) -> list[Verdict]:
         faces = [face for seen in videos for face in seen.faces]
         scores, sharp = self.scores(faces)
         verdicts, begin = [], 0
         for seen in videos:
             own = slice(begin, begin + len(seen.faces))
-            verdicts.append(self._verdict(seen.row, seen.faces, scores[own], sharp[own]))
+            verdicts.append(self._verdict(seen.row, seen.faces, scores[own], sharp[own], way))
             begin = own.stop
         return verdicts
 
@@ -121,6 +152,7 @@ class ScoreStep:
         faces: Sequence[FaceRow],
         logits: Sequence[float],
         sharp: Sequence[float],
+        way: Way,
     ) -> Verdict:
         frames = tuple(
             FrameScore(f.pts_s, f.frame_index, f.track_id, f.box, logit)
@@ -130,7 +162,7 @@ class ScoreStep:
             row.status,
             row.reason,
             frames,
-            self.rule,
+            way.rule,
             sampled=row.frames_sampled,
             sharpness=statistics.median(sharp) if sharp else None,
         )
@@ -149,7 +181,7 @@ class ScoreStep:
             calibrated=judgement.calibrated,
             threshold=judgement.threshold,
             llr=judgement.llr,
-            look="full" if row.frames_sampled else None,
+            look=way.name if row.frames_sampled else None,
             tracks=judgement.tracks,
             frames=frames,
             top_frames_s=judgement.top_frames_s,
@@ -158,15 +190,15 @@ class ScoreStep:
             fps=row.fps,
             duration_s=row.duration_s,
             face_px=face_px(frames),
-            custody=self._custody(row.decoder),
+            custody=self._custody(row.decoder, way),
             scanned_at=time.time(),
             elapsed_s=row.elapsed_s,
         )
 
-    def _custody(self, decoder: str | None) -> Custody:
+    def _custody(self, decoder: str | None, way: Way) -> Custody:
         return Custody(
             dfscan=__version__,
-            recipe_hash=self.look.recipe.hash(),
+            recipe_hash=way.look.recipe.hash(),
             config_hash=self.config_hash,
             models=tuple(model.sha256 for model in self.models),
             decoder=decoder,

@@ -17,9 +17,10 @@ from dfscan.jobs import score_job
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import ScoreResult
 from dfscan.models.backbones import create_network, network_input
-from dfscan.models.modelfile import ModelHeader, load_model, save_model
+from dfscan.models.modelfile import ModelHeader, Triage, load_model, save_model
 from dfscan.recipe import FaceRecipe, Sampling, Stride
 from dfscan.records import VERDICT_SCHEMA
+from dfscan.steps.score import ScoreStep
 from dfscan.synthetic import Corpus
 
 SAMPLING = Sampling(stride=Stride(real=30, fake=30))
@@ -310,3 +311,74 @@ def test_far_more_faces_than_at_calibration_are_told(corpus: Corpus, tmp_path: P
         out = str(tmp_path / f"{usual}.parquet")
         score_job.run(ScoreConfig(**values, out=out), Told())
         assert sum("where the model was calibrated" in note for note in told) == expected
+
+
+# ---------------------------------------------------------------- triage
+
+
+def with_triage(path: Path, deep_if: float) -> Path:
+    loaded = load_model(make_model(path))
+    quick = Calibration(
+        scale=1.0, offset=0.0, reals=8, fakes=8, sampling=Sampling(frames=32, mode="keyframes")
+    )
+    triage = Triage(calibration=quick, deep_if=deep_if, flagged=400, recall=0.99)
+    save_model(path, loaded.network, loaded.header.model_copy(update={"triage": triage}))
+    return path
+
+
+def test_what_key_frames_settle_is_not_looked_at_again(corpus: Corpus, tmp_path: Path) -> None:
+    model = with_triage(tmp_path / "m.safetensors", deep_if=1.0)
+    score(str(corpus.test), model, tmp_path / "v.parquet", triage=True, frames=5)
+    for row in rows(tmp_path / "v.parquet").values():
+        assert (row["look"], row["verdict"], row["threshold"]) == ("quick", "REAL", 1.0)
+        assert [f["frame_index"] for f in row["frames"]] == [0]  # their one key frame
+
+
+def test_what_is_not_clearly_real_has_the_full_look(corpus: Corpus, tmp_path: Path) -> None:
+    model = with_triage(tmp_path / "m.safetensors", deep_if=0.0)
+    score(str(corpus.test), model, tmp_path / "deep.parquet", triage=True, frames=5)
+    score(str(corpus.test), model, tmp_path / "full.parquet", frames=5)
+    deep, full = rows(tmp_path / "deep.parquet"), rows(tmp_path / "full.parquet")
+    assert deep.keys() == full.keys()
+    for name, row in deep.items():
+        other = full[name]
+        assert row["look"] == other["look"] == "full"
+        for key in ("verdict", "score_raw", "frames", "threshold", "tracks"):
+            assert row[key] == other[key]
+        assert row["custody"]["recipe_hash"] == other["custody"]["recipe_hash"]
+        assert row["custody"]["config_hash"] != other["custody"]["config_hash"]
+
+
+def test_what_cannot_be_read_is_not_read_twice(
+    tmp_path: Path, write_clip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_clip("src/stripes.mp4").parent
+    (source / "text.mp4").write_text("no video")
+    model = with_triage(tmp_path / "m.safetensors", deep_if=1.0)
+    seen: list[tuple[str, str]] = []
+    look_at = ScoreStep._look_at
+
+    def noting(self: ScoreStep, videos: Any, way: Any) -> Any:
+        seen.extend((v.video_id, way.name) for v in videos)
+        return look_at(self, videos, way)
+
+    monkeypatch.setattr(ScoreStep, "_look_at", noting)
+    score(str(source), model, tmp_path / "v.parquet", triage=True)
+    assert sorted(seen) == [
+        ("src/stripes.mp4", "full"), ("src/stripes.mp4", "quick"), ("src/text.mp4", "quick"),
+    ]  # fmt: skip
+    assert rows(tmp_path / "v.parquet")["src/text.mp4"]["status"] == "not_video"
+
+
+def test_triage_is_refused_where_its_misses_are_unknown(
+    corpus: Corpus, model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="never compared with the full look's"):
+        score(str(corpus.test), model, tmp_path / "v.parquet", triage=True)
+
+
+def test_another_sampling_has_no_calibration(corpus: Corpus, model: Path, tmp_path: Path) -> None:
+    score(str(corpus.test), model, tmp_path / "v.parquet", sampling="keyframes")
+    for row in rows(tmp_path / "v.parquet").values():
+        assert row["reason"] == "model_uncalibrated"
+        assert [f["frame_index"] for f in row["frames"]] == [0]
