@@ -105,14 +105,14 @@ def main() -> None:
         forwards: dict[str, list[float]] = {name: [] for name in models}
         faces = 0
         for number in range(given.repeats):
-            for name in times:
+            for name, seconds in times.items():
                 more = {} if name == "extract" else {"model": str(models[name])}
                 verb = "extract" if name == "extract" else "score"
                 few, less = run(verb, third, given.workers, **more)
                 all_of_it, more_faces = run(verb, whole, given.workers, **more)
-                times[name].append(all_of_it - few)
+                seconds.append(all_of_it - few)
                 faces = more_faces - less if verb == "extract" else faces
-                print(f"# {number + 1}/{given.repeats} {name}: {times[name][-1]:.2f} s", flush=True)
+                print(f"# {number + 1}/{given.repeats} {name}: {seconds[-1]:.2f} s", flush=True)
             for name, model in models.items():
                 share = [(str(model), faces // given.workers)] * given.workers
                 with multiprocessing.get_context("spawn").Pool(given.workers) as pool:
