@@ -1,0 +1,109 @@
+"""One night's scan: score what is new, write down what changed, tell the scheduler how it went.
+
+    python pipelines/nightly_scan.py --config dfscan.yaml --nights NIGHTS [SOURCE…]
+
+Source, model, output and limits come from the section ``score`` of the configuration, as for
+``dfscan score``; what is given here wins. NIGHTS gets ``2026-11-21.json`` (counts and changes),
+``2026-11-21.txt`` (the same in words, to be mailed), ``events.jsonl`` and ``dfscan.prom``, a summary
+for node exporter's textfile collector. The text is printed too.
+
+Exit codes are those of ``dfscan score``: 0 done, 3 too many videos failed, 4 fakes were found, 6 the
+time limit left some to the next night, 1 and 2 it could not be done. A scheduler should tell someone
+of 1, 2 and 3, and take 4 as news.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from dfscan import storage
+from dfscan.cli.progress import pick_progress
+from dfscan.config import ScoreConfig, resolve
+from dfscan.errors import DfscanError
+from dfscan.jobs.results import ScoreResult
+from dfscan.jobs.score_job import run
+
+FEW = 50
+"""So many changes are written out in the text; all of them are in the JSON."""
+
+
+def main() -> int:
+    """Scan, write the night down, return the exit code."""
+    given = _arguments()
+    try:
+        config = _settings(given)
+        progress = pick_progress(quiet=given.quiet, plain=True)
+        result = run(config, progress)
+    except DfscanError as error:
+        print(f"nightly scan: {error}", file=sys.stderr)
+        return error.exit_code
+    night = datetime.now().astimezone().date().isoformat()
+    text = in_words(night, config, result)
+    report = {"night": night, "exit_code": result.exit_code, **dataclasses.asdict(result)}
+    nights = Path(given.nights)
+    storage.commit_json(nights / f"{night}.json", report)
+    storage.commit_bytes(nights / f"{night}.txt", text.encode())
+    print(text, end="")
+    return int(result.exit_code)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Score what is new since the last night.")
+    parser.add_argument("source", nargs="*", help="folders, archives, lists (default: the file's)")
+    parser.add_argument("--config", type=Path, default=Path("dfscan.yaml"))
+    parser.add_argument("--nights", default="nights", help="folder of reports")
+    parser.add_argument("--limit-time", help="begin no unit after so long: 6h")
+    parser.add_argument(
+        "--fail-on", default="fake", help="exit code 4 for: fake, uncertain, failed"
+    )
+    parser.add_argument("--set", dest="sets", action="append", default=[], help="score.KEY=VALUE")
+    parser.add_argument("-q", "--quiet", action="store_true")
+    return parser.parse_args()
+
+
+def _settings(given: argparse.Namespace) -> ScoreConfig:
+    """The configuration as ``dfscan score`` would have it, with the reports of a night."""
+    flags: dict[str, Any] = {
+        "source": given.source or None,
+        "diff": True,
+        "fail_on": given.fail_on,
+        "limit_time": given.limit_time,
+        "log": str(Path(given.nights) / "events.jsonl"),
+        "metrics_file": str(Path(given.nights) / "dfscan.prom"),
+    }
+    return resolve(ScoreConfig, flags, config_file=given.config, sets=given.sets)
+
+
+def in_words(night: str, config: ScoreConfig, result: ScoreResult) -> str:
+    """What a person should hear of the night, the news first."""
+    changes = result.changes or []
+    fakes = [c for c in changes if c.after == "FAKE" and c.change in ("new", "changed")]
+    kinds = Counter(c.change.replace("_", " ") for c in changes)
+    lines = [
+        f"dfscan, night of {night}: {len(fakes)} video(s) newly called FAKE",
+        f"{result.new:,} scored, {result.recognised:,} recognised, {result.failed:,} of "
+        f"{result.videos:,} failed, {result.left:,} left to the next night; "
+        f"{result.elapsed_s / 60:.1f} minutes",
+        "verdicts: " + ", ".join(f"{n:,} {v}" for v, n in result.verdicts.items()),
+        "changes: " + (", ".join(f"{n:,} {kind}" for kind, n in kinds.items()) or "none"),
+    ]
+    if result.stale:
+        lines.append(f"{result.stale:,} verdict(s) are of another model (score.stale: rescan)")
+    for title, some in (
+        ("newly FAKE", fakes),
+        ("other changes", [c for c in changes if c not in fakes]),
+    ):
+        if some:
+            lines += ["", f"{title}:"]
+            lines += [f"  {c.video_id}: {c.before or '–'} → {c.after or '–'}" for c in some[:FEW]]
+            lines += [f"  … and {len(some) - FEW:,} more"] if len(some) > FEW else []
+    lines += ["", f"verdicts in {config.out}"]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
