@@ -35,6 +35,7 @@ from dfscan.jobs.score_plan import Known, Plan, check_gone, count_stale, make_pl
 from dfscan.jobs.verdict_file import brief, briefs, merge, parts_folder, read_parts, undo_history
 from dfscan.models.modelfile import ModelHeader, find_model, load_model
 from dfscan.recipe import differences, fingerprint
+from dfscan.records import VideoRef
 from dfscan.steps.score import NamedModel, ScoreStep, Way
 from dfscan.steps.units import plan_units
 from dfscan.verdicts import Rule, ensemble
@@ -88,23 +89,14 @@ def _score(config: ScoreConfig, progress: Progress, log: EventLog, stop: Deadlin
     with storage.Lock(out.with_name(f".{out.name}.lock"), out) as lock:
         step = replace(step, lease=lock.lease)
         known = _known(out, step, config)
-        plan = make_plan(known.rows, videos, config, step.config_hash)
-        log.write("planned", videos=len(videos), new=len(plan.new), stale=len(plan.stale))
-        recogniser = Recogniser(
-            out, known, step.look.recipe.sampling, step.config_hash, lock.lease.check
-        )
-        recognised = recogniser.recognise(plan.todo, config, progress, stop)
-        written = briefs(read_parts(out, step.config_hash)) if recognised else known.left
-        check_gone(plan, known, written, config)
-        plan = plan.without(recognised)
-        _tell(plan, progress)
+        plan, recognised = _plan(out, known, videos, step, config, progress, log, stop)
         done = _work(plan, step, config, progress, stop)
-        before, after, written = _merge(out, plan, known, step, config, progress)
+        after, written = _merge(out, plan, known, step, config, progress)
         storage.remove(step.target)
     left = len(plan.todo) - done
     if left:
         progress.note(f"the time limit left {left} video(s); the same command continues")
-    fresh = news(before, written)
+    fresh = news(known.before, written)
     log.write_fakes(fresh)
     return ScoreResult(
         out=str(out),
@@ -116,10 +108,10 @@ def _score(config: ScoreConfig, progress: Progress, log: EventLog, stop: Deadlin
         verdicts=_counts(after, "verdict"),
         stale=count_stale(after, step.config_hash),
         gone=len(plan.gone),
-        recognised=len(recognised),
+        recognised=recognised,
         left=left,
         found=count_matching(fresh, config.fail_on),
-        changes=changes(before, after) if config.diff else None,
+        changes=changes(known.before, after) if config.diff else None,
     )
 
 
@@ -138,7 +130,30 @@ def _known(out: Path, step: ScoreStep, config: ScoreConfig) -> Known:
     return Known.read(out, step.config_hash, config.overwrite)
 
 
-def _tell(plan: Plan, progress: Progress) -> None:
+def _plan(
+    out: Path,
+    known: Known,
+    videos: Sequence[VideoRef],
+    step: ScoreStep,
+    config: ScoreConfig,
+    progress: Progress,
+    log: EventLog,
+    stop: Deadline,
+) -> tuple[Plan, int]:
+    """What is left to score, and how many files were recognised by their content.
+
+    :raises OutputError: too many known videos are gone.
+    """
+    assert step.lease is not None
+    plan = make_plan(known.rows, videos, config, step.config_hash)
+    counts = {"videos": len(videos), "new": len(plan.new), "stale": len(plan.stale)}
+    log.write("planned", config_hash=step.config_hash, **counts)
+    sampling, check = step.look.recipe.sampling, step.lease.check
+    recogniser = Recogniser(out, known, sampling, step.config_hash, check)
+    recognised = recogniser.recognise(plan.todo, config, progress, stop)
+    written = briefs(read_parts(out, step.config_hash)) if recognised else known.left
+    check_gone(plan, known, written, config)
+    plan = plan.without(recognised)
     if plan.stale:
         progress.note(f"{len(plan.stale)} video(s) with stale verdicts are scored after the new")
     if plan.kept:
@@ -148,6 +163,7 @@ def _tell(plan: Plan, progress: Progress) -> None:
         )
     if plan.older:
         progress.note(f"{plan.older} video(s) were changed before --since and are left out")
+    return plan, len(recognised)
 
 
 def _work(
@@ -173,18 +189,16 @@ def _merge(
     step: ScoreStep,
     config: ScoreConfig,
     progress: Progress,
-) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """Verdicts before, after, and those written since; the file stays as it is if nothing changed."""
+) -> tuple[pa.Table, pa.Table]:
+    """Verdicts of all videos, and those written since; a file that would not change is left alone."""
     assert step.lease is not None
     parts = read_parts(out, step.config_hash)
-    before = known.before
-    if parts or config.overwrite or not storage.exists(out) or plan.changes_gone(before):
+    after = known.before
+    if parts or config.overwrite or not storage.exists(out) or plan.changes_gone(after):
         table = merge(out, parts, plan.gone, config.overwrite, step.lease.check)
         _compare_counts(table, step, progress)
         after = brief(table)
-    else:
-        after = before
-    return before, after, briefs(parts)
+    return after, briefs(parts)
 
 
 @dataclass(frozen=True)

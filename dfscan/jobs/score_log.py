@@ -5,7 +5,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
@@ -50,8 +50,8 @@ def check_reports(config: ScoreConfig) -> None:
 class EventLog:
     """JSON lines, one object an event, each with its time (UTC, ISO 8601)."""
 
-    def __init__(self, file: IO[str] | None) -> None:
-        self._file = file
+    def __init__(self, file: IO[bytes] | None) -> None:
+        self._file = file  # without a buffer: what a full disk refused must not come up again
 
     def write(self, event: str, **what: Any) -> None:
         """Append one event; it is in the file when this returns.
@@ -62,8 +62,7 @@ class EventLog:
             return
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event}
         try:
-            self._file.write(json.dumps(line | what, default=str) + "\n")
-            self._file.flush()
+            self._file.write(json.dumps(line | what, default=str).encode() + b"\n")
         except OSError as error:
             raise DfscanError(f"cannot write {self._file.name}: {error.strerror}") from None
 
@@ -88,7 +87,7 @@ def open_log(config: ScoreConfig) -> Iterator[EventLog]:
     path = Path(config.log).absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a", encoding="utf-8")
+        file = path.open("ab", buffering=0)
     except OSError as error:
         raise OutputError(f"score.log: cannot write {path}: {error.strerror}") from None
     with file:
@@ -97,10 +96,12 @@ def open_log(config: ScoreConfig) -> Iterator[EventLog]:
         try:
             yield log
         except KeyboardInterrupt:
-            log.write("run_interrupted")
+            with suppress(DfscanError):
+                log.write("run_interrupted")
             raise
         except Exception as error:
-            log.write("run_failed", error=str(error), kind=type(error).__name__)
+            with suppress(DfscanError):  # a full disk may be the very error
+                log.write("run_failed", error=str(error), kind=type(error).__name__)
             raise
 
 

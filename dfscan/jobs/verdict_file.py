@@ -88,7 +88,7 @@ def read_parts(out: Path, config_hash: str) -> list[pa.Table]:
     for _, table in storage.read_tables(parts_folder(out)):
         hashes = pc.struct_field(table.column("custody"), _HASH)
         tables.append(table.filter(pc.equal(hashes, config_hash)).cast(VERDICT_SCHEMA))
-    return tables
+    return [table for table in tables if table.num_rows]
 
 
 def briefs(tables: Iterable[pa.Table]) -> pa.Table:
