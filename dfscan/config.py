@@ -4,7 +4,10 @@ Order of precedence, strongest first: flags (and ``--set``), the environment
 (``RAY_ADDRESS``), ``dfscan.yaml`` (or ``--config FILE``), the named ``--preset``, defaults.
 """
 
+import datetime
 import os
+import re
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
@@ -89,6 +92,46 @@ def _status(value: str) -> str:
     return value
 
 
+_SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([smhd])\s*$")
+
+
+def _duration(value: Any) -> Any:
+    """``"6h"`` → seconds; a number is seconds already."""
+    if not isinstance(value, str):
+        return value
+    match = _DURATION.match(value)
+    if match is None:
+        raise ValueError("must be a number with its unit: 90s, 30m, 6h or 2d")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def _moment(value: Any) -> Any:
+    """``"2026-11-01"``, ``"2026-11-01T06:00+01:00"`` or ``"24h"`` (ago) → seconds since the epoch."""
+    if isinstance(value, datetime.date):  # what YAML makes of a date
+        value = value.isoformat()
+    if not isinstance(value, str):
+        return value
+    if _DURATION.match(value):
+        return time.time() - float(_duration(value))
+    try:
+        moment = datetime.datetime.fromisoformat(value.strip()).timestamp()
+    except (ValueError, OverflowError):
+        raise ValueError("must be a date (2026-11-01), a time or a time ago (24h, 7d)") from None
+    if moment > time.time():
+        raise ValueError("lies in the future")
+    return moment
+
+
+Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0)]
+Moment = Annotated[float, BeforeValidator(_moment), Field(ge=0)]
+
+
+def _lower(value: Any) -> Any:
+    return tuple(v.lower() if isinstance(v, str) else v for v in _names(value) or ())
+
+
+FailOn = Annotated[tuple[Literal["fake", "uncertain", "failed"], ...], BeforeValidator(_lower)]
 Statuses = Annotated[tuple[Annotated[str, AfterValidator(_status)], ...], BeforeValidator(_names)]
 
 
@@ -388,6 +431,28 @@ class ScoreConfig(LookConfig):
     aggregation: Aggregation = Field("mean", description="how the faces' scores become one")
     evidence: Evidence = Evidence()
     batch_size: int = Field(32, ge=1, description="faces that go through the network together")
+    stale: Literal["keep", "rescan"] = Field(
+        "keep", description="verdicts of another model or configuration; rescan: after new files"
+    )
+    since: Moment | None = Field(
+        None, description="work only on files changed since a date (2026-11-01) or a time ago (24h)"
+    )
+    limit_time: Duration | None = Field(
+        None, description="begin no unit after so long: 6h; the next run continues"
+    )
+    fail_on: FailOn = Field((), description="exit code 4 when this run finds such: fake, uncertain")
+    diff: bool = Field(False, description="tell what changed against the verdicts of before")
+    log: PathText | None = Field(None, description="events as JSON lines, appended")
+    metrics_file: PathText | None = Field(None, description="a summary in Prometheus' text format")
+
+    @model_validator(mode="after")
+    def _can_continue(self) -> "ScoreConfig":
+        if self.overwrite and self.limit_time is not None:
+            raise ValueError(
+                "overwrite begins anew each time, so limit_time would never let it finish: use "
+                "stale: rescan"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_sampling(self) -> "ScoreConfig":

@@ -337,6 +337,32 @@ def score(
         ),
     ] = None,
     layout: LayoutFlag = None,
+    stale: Annotated[
+        str | None,
+        typer.Option(help="Verdicts of another model or configuration: keep (default) or rescan."),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Work only on files changed since: 2026-11-01, or 24h ago.")
+    ] = None,
+    limit_time: Annotated[
+        str | None, typer.Option(help="Begin no unit after so long: 6h (then exit code 6).")
+    ] = None,
+    fail_on: Annotated[
+        str | None,
+        typer.Option(
+            help="Exit code 4 if this run finds such: fake, uncertain, failed.", metavar="OUTCOME,…"
+        ),
+    ] = None,
+    diff: Annotated[
+        bool | None, typer.Option("--diff", help="Tell what changed against the last verdicts.")
+    ] = None,
+    log: Annotated[
+        str | None, typer.Option(help="Append events to this file, as JSON lines.", metavar="FILE")
+    ] = None,
+    metrics_file: Annotated[
+        str | None,
+        typer.Option(help="Write a summary in Prometheus' text format.", metavar="FILE"),
+    ] = None,
     allow_gone: AllowGone = None,
     max_failed: MaxFailed = None,
     inline: Inline = None,
@@ -356,7 +382,8 @@ def score(
         "source": source or None, "model": model or None, "out": out, "frames": frames,
         "every": every, "stride": stride, "phase": phase, "threshold": threshold,
         "at_fpr": at_fpr, "aggregation": aggregation, "sampling": sampling, "triage": triage,
-        "layout": layout,
+        "layout": layout, "stale": stale, "since": since, "limit_time": limit_time,
+        "fail_on": fail_on, "diff": diff, "log": log, "metrics_file": metrics_file,
         "allow_gone": allow_gone, "max_failed": max_failed, "inline": inline, "workers": workers,
         "gpus": gpus, "ray_address": ray_address, "overwrite": overwrite,
     }  # fmt: skip

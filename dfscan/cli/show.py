@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dfscan import storage
+from dfscan.jobs.changes import KINDS, Change
 from dfscan.jobs.results import (
     ExtractResult,
     InspectResult,
@@ -150,14 +151,37 @@ def _(value: ScoreResult) -> None:
     if value.rows:
         console.print(_verdicts(value.rows))
         return
-    table = storage.read_table(value.out).select(["video_id", "verdict", "p_fake", "reason"])
-    if table.num_rows <= FEW:
+    if value.videos <= FEW:
+        table = storage.read_table(value.out, ["video_id", "verdict", "p_fake", "reason"])
         console.print(_verdicts(table.to_pylist()))
+    if value.changes is not None:
+        _show_changes(console, value.changes)
     verdicts = ", ".join(f"{n:,} {v}" for v, n in value.verdicts.items())
     console.print(f"{value.videos:,} videos: {verdicts}; {value.new} new, {value.elapsed_s:.1f} s")
+    if value.recognised:
+        console.print(f"{value.recognised} file(s) of known content were not scored again")
+    if value.left:
+        console.print(f"{value.left} video(s) are left to the next run")
     if value.gone:
         console.print(f"{value.gone} known video(s) are gone from the source; their rows say so")
     console.print(f"wrote {value.out}")
+
+
+def _show_changes(console: Console, changes: list[Change]) -> None:
+    """What changed, at most so many lines of each kind."""
+    if not changes:
+        console.print("nothing changed against the verdicts of before")
+        return
+    table = _table("what changed", "video", "", "before", "after")
+    for kind in KINDS:
+        some = [c for c in changes if c.change == kind]
+        for change in some[:FEW]:
+            word = kind.replace("_", " ")
+            before = Text("") if kind == "new" else _coloured(change.before)
+            table.add_row(Text(change.video_id), word, before, _coloured(change.after))
+        if len(some) > FEW:
+            table.add_row(f"… and {len(some) - FEW:,} more", kind.replace("_", " "), "", "")
+    console.print(table)
 
 
 def _verdicts(rows: list[dict[str, Any]]) -> Table:

@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Final
 
 from dfscan import faults
@@ -32,16 +32,45 @@ ALONE_S: Final = 60.0
 """Seconds without a node after which the user is told that this run waits."""
 
 
-def run_units(
-    step: Step, units: Sequence[Unit], config: VerbConfig, progress: Progress, lease: Lease
-) -> UnitResult:
-    """Do every unit, in any order; returns the sum of what they came to.
+class Deadline:
+    """True when called ``limit_s`` seconds after it was made, or later; None: never."""
 
+    def __init__(self, limit_s: float | None) -> None:
+        self._started, self._limit_s = time.monotonic(), limit_s
+
+    def __call__(self) -> bool:
+        """Whether the time is up."""
+        return self._limit_s is not None and self.elapsed_s >= self._limit_s
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since it was made."""
+        return time.monotonic() - self._started
+
+
+def _never() -> bool:
+    return False
+
+
+def run_units(
+    step: Step,
+    units: Sequence[Unit],
+    config: VerbConfig,
+    progress: Progress,
+    lease: Lease,
+    stop: Callable[[], bool] = _never,
+) -> UnitResult:
+    """Do every unit, begun in their order; returns the sum of what they came to.
+
+    :param stop: once it is true no further unit is begun; those under way are finished.
     :raises DfscanError: the work cannot go on (a full disk, a lost cluster, another run took the
         output over); what is committed stays, and the same command continues.
     """
     total = NOTHING
-    results = _inline(step, units) if config.inline else _on_ray(step, units, config, progress)
+    if config.inline:
+        results = _inline(step, units, stop)
+    else:
+        results = _on_ray(step, units, config, progress, stop)
     with contextlib.closing(results):
         for result in results:
             total += result
@@ -76,9 +105,11 @@ def pick_device(config: VerbConfig) -> str:
     return "cuda"
 
 
-def _inline(step: Step, units: Sequence[Unit]) -> Generator[UnitResult, None, None]:
+def _inline(
+    step: Step, units: Sequence[Unit], stop: Callable[[], bool]
+) -> Generator[UnitResult, None, None]:
     waiting = deque(units)
-    while waiting:
+    while waiting and not stop():
         unit = waiting.popleft()
         try:
             yield _work(step, unit)
@@ -95,9 +126,13 @@ def _work(step: Step, unit: Unit) -> UnitResult:
 
 
 def _on_ray(
-    step: Step, units: Sequence[Unit], config: VerbConfig, progress: Progress
+    step: Step,
+    units: Sequence[Unit],
+    config: VerbConfig,
+    progress: Progress,
+    stop: Callable[[], bool],
 ) -> Generator[UnitResult, None, None]:
-    if not units:
+    if not units or stop():
         return
     import ray
 
@@ -109,6 +144,10 @@ def _on_ray(
         alone = time.monotonic()
         try:
             while waiting or running:
+                if stop():
+                    waiting.clear()
+                    if not running:
+                        break
                 while waiting and len(running) < crew.ahead:
                     unit = waiting.popleft()
                     running[crew.start(shared, unit)] = unit

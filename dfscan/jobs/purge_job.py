@@ -13,7 +13,7 @@ from dfscan.facesets import MARKER, FaceSet
 from dfscan.jobs.extract_job import dataset_card
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import PurgeResult
-from dfscan.jobs.score_job import parts_folder
+from dfscan.jobs.verdict_file import history_folder, parts_folder
 
 
 def run(config: PurgeConfig, progress: Progress) -> PurgeResult:
@@ -70,7 +70,8 @@ def _purge_verdicts(path: Path, videos: set[str]) -> PurgeResult:
     rows, found = 0, set[str]()
     with storage.Lock(path.with_name(f".{path.name}.lock"), path) as lock:
         storage.sweep(path.parent, lock.now)
-        for file in (path, *storage.parquet_files(parts_folder(path))):
+        folders = (parts_folder(path), history_folder(path))
+        for file in (path, *(f for folder in folders for f in storage.parquet_files(folder))):
             table = _verdicts(file)
             mine = pc.is_in(table.column("video_id"), value_set=pa.array(sorted(videos)))
             count = pc.sum(mine).as_py() or 0

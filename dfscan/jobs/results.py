@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from dfscan.jobs.changes import Change
 from dfscan.records import HEALTHY
 
 
@@ -46,6 +47,9 @@ class ScoreResult(Outcome):
     """What is in the verdict file now; ``new`` videos were scored by this run.
 
     ``rows``: the verdicts themselves, where none were written (single pictures).
+    ``recognised``: files whose content was known, so that they were not scored. ``stale``: verdicts
+    of another model or configuration. ``left``: videos that the time limit left to the next run.
+    ``found``: verdicts of this run that ``fail_on`` names. ``changes``: with ``diff``, else None.
     """
 
     new: int = 0
@@ -53,6 +57,15 @@ class ScoreResult(Outcome):
     stale: int = 0
     gone: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
+    recognised: int = 0
+    left: int = 0
+    found: int = 0
+    changes: list[Change] | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """3: too many failed; 4: some were found that ``fail_on`` names; 6: videos are left."""
+        return super().exit_code or (4 if self.found else 6 if self.left else 0)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 import math
 import tempfile
-import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,14 +16,26 @@ from dfscan.aggregation import logit_of, sigmoid
 from dfscan.calibration import Calibration
 from dfscan.config import ScoreConfig
 from dfscan.corpora.base import is_picture
-from dfscan.errors import ConfigError, OutputError
-from dfscan.jobs.looking import GONE_LIMIT, left_to_do, list_sources, make_looker
-from dfscan.jobs.pool import check_cluster, run_units
+from dfscan.errors import ConfigError
+from dfscan.jobs.changes import changes, count_matching, news
+from dfscan.jobs.looking import list_sources, make_looker
+from dfscan.jobs.pool import Deadline, check_cluster, run_units
 from dfscan.jobs.progress import Progress
+from dfscan.jobs.recognise import Recogniser
 from dfscan.jobs.results import ScoreResult
+from dfscan.jobs.score_log import (
+    EventLog,
+    LoggedProgress,
+    check_reports,
+    open_log,
+    totals,
+    write_metrics,
+)
+from dfscan.jobs.score_plan import Known, Plan, check_gone, count_stale, make_plan
+from dfscan.jobs.verdict_file import brief, briefs, merge, parts_folder, read_parts, undo_history
 from dfscan.models.modelfile import ModelHeader, find_model, load_model
 from dfscan.recipe import differences, fingerprint
-from dfscan.records import VERDICT_SCHEMA, VideoRef
+from dfscan.records import VideoRef
 from dfscan.steps.score import NamedModel, ScoreStep, Way
 from dfscan.steps.units import plan_units
 from dfscan.verdicts import Rule, ensemble
@@ -36,22 +46,33 @@ def run(config: ScoreConfig, progress: Progress) -> ScoreResult:
 
     :raises UsageError: no model, nothing at the source, or the output cannot be used.
     """
+    stop = Deadline(config.limit_time)
+    check_reports(config)
+    with open_log(config) as log:
+        result = _run(config, LoggedProgress(progress, log), log, stop)
+        log.write("run_finished", **totals(result))
+    if config.metrics_file is not None:
+        write_metrics(Path(config.metrics_file).absolute(), result)
+    return result
+
+
+def _run(config: ScoreConfig, progress: Progress, log: EventLog, stop: Deadline) -> ScoreResult:
     pictures = config.source and all(is_picture(s) and Path(s).is_file() for s in config.source)
     if not pictures or "out" in config.model_fields_set:
-        return _score(config, progress)
+        return _score(config, progress, log, stop)
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/verdicts.parquet"
-        result = _score(config.model_copy(update={"out": out, "inline": True}), progress)
-        table = storage.read_table(out).select(list(TOLD))
+        here = config.model_copy(update={"out": out, "inline": True})
+        result = _score(here, progress, log, stop)
+        table = storage.read_table(out, list(TOLD))
     return replace(result, out="", rows=table.to_pylist())
 
 
-def _score(config: ScoreConfig, progress: Progress) -> ScoreResult:
+def _score(config: ScoreConfig, progress: Progress, log: EventLog, stop: Deadline) -> ScoreResult:
     """Score into a file of verdicts, or continue to.
 
     :raises UsageError: no model, nothing at the source, or the output cannot be used.
     """
-    started = time.monotonic()
     storage.check_is_local(config.out)
     out = Path(config.out).absolute()
     if out.suffix != ".parquet" or out.is_dir():
@@ -63,35 +84,34 @@ def _score(config: ScoreConfig, progress: Progress) -> ScoreResult:
     if step.rule.calibration is None and not step.rule.forced:
         progress.note(
             f"{_uncalibrated(config)}: every verdict will be UNCERTAIN; --threshold 0.5 "
-            "decides anyway (with --overwrite where verdicts exist already)"
+            "decides anyway (with --stale rescan where verdicts exist already)"
         )
     with storage.Lock(out.with_name(f".{out.name}.lock"), out) as lock:
         step = replace(step, lease=lock.lease)
-        known = _Known.read(out, step, videos, config)
-        known.check_gone(config)
-        if known.stale:
-            progress.note(
-                f"{known.stale} verdict(s) of another model or configuration are kept; "
-                "--overwrite scores everything again"
-            )
-        progress.start("score", len(known.todo), "videos")
-        units = plan_units(known.todo, config.unit_size, step.config_hash)
-        run_units(step, units, config, progress, lock.lease)
-        progress.stop()
-        table = known.merge(step)
-        _compare_counts(table, step, progress)
-        storage.commit_table(out, table)
+        known = _known(out, step, config)
+        plan, recognised = _plan(out, known, videos, step, config, progress, log, stop)
+        done = _work(plan, step, config, progress, stop)
+        after, written = _merge(out, plan, known, step, config, progress)
         storage.remove(step.target)
+    left = len(plan.todo) - done
+    if left:
+        progress.note(f"the time limit left {left} video(s); the same command continues")
+    fresh = news(known.before, written)
+    log.write_fakes(fresh)
     return ScoreResult(
         out=str(out),
-        videos=table.num_rows,
-        status=_counts(table, "status"),
+        videos=after.num_rows,
+        status=_counts(after, "status"),
         max_failed=config.max_failed,
-        elapsed_s=time.monotonic() - started,
-        new=len(known.todo),
-        verdicts=_counts(table, "verdict"),
-        stale=known.stale,
-        gone=len(known.gone),
+        elapsed_s=stop.elapsed_s,
+        new=done,
+        verdicts=_counts(after, "verdict"),
+        stale=count_stale(after, step.config_hash),
+        gone=len(plan.gone),
+        recognised=recognised,
+        left=left,
+        found=count_matching(fresh, config.fail_on),
+        changes=changes(known.before, after) if config.diff else None,
     )
 
 
@@ -102,9 +122,83 @@ TOLD: Final = ("video_id", "status", "verdict", "reason", "score_raw", "p_fake",
 """Columns of the verdicts that are told rather than written."""
 
 
-def parts_folder(out: Path) -> Path:
-    """Where units commit until the run is finished."""
-    return out.with_name(out.name + ".parts")
+def _known(out: Path, step: ScoreStep, config: ScoreConfig) -> Known:
+    if config.overwrite:
+        storage.remove(step.target)
+    else:
+        undo_history(out)
+    return Known.read(out, step.config_hash, config.overwrite)
+
+
+def _plan(
+    out: Path,
+    known: Known,
+    videos: Sequence[VideoRef],
+    step: ScoreStep,
+    config: ScoreConfig,
+    progress: Progress,
+    log: EventLog,
+    stop: Deadline,
+) -> tuple[Plan, int]:
+    """What is left to score, and how many files were recognised by their content.
+
+    :raises OutputError: too many known videos are gone.
+    """
+    assert step.lease is not None
+    plan = make_plan(known.rows, videos, config, step.config_hash)
+    counts = {"videos": len(videos), "new": len(plan.new), "stale": len(plan.stale)}
+    log.write("planned", config_hash=step.config_hash, **counts)
+    sampling, check = step.look.recipe.sampling, step.lease.check
+    recogniser = Recogniser(out, known, sampling, step.config_hash, check)
+    recognised = recogniser.recognise(plan.todo, config, progress, stop)
+    written = briefs(read_parts(out, step.config_hash)) if recognised else known.left
+    check_gone(plan, known, written, config)
+    plan = plan.without(recognised)
+    if plan.stale:
+        progress.note(f"{len(plan.stale)} video(s) with stale verdicts are scored after the new")
+    if plan.kept:
+        progress.note(
+            f"{plan.kept} verdict(s) of another model or configuration are kept; "
+            "--stale rescan scores those videos again"
+        )
+    if plan.older:
+        progress.note(f"{plan.older} video(s) were changed before --since and are left out")
+    return plan, len(recognised)
+
+
+def _work(
+    plan: Plan, step: ScoreStep, config: ScoreConfig, progress: Progress, stop: Deadline
+) -> int:
+    """Score what is left to do, new videos first; returns how many were."""
+    assert step.lease is not None
+    progress.start("score", len(plan.todo), "videos")
+    units = [
+        unit
+        for videos in (plan.new, plan.stale)
+        for unit in plan_units(videos, config.unit_size, step.config_hash)
+    ]
+    result = run_units(step, units, config, progress, step.lease, stop)
+    progress.stop()
+    return result.videos
+
+
+def _merge(
+    out: Path,
+    plan: Plan,
+    known: Known,
+    step: ScoreStep,
+    config: ScoreConfig,
+    progress: Progress,
+) -> tuple[pa.Table, pa.Table]:
+    """Verdicts of all videos, and those written since; a file that would not change is left alone."""
+    assert step.lease is not None
+    parts = read_parts(out, step.config_hash)
+    after = known.before
+    if parts or config.overwrite or not storage.exists(out) or plan.changes_gone(after):
+        table = merge(out, parts, plan.gone, config.overwrite, step.lease.check)
+        _compare_counts(table, step, progress)
+        after = brief(table)
+    return after, briefs(parts)
 
 
 @dataclass(frozen=True)
@@ -261,105 +355,6 @@ def _threshold(
     return sigmoid(math.fsum(logit_of(min(max(t, 1e-6), 1 - 1e-6)) for t in own) / len(own))
 
 
-@dataclass(frozen=True)
-class _Known:
-    """The verdicts that are there already, and what is left to do."""
-
-    old: pa.Table
-    todo: list[VideoRef]
-    gone: frozenset[str]
-    gone_before: frozenset[str]
-    stale: int
-
-    @classmethod
-    def read(
-        cls, out: Path, step: ScoreStep, videos: list[VideoRef], config: ScoreConfig
-    ) -> "_Known":
-        """Verdicts of earlier runs: the finished file, and units of one that was interrupted."""
-        tables = [VERDICT_SCHEMA.empty_table()]
-        if storage.exists(out) and not config.overwrite:
-            tables.append(_read_verdicts(out))
-        if config.overwrite:
-            storage.remove(step.target)
-        tables += list(_parts(step))
-        old = _latest(pa.concat_tables(tables))
-        names = old.column("video_id").to_pylist()
-        known = (old.column(c).to_pylist() for c in ("version", "label", "status"))
-        hashes = pc.struct_field(old.column("custody"), "config_hash").to_pylist()
-        # A listed file that is not there keeps the verdict that it has from when it was.
-        states = zip(names, old.column("status").to_pylist(), strict=True)
-        have = {name for name, status in states if status != "missing"}
-        videos = [v for v in videos if v.version or v.video_id not in have]
-        present = {v.video_id for v in videos}
-        rows = {name: row for name, *row in zip(names, *known, strict=True)}
-        status = {
-            v.video_id: rows[v.video_id][2]
-            for v in videos
-            if v.video_id in rows and rows[v.video_id][:2] == [v.version, v.label]
-        }
-        todo = left_to_do(videos, status, config.retry)
-        redone = {v.video_id for v in todo}
-        stale = sum(
-            h != step.config_hash and n in present and n not in redone
-            for n, h in zip(names, hashes, strict=True)
-        )
-        accepted = {n for n, g in zip(names, old.column("gone").to_pylist(), strict=True) if g}
-        return cls(old, todo, frozenset(names) - present, frozenset(accepted), stale)
-
-    def check_gone(self, config: ScoreConfig) -> None:
-        """Refuse to mark many verdicts as gone at once.
-
-        :raises OutputError: unless told to go on.
-        """
-        known = self.old.num_rows - len(self.gone_before)
-        newly = len(self.gone - self.gone_before)
-        if not config.allow_gone and newly > GONE_LIMIT * known:
-            raise OutputError(
-                f"{newly} of the {known} videos in {config.out} are not at the source: is "
-                "a disk unmounted, or is this another source? Give another --out, or --allow-gone"
-            )
-
-    def merge(self, step: ScoreStep) -> pa.Table:
-        """Old and new verdicts, one a video, sorted by ``video_id``."""
-        table = _latest(pa.concat_tables([self.old, *_parts(step)]))
-        gone = pc.is_in(
-            table.column("video_id"), value_set=pa.array(sorted(self.gone), pa.string())
-        )
-        place = table.schema.get_field_index("gone")
-        table = table.set_column(place, VERDICT_SCHEMA.field("gone"), gone)
-        return table.sort_by("video_id").replace_schema_metadata(VERDICT_SCHEMA.metadata)
-
-
-def _parts(step: ScoreStep) -> list[pa.Table]:
-    """Committed units of this very configuration."""
-    tables = []
-    for _, table in storage.read_tables(step.target):
-        hashes = pc.struct_field(table.column("custody"), "config_hash")
-        tables.append(table.filter(pc.equal(hashes, step.config_hash)).cast(VERDICT_SCHEMA))
-    return tables
-
-
-def _read_verdicts(path: Path) -> pa.Table:
-    try:
-        table = storage.read_table(path)
-        return table.cast(VERDICT_SCHEMA)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
-        detail = " ".join(str(error).split())[:160]
-        raise OutputError(
-            f"{path} exists and is no verdict file of this dfscan ({detail}): give another --out"
-        ) from None
-
-
-def _latest(table: pa.Table) -> pa.Table:
-    """One row a video: the one scanned last."""
-    latest: dict[str, tuple[Any, int]] = {}
-    names, times = table.column("video_id").to_pylist(), table.column("scanned_at").to_pylist()
-    for place, (name, when) in enumerate(zip(names, times, strict=True)):
-        if name not in latest or when >= latest[name][0]:
-            latest[name] = (when, place)
-    return table.take(pa.array([place for _, place in latest.values()], pa.int64()))
-
-
 def _counts(table: pa.Table, column: str) -> dict[str, int]:
-    values = Counter(v or "without a verdict" for v in table.column(column).to_pylist())
-    return dict(sorted(values.items()))
+    counted = table.column(column).value_counts().to_pylist()
+    return dict(sorted((v["values"] or "without a verdict", v["counts"]) for v in counted))

@@ -19,10 +19,11 @@ from dfscan.storage.committing import (
     size,
     sweep,
 )
-from dfscan.storage.listing import Entry, exists, list_paths, list_source
+from dfscan.storage.listing import Entry, exists, list_paths, list_source, modified_s
 from dfscan.storage.locking import Lease, Lock
 from dfscan.storage.places import absolute, is_uri
 from dfscan.storage.reading import (
+    content_sha256,
     open_parquet,
     parquet_files,
     read_bytes,
@@ -46,12 +47,14 @@ __all__ = [
     "commit_bytes",
     "commit_json",
     "commit_table",
+    "content_sha256",
     "exists",
     "forget",
     "is_archive",
     "is_uri",
     "list_paths",
     "list_source",
+    "modified_s",
     "open_parquet",
     "parquet_files",
     "read_bytes",

@@ -38,6 +38,20 @@ class Entry:
         return self.root + self.path
 
 
+def modified_s(uri: str, version: str) -> float | None:
+    """When an :class:`Entry` was changed last, seconds since the epoch; None where that is unknown.
+
+    A zip's directory has a checksum in its place; a listed file that is not there has nothing.
+    """
+    stamp = version.rpartition("-")[2]
+    if not stamp:
+        return None
+    *archive, _ = archives.split(uri)
+    if not archive:
+        return int(stamp) / 1e9
+    return float(stamp) if archive[-1].lower().endswith(".tar") else None
+
+
 def exists(path: str | Path) -> bool:
     """Whether there is a file or folder at ``path``."""
     return Path(path).exists()

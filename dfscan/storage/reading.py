@@ -8,7 +8,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,9 +39,17 @@ def read_bytes(uri: str, limit: int | None = None) -> bytes:
     :param limit: refuse more than so many bytes, as counted while reading.
     :raises VideoError: ``missing``, ``too_large`` or ``decode_error`` (a damaged archive member).
     """
+    with _reading(uri) as file:
+        # In pieces: one read() sets aside all that it may return, and sizes can lie.
+        return b"".join(_pieces(file, limit))
+
+
+@contextmanager
+def _reading(uri: str) -> Iterator[Any]:
+    """A file to read from its start; whatever goes wrong meanwhile is a :class:`VideoError`."""
     try:
         with _open(uri) as file:
-            return _read_at_most(file, limit)
+            yield file
     except (FileNotFoundError, KeyError):
         raise VideoError("missing", "the file is no longer at the source") from None
     except places.STORE_ERRORS as error:
@@ -55,16 +63,26 @@ def _open(uri: str) -> AbstractContextManager[Any]:
     return archives.open_archive(MEMBER.join(outer)).open(name) if outer else places.open_file(name)
 
 
-def _read_at_most(file: Any, limit: int | None) -> bytes:
-    """Everything, in pieces: one read() sets aside all that it may return, and sizes can lie."""
-    pieces: list[bytes] = []
+def _pieces(file: Any, limit: int | None) -> Iterator[bytes]:
     total = 0
     while piece := file.read(_PIECE):
         total += len(piece)
         if limit is not None and total > limit:
             raise VideoError("too_large", f"more than {limit:,} bytes (max_bytes)")
-        pieces.append(piece)
-    return b"".join(pieces)
+        yield piece
+
+
+def content_sha256(uri: str, limit: int | None = None) -> str:
+    """Hex SHA-256 of the content at ``uri``, which is never in memory as a whole.
+
+    :param limit: as in :func:`read_bytes`.
+    :raises VideoError: as in :func:`read_bytes`.
+    """
+    digest = hashlib.sha256()
+    with _reading(uri) as file:
+        for piece in _pieces(file, limit):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def read_start(path: str | Path, count: int) -> bytes:
@@ -106,9 +124,9 @@ def read_tables(
         yield str(path), pq.read_table(path, columns=columns, partitioning=None)
 
 
-def read_table(path: str | Path) -> pa.Table:
-    """One Parquet file whole, with its own schema."""
-    return pq.read_table(path, partitioning=None)
+def read_table(path: str | Path, columns: list[str] | None = None) -> pa.Table:
+    """One Parquet file with its own schema: whole, or some columns (``custody.config_hash``)."""
+    return pq.read_table(path, columns=columns, partitioning=None)
 
 
 def open_parquet(path: str | Path) -> pq.ParquetFile:

@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dfscan.config import InputConfig
+from dfscan.models.backbones import create_network, network_input
+from dfscan.models.modelfile import ModelHeader, save_model
+from dfscan.recipe import FaceRecipe, Sampling
 from dfscan.synthetic import Corpus
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -118,6 +122,33 @@ def test_bad_files_are_rows_and_exit_code_3(run: Run, tmp_path: Path) -> None:
     assert done.returncode == 3
     assert json.loads(done.stdout)["status"] == {"not_video": 2}
     assert "Traceback" not in done.stderr
+
+
+def test_a_night_of_scoring(run: Run, tmp_path: Path) -> None:
+    recipe = FaceRecipe(
+        sampling=Sampling(frames=2), input=network_input("mesoinception4", InputConfig(size=64))
+    )
+    header = ModelHeader(backbone="mesoinception4", recipe=recipe)
+    save_model(tmp_path / "m.safetensors", create_network("mesoinception4", 64), header)
+    (tmp_path / "src").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / "src" / name).write_text(f"no video: {name}")
+    night = (
+        *("score", "src", "--model", "m.safetensors", "--inline", "--json", "--max-failed", "1"),
+        *("--diff", "--fail-on", "fake,failed", "--stale", "rescan", "--since", "24h"),
+        *("--limit-time", "1h", "--log", "log.jsonl", "--metrics-file", "dfscan.prom"),
+    )
+    first = run(*night)
+    assert first.returncode == 4, first.stderr
+    assert [c["change"] for c in json.loads(first.stdout)["changes"]] == ["new", "new"]
+    (tmp_path / "src" / "b.mp4").rename(tmp_path / "src" / "c.mp4")
+    second = run(*night, "--quiet")
+    assert second.returncode == 4  # a known file under a new name
+    told = json.loads(second.stdout)
+    assert (told["new"], told["recognised"], told["gone"]) == (0, 1, 1)
+    assert run(*night).returncode == 0
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 10
+    assert "dfscan_score_gone_videos 1" in (tmp_path / "dfscan.prom").read_text()
 
 
 def test_a_second_run_on_one_output_is_refused(run: Run, corpus: Corpus, tmp_path: Path) -> None:

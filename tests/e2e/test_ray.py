@@ -145,6 +145,17 @@ def test_a_video_that_kills_its_worker_costs_its_own_row_only(
     assert written == dict.fromkeys("abxy", "ok")
 
 
+def test_units_under_way_are_finished_when_the_time_is_up(tmp_path: Path) -> None:
+    ray.cloudpickle.register_pickle_by_value(__import__(__name__))
+    units = [make_unit(make_refs(f"v{number}"), "c") for number in range(40)]
+    out = tmp_path / "out"
+    with storage.Lock(out / ".lock", out) as lock:
+        step, config = DeadlyStep(out), ExtractConfig(workers=2)
+        total = run_units(step, units, config, Progress(), lock.lease, lambda: any(out.glob("v*")))
+    written = sum(1 for _ in out.glob("v*"))
+    assert 0 < total.videos == written < 40
+
+
 def test_an_address_where_nothing_listens_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     config = ExtractConfig(ray_address="127.0.0.1:1")

@@ -119,7 +119,7 @@ def test_scoring_again_works_on_new_and_changed_videos_only(
     assert score(str(source), model, out).new == 0
     assert rows(out) == first
     write_clip("src/b.mp4", frames=33)
-    write_clip("src/c.mp4")
+    write_clip("src/c.mp4", frames=27)
     assert score(str(source), model, out).new == 2
     second = rows(out)
     assert list(second) == ["src/a.mp4", "src/b.mp4", "src/c.mp4"]

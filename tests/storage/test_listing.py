@@ -278,3 +278,13 @@ def test_links_to_folders_are_followed_once(tmp_path):
     (tmp_path / "source" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "source" / "loop").symlink_to(tmp_path / "source")
     assert [e.path for e in storage.list_source(tmp_path / "source")] == ["linked/a.mp4"]
+
+
+def test_when_a_file_was_changed(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"1")
+    os.utime(tmp_path / "a.mp4", ns=(0, 1_500_000_000))
+    make_zip(tmp_path / "p.zip", **{"x.mp4": b"1"})
+    (tmp_path / "q.tar").write_bytes(tar_bytes({"k.mp4": b"1"}))
+    times = [storage.modified_s(e.uri, e.version) for e in storage.list_source(tmp_path)]
+    assert times == [1.5, None, 0]
+    assert storage.modified_s("/gone.mp4", "") is None

@@ -183,3 +183,13 @@ def test_only_committed_tables_are_read(tmp_path):
 def test_a_limit_far_above_the_file_costs_no_memory(tmp_path):
     (tmp_path / "small").write_bytes(b"abc")
     assert storage.read_bytes(str(tmp_path / "small"), limit=10**15) == b"abc"
+
+
+def test_content_is_hashed_in_place(tmp_path):
+    make_zip(tmp_path / "p.zip", **{"a.mp4": CLIP})
+    [entry] = storage.list_source(tmp_path)
+    assert storage.content_sha256(entry.uri) == storage.sha256(CLIP)
+    with pytest.raises(VideoError, match="too_large"):
+        storage.content_sha256(entry.uri, len(CLIP) - 1)
+    with pytest.raises(VideoError, match="missing"):
+        storage.content_sha256(str(tmp_path / "gone.mp4"))

@@ -1,0 +1,152 @@
+"""A second scan of many unchanged files, against listing them alone.
+
+    python benchmarks/rescan.py --files 50000
+
+Small files under names of videos, and a verdict with 32 frames for each. The time counts from the
+listing to the result, without loading dfscan and the model. The floor is os.walk and os.stat.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from dfscan import storage
+from dfscan.config import InputConfig, ScoreConfig
+from dfscan.corpora import list_videos
+from dfscan.jobs import score_job
+from dfscan.jobs.progress import Progress
+from dfscan.models.backbones import create_network, network_input
+from dfscan.models.modelfile import ModelHeader, save_model
+from dfscan.recipe import FaceRecipe, Sampling, Stride
+from dfscan.records import VERDICT_SCHEMA, Custody, FrameScore, Verdict, to_table
+
+REPEATS = 3
+FRAMES = 32
+DIFFERENT = 2000
+"""Verdicts with frames of their own; further files share them."""
+
+
+def make_files(folder: Path, count: int) -> None:
+    for number in range(count):
+        inside = folder / f"{number // 500:04d}"
+        if number % 500 == 0:
+            inside.mkdir(parents=True)
+        (inside / f"{number:07d}.mp4").write_bytes(b"x" * (16 + number % 977))
+
+
+def make_model(path: Path) -> None:
+    torch.manual_seed(0)
+    sampling = Sampling(stride=Stride(real=30, fake=30))
+    recipe = FaceRecipe(
+        sampling=sampling, input=network_input("mesoinception4", InputConfig(size=64))
+    )
+    header = ModelHeader(backbone="mesoinception4", recipe=recipe)
+    save_model(path, create_network("mesoinception4", 64), header)
+
+
+def make_verdicts(out: Path, source: Path, config_hash: str) -> None:
+    videos = list_videos([str(source)]).videos
+    custody = Custody("0", "0", config_hash, ("0",), "av", "cpu", "float32", {"torch": "2"})
+    chance = np.random.default_rng(0)
+    rows = [
+        Verdict(
+            *("", "", 0, "", "ok", "REAL", None, 0.1, 0.5, True, 0.5, custody),
+            frames=tuple(
+                FrameScore(i / 3, i, 0, tuple(chance.uniform(0, 999, 4)), chance.normal())
+                for i in range(FRAMES)
+            ),
+        )
+        for _ in range(DIFFERENT)
+    ]
+    table = to_table(rows, VERDICT_SCHEMA).take(pa.array(np.arange(len(videos)) % DIFFERENT))
+    columns: dict[str, list[Any]] = {
+        "video_id": [v.video_id for v in videos],
+        "uri": [v.uri for v in videos],
+        "bytes": [v.bytes for v in videos],
+        "version": [v.version for v in videos],
+        "content_sha256": [storage.sha256(v.video_id.encode()) for v in videos],
+        "gone": [False] * len(videos),
+    }
+    for name, values in columns.items():
+        field = VERDICT_SCHEMA.field(name)
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, field, pa.array(values, field.type))
+    storage.commit_table(out, table)
+
+
+def config_hash_of(config: ScoreConfig, folder: Path) -> str:
+    """As a run tells it in its log that ends before its first unit."""
+    log, out = folder / "log", folder / "first.parquet"
+    first = config.model_copy(update={"log": str(log), "out": str(out), "limit_time": 1e-9})
+    score_job.run(first, Progress())
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    return str(next(e["config_hash"] for e in events if e["event"] == "planned"))
+
+
+def walk_s(source: Path) -> float:
+    started = time.perf_counter()
+    for folder, _, names in os.walk(source):
+        for name in names:
+            os.stat(f"{folder}/{name}")  # noqa: PTH116
+    return time.perf_counter() - started
+
+
+class Scan:
+    """Runs of one command; counts the files at the source that are opened meanwhile."""
+
+    def __init__(self, config: ScoreConfig, source: Path) -> None:
+        self.config, self.opened, self._started = config, 0, 0.0
+        self._inside = f"{source}/"
+        self._list = score_job.list_sources
+        score_job.list_sources = self._listed  # type: ignore[assignment]
+        sys.addaudithook(self._audit)
+
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and str(arguments[0]).startswith(self._inside):
+            self.opened += 1
+
+    def _listed(self, *arguments: Any) -> Any:
+        self._started = time.perf_counter()
+        return self._list(*arguments)
+
+    def seconds(self) -> float:
+        result = score_job.run(self.config, Progress())
+        took = time.perf_counter() - self._started
+        assert result.new == result.recognised == 0
+        return took
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--files", type=int, default=50_000)
+    count = parser.parse_args().files
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source, out, model = folder / "source", folder / "v.parquet", folder / "model.safetensors"
+        make_files(source, count)
+        make_model(model)
+        config = ScoreConfig(
+            source=str(source), model=str(model), out=str(out), inline=True, diff=True
+        )
+        make_verdicts(out, source, config_hash_of(config, folder))
+        before = out.read_bytes()
+        scan = Scan(config, source)
+        took = min(scan.seconds() for _ in range(REPEATS))
+        floor = min(walk_s(source) for _ in range(REPEATS))
+        same = out.read_bytes() == before
+        print(f"{count:,} unchanged files: {took:.2f} s, {count / took:,.0f} files/s; os.walk and")
+        print(f"os.stat alone {floor:.2f} s, {took / floor:.1f} times that; {scan.opened} files of")
+        print(f"the source opened; verdicts ({len(before) >> 20} MB) untouched: {same}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Verdicts on disk: the file, units not merged into it yet, and the history of what it replaced.
+
+A merge is three steps: superseded rows go to the history, the file is replaced, the parts are
+removed. A run that died in between left its parts, and with them :func:`undo_history` sees whether
+the file was replaced; the next merge then comes to the same rows.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dfscan import storage
+from dfscan.errors import OutputError
+from dfscan.recipe import fingerprint
+from dfscan.records import VERDICT_SCHEMA
+
+_BRIEF: Final = (
+    *("video_id", "label", "content_sha256", "bytes", "version"),
+    *("status", "verdict", "scanned_at", "gone"),
+)
+_KEYS: Final = ["video_id", "scanned_at"]
+_HASH: Final = "config_hash"
+_NEVER: Final = np.iinfo(np.int64).min
+
+Places = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+def parts_folder(out: Path) -> Path:
+    """Where units commit until the run is finished."""
+    return out.with_name(out.name + ".parts")
+
+
+def history_folder(out: Path) -> Path:
+    """Where superseded verdicts are kept; files are added, never changed."""
+    return out.with_name(out.name + ".history")
+
+
+def brief(table: pa.Table) -> pa.Table:
+    """What planning needs of verdicts: no frames, and ``config_hash`` as a column of its own."""
+    hashes = pc.struct_field(table.column("custody"), _HASH)
+    return table.select(_BRIEF).append_column(_HASH, hashes).replace_schema_metadata(None)
+
+
+def read_brief(path: Path) -> pa.Table:
+    """:func:`brief` of a verdict file; nothing else of it is read.
+
+    :raises OutputError: it is no verdict file.
+    """
+    with _as_verdicts(path):
+        storage.open_parquet(path).schema_arrow.empty_table().cast(VERDICT_SCHEMA)
+        # One nested column comes as a column of its own, under its last name.
+        rows = storage.read_table(path, [*_BRIEF, f"custody.{_HASH}"])
+        return rows.select([*_BRIEF, _HASH]).replace_schema_metadata(None)
+
+
+def read_verdicts(path: Path) -> pa.Table:
+    """A verdict file whole, with what its metadata says beyond ours.
+
+    :raises OutputError: it is no verdict file.
+    """
+    with _as_verdicts(path):
+        table = storage.read_table(path)
+        metadata = {**(table.schema.metadata or {}), **VERDICT_SCHEMA.metadata}
+        return table.cast(VERDICT_SCHEMA).replace_schema_metadata(metadata)
+
+
+@contextmanager
+def _as_verdicts(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, ValueError) as error:
+        detail = " ".join(str(error).split())[:160]
+        raise OutputError(
+            f"{path} exists and is no verdict file of this dfscan ({detail}): give another --out"
+        ) from None
+
+
+def read_parts(out: Path, config_hash: str) -> list[pa.Table]:
+    """Committed units of this very configuration."""
+    tables = []
+    for _, table in storage.read_tables(parts_folder(out)):
+        hashes = pc.struct_field(table.column("custody"), _HASH)
+        tables.append(table.filter(pc.equal(hashes, config_hash)).cast(VERDICT_SCHEMA))
+    return [table for table in tables if table.num_rows]
+
+
+def briefs(tables: Iterable[pa.Table]) -> pa.Table:
+    """:func:`brief` of several, one below the other."""
+    return pa.concat_tables([brief(VERDICT_SCHEMA.empty_table()), *map(brief, tables)])
+
+
+def latest(rows: pa.Table) -> tuple[Places, Places]:
+    """Of rows with ``video_id`` and ``scanned_at``: those that count, and those they supersede.
+
+    One row a video counts, the one scanned last, of equals the one further down; in the order of
+    ``video_id``. The same verdict met twice supersedes nothing.
+    """
+    count = rows.num_rows
+    if not count:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    columns = [rows.column("video_id"), _times(rows), pa.array(np.arange(count))]
+    keys = pa.table(columns, ["video_id", "time", "place"])
+    order = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names])
+    names, times = (keys.column(i).take(order) for i in (0, 1))
+    again = truth(pc.equal(names.slice(1), names.slice(0, count - 1)))
+    last, when = np.append(~again, True), times.to_numpy()
+    group = np.cumsum(np.append(0, ~again))
+    superseded = ~last & (when != when[last][group])
+    places: Places = order.to_numpy().astype(np.int64)
+    return places[last], places[superseded]
+
+
+def _times(rows: pa.Table) -> pa.ChunkedArray:
+    return rows.column("scanned_at").cast(pa.int64()).fill_null(_NEVER)
+
+
+def find(names: Any, rows: pa.Table) -> pa.Array:
+    """The place of each ``video_id`` in rows that have each once; null where it is not there."""
+    found = pc.index_in(names, value_set=rows.column("video_id"))
+    return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+
+
+def truth(values: pa.Array | pa.ChunkedArray) -> Mask:
+    """Booleans as numpy has them; null is false."""
+    return np.asarray(pc.fill_null(values, False).to_numpy(zero_copy_only=False), dtype=bool)
+
+
+def same(left: Any, right: Any) -> Mask:
+    """Where two columns of text agree; null equals null."""
+    both = pc.and_(pc.is_null(left), pc.is_null(right))
+    return truth(pc.or_(pc.fill_null(pc.equal(left, right), False), both))
+
+
+def merge(
+    out: Path, parts: Sequence[pa.Table], gone: pa.Array, fresh: bool, check: Callable[[], None]
+) -> pa.Table:
+    """Put the parts into the file; what they supersede goes to the history first.
+
+    :param gone: every ``video_id`` that is not at the source.
+    :param fresh: leave out what the file holds.
+    :return: what the file holds now.
+    :raises DfscanError: it cannot be written, or another run has taken the output over.
+    """
+    old = VERDICT_SCHEMA.empty_table()
+    if storage.exists(out) and not fresh:
+        old = read_verdicts(out)
+    table = pa.concat_tables([old, *parts])
+    kept, superseded = latest(table.select(_KEYS))
+    _keep_in_history(out, table.take(superseded), check)
+    table = _with_gone(table.take(kept), gone)
+    storage.commit_table(out, table.replace_schema_metadata(old.schema.metadata), check=check)
+    return table
+
+
+def _with_gone(table: pa.Table, gone: pa.Array) -> pa.Table:
+    place = table.schema.get_field_index("gone")
+    absent = pc.is_in(table.column("video_id"), value_set=gone)
+    return table.set_column(place, VERDICT_SCHEMA.field("gone"), absent)
+
+
+def _keep_in_history(out: Path, rows: pa.Table, check: Callable[[], None]) -> None:
+    """Named by what is in it, so that doing it again writes the same file."""
+    if not rows.num_rows:
+        return
+    short = brief(rows)
+    keys = [short.column("video_id"), _times(short), short.column(_HASH)]
+    name = fingerprint([column.to_pylist() for column in keys])
+    storage.commit_table(history_folder(out) / f"{name}.parquet", rows, check=check)
+
+
+def undo_history(out: Path) -> None:
+    """Take back what a run put into the history that died before it replaced the file.
+
+    Only a run that died leaves parts, so nothing is looked at without.
+    """
+    files = storage.parquet_files(history_folder(out))
+    if not (files and storage.exists(out) and storage.parquet_files(parts_folder(out))):
+        return
+    current = read_brief(out)
+    for file in files:
+        rows = storage.read_table(file, _KEYS)
+        now = _times(current).take(find(rows.column("video_id"), current))
+        if pc.all(pc.fill_null(pc.equal(now, _times(rows)), False)).as_py():
+            storage.remove(file)
