@@ -18,6 +18,7 @@ from dfscan.jobs.results import (
     QuickstartResult,
     ScoreResult,
     TrainResult,
+    VerifyResult,
 )
 from dfscan.records import HEALTHY
 
@@ -28,6 +29,7 @@ FEW: Final = 20
 """Up to so many verdicts are shown one by one."""
 
 _COLOURS: Final = {"REAL": "green", "FAKE": "red", "UNCERTAIN": "bright_black"}
+_OUTCOMES: Final = {"agrees": "green", "differs": "red", "unchecked": "yellow"}
 
 
 def _console() -> Console:
@@ -221,6 +223,43 @@ def _(value: PlanResult) -> None:
 @result.register
 def _(value: PurgeResult) -> None:
     _console().print(f"removed {value.rows:,} row(s) and {value.faces:,} face(s) from {value.path}")
+
+
+@result.register
+def _(value: VerifyResult) -> None:
+    console = _console()
+    odd = [v for v in value.videos if v.outcome != "agrees"]
+    odd.sort(key=lambda v: (v.outcome != "differs", v.video_id))
+    shown = value.videos if len(value.videos) <= FEW else odd
+    table = _table("verdicts made again", "video", "", "what", "recorded", "found")
+    for video in shown[:MANY]:
+        outcome = Text(video.outcome, style=_OUTCOMES[video.outcome])
+        table.add_row(Text(video.video_id), outcome, Text(video.reason or ""))
+        for difference in video.differences[:FEW]:
+            values = (_shown(difference.recorded), _shown(difference.found))
+            table.add_row("", "", Text(difference.what), *values)
+        if len(video.differences) > FEW:
+            table.add_row("", "", f"… and {len(video.differences) - FEW:,} more")
+    if len(shown) > MANY:
+        table.add_row(f"… and {len(shown) - MANY:,} more: see --json")
+    if shown:
+        console.print(table)
+    for note in value.notes:
+        console.print(f"note: {note}", markup=False)
+    counts = value.counts
+    console.print(
+        f"{len(value.videos):,} verdicts: {counts['agrees']:,} agree, {counts['differs']:,} differ, "
+        f"{counts['unchecked']:,} cannot be checked (logits to {value.tolerance:g}); "
+        f"{value.elapsed_s:.1f} s"
+    )
+
+
+def _shown(value: Any) -> Text:
+    """A value of a verdict, briefly."""
+    if isinstance(value, list):
+        items = [_shown(v).plain for v in value[:FEW]] + ["…"] * (len(value) > FEW)
+        return Text(", ".join(items))
+    return Text("–" if value is None else _fact("", value))
 
 
 @result.register

@@ -14,6 +14,7 @@ from dfscan.jobs.extract_job import dataset_card
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import PurgeResult
 from dfscan.jobs.score_job import parts_folder
+from dfscan.jobs.verdict_files import read_verdicts
 
 
 def run(config: PurgeConfig, progress: Progress) -> PurgeResult:
@@ -71,7 +72,7 @@ def _purge_verdicts(path: Path, videos: set[str]) -> PurgeResult:
     with storage.Lock(path.with_name(f".{path.name}.lock"), path) as lock:
         storage.sweep(path.parent, lock.now)
         for file in (path, *storage.parquet_files(parts_folder(path))):
-            table = _verdicts(file)
+            table = read_verdicts(file)
             mine = pc.is_in(table.column("video_id"), value_set=pa.array(sorted(videos)))
             count = pc.sum(mine).as_py() or 0
             rows += count
@@ -79,16 +80,3 @@ def _purge_verdicts(path: Path, videos: set[str]) -> PurgeResult:
                 found |= set(table.filter(mine).column("video_id").to_pylist())
                 storage.commit_table(file, table.filter(pc.invert(mine)), check=lock.lease.check)
     return PurgeResult(str(path), rows, 0, 0, sorted(videos - found))
-
-
-def _verdicts(file: Path) -> pa.Table:
-    try:
-        table = storage.read_table(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        detail = " ".join(str(error).split())[:160]
-        raise SourceError(f"{file} is not a readable Parquet file: {detail}") from None
-    if (table.schema.metadata or {}).get(b"dfscan") != b"verdicts":
-        raise SourceError(
-            f"{file} holds no verdicts of dfscan: give a verdict file, or the folder of a face dataset"
-        )
-    return table

@@ -19,10 +19,12 @@ from dfscan.calibration import Calibration
 from dfscan.config import ScoreConfig
 from dfscan.corpora.base import is_picture
 from dfscan.errors import ConfigError, OutputError
+from dfscan.jobs import verdict_files
 from dfscan.jobs.looking import GONE_LIMIT, left_to_do, list_sources, make_looker
 from dfscan.jobs.pool import check_cluster, run_units
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import ScoreResult
+from dfscan.jobs.verdict_files import record_of
 from dfscan.models.modelfile import ModelHeader, find_model, load_model
 from dfscan.recipe import differences, fingerprint
 from dfscan.records import VERDICT_SCHEMA, VideoRef
@@ -78,7 +80,7 @@ def _score(config: ScoreConfig, progress: Progress) -> ScoreResult:
         units = plan_units(known.todo, config.unit_size, step.config_hash)
         run_units(step, units, config, progress, lock.lease)
         progress.stop()
-        table = known.merge(step)
+        table = verdict_files.with_records(known.merge(step), {**known.records, **record_of(step)})
         _compare_counts(table, step, progress)
         storage.commit_table(out, table)
         storage.remove(step.target)
@@ -100,6 +102,14 @@ OFF: Final = 4.0
 
 TOLD: Final = ("video_id", "status", "verdict", "reason", "score_raw", "p_fake", "calibrated")
 """Columns of the verdicts that are told rather than written."""
+
+
+def make_step(config: ScoreConfig, target: Path, progress: Progress) -> ScoreStep:
+    """The step that a configuration asks for.
+
+    :raises UsageError: no model, or there are no GPUs where some are asked for.
+    """
+    return _step(config, _models(config), target, progress)
 
 
 def parts_folder(out: Path) -> Path:
@@ -197,6 +207,8 @@ def _step(
         "evidence": config.evidence.model_dump(mode="json"),
         "max_bytes": config.max_bytes,
     }
+    if config.at_fpr is not None:  # a key that came later counts only where it is set
+        deciding["at_fpr"] = config.at_fpr
     quick = _quick(config, header, rule, progress) if config.triage else None
     if quick is not None:
         deciding["triage"] = quick.rule.threshold
@@ -208,6 +220,7 @@ def _step(
         quick=quick,
         batch_size=config.batch_size,
         config_hash=fingerprint(deciding),
+        deciding=deciding,
         target=target,
     )
 
@@ -270,15 +283,17 @@ class _Known:
     gone: frozenset[str]
     gone_before: frozenset[str]
     stale: int
+    records: dict[str, Any]
 
     @classmethod
     def read(
         cls, out: Path, step: ScoreStep, videos: list[VideoRef], config: ScoreConfig
     ) -> "_Known":
         """Verdicts of earlier runs: the finished file, and units of one that was interrupted."""
-        tables = [VERDICT_SCHEMA.empty_table()]
+        tables, records = [VERDICT_SCHEMA.empty_table()], dict[str, Any]()
         if storage.exists(out) and not config.overwrite:
             tables.append(_read_verdicts(out))
+            records = verdict_files.records(out)
         if config.overwrite:
             storage.remove(step.target)
         tables += list(_parts(step))
@@ -304,7 +319,7 @@ class _Known:
             for n, h in zip(names, hashes, strict=True)
         )
         accepted = {n for n, g in zip(names, old.column("gone").to_pylist(), strict=True) if g}
-        return cls(old, todo, frozenset(names) - present, frozenset(accepted), stale)
+        return cls(old, todo, frozenset(names) - present, frozenset(accepted), stale, records)
 
     def check_gone(self, config: ScoreConfig) -> None:
         """Refuse to mark many verdicts as gone at once.
