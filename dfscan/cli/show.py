@@ -11,6 +11,7 @@ from rich.text import Text
 
 from dfscan import storage
 from dfscan.jobs.results import (
+    Checked,
     ExtractResult,
     InspectResult,
     PlanResult,
@@ -228,22 +229,17 @@ def _(value: PurgeResult) -> None:
 @result.register
 def _(value: VerifyResult) -> None:
     console = _console()
+    if len(value.videos) <= FEW:
+        table = _table("verdicts made again", "video", "")
+        for video in value.videos:
+            table.add_row(Text(video.video_id), Text(video.outcome, style=_OUTCOMES[video.outcome]))
+        console.print(table)
     odd = [v for v in value.videos if v.outcome != "agrees"]
     odd.sort(key=lambda v: (v.outcome != "differs", v.video_id))
-    shown = value.videos if len(value.videos) <= FEW else odd
-    table = _table("verdicts made again", "video", "", "what", "recorded", "found")
-    for video in shown[:MANY]:
-        outcome = Text(video.outcome, style=_OUTCOMES[video.outcome])
-        table.add_row(Text(video.video_id), outcome, Text(video.reason or ""))
-        for difference in video.differences[:FEW]:
-            values = (_shown(difference.recorded), _shown(difference.found))
-            table.add_row("", "", Text(difference.what), *values)
-        if len(video.differences) > FEW:
-            table.add_row("", "", f"… and {len(video.differences) - FEW:,} more")
-    if len(shown) > MANY:
-        table.add_row(f"… and {len(shown) - MANY:,} more: see --json")
-    if shown:
-        console.print(table)
+    for video in odd[:MANY]:
+        _show_odd(console, video)
+    if len(odd) > MANY:
+        console.print(f"  … and {len(odd) - MANY:,} more: see --json")
     for note in value.notes:
         console.print(f"note: {note}", markup=False)
     counts = value.counts
@@ -254,12 +250,27 @@ def _(value: VerifyResult) -> None:
     )
 
 
-def _shown(value: Any) -> Text:
+def _show_odd(console: Console, video: Checked) -> None:
+    """What differs of a verdict, a line each, or why it cannot be checked."""
+    if video.reason:
+        console.print(f"  {video.video_id}: cannot be checked: {video.reason}", markup=False)
+    for difference in video.differences[:FEW]:
+        recorded, found = _value(difference.recorded), _value(difference.found)
+        console.print(
+            f"  {video.video_id}: {difference.what}: recorded {recorded}, found {found}",
+            markup=False,
+        )
+    if len(video.differences) > FEW:
+        more = len(video.differences) - FEW
+        console.print(f"  {video.video_id}: … and {more:,} more: see --json", markup=False)
+
+
+def _value(value: Any) -> str:
     """A value of a verdict, briefly."""
     if isinstance(value, list):
-        items = [_shown(v).plain for v in value[:FEW]] + ["…"] * (len(value) > FEW)
-        return Text(", ".join(items))
-    return Text("–" if value is None else _fact("", value))
+        items = [_value(v) for v in value[:FEW]] + ["…"] * (len(value) > FEW)
+        return f"[{', '.join(items)}]"
+    return "none" if value is None else _fact("", value)
 
 
 @result.register

@@ -6,7 +6,7 @@ import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -110,15 +110,11 @@ def run(config: VerifyConfig, progress: Progress) -> VerifyResult:
     started = time.monotonic()
     storage.check_is_local(config.verdicts)
     verdicts = _Verdicts.read(Path(config.verdicts).absolute())
-    model = find_model(config.model)
-    read_header(model)  # a file that is no model is told as such, not as another model
+    models = _models(config)
     check_cluster(config)
-    rows = verdicts.chosen(config)
-    checked, left = _sort_out(
-        rows, verdicts.records, storage.sha256(storage.read_bytes(str(model)))
-    )
+    checked, left = _sort_out(verdicts.chosen(config), verdicts.records, models)
     with _temporary() as folder, storage.Lock(folder / "lock", verdicts.path) as lock:
-        groups, refused = _plan(config, verdicts.records, left, folder, progress)
+        groups, refused = _plan(config, verdicts.records, models, left, folder, progress)
         checked += refused
         with contextlib.nullcontext() if config.inline or not groups else ray_session(config):
             progress.start("verify", sum(len(g.videos) for g in groups), "videos")
@@ -130,7 +126,7 @@ def run(config: VerifyConfig, progress: Progress) -> VerifyResult:
     notes = Counter(note for c in checked for note in c.notes)
     return VerifyResult(
         verdicts=str(verdicts.path),
-        model=str(model),
+        models=[str(model) for model in models.values()],
         tolerance=config.tolerance,
         videos=checked,
         counts={name: outcomes[name] for name in ("agrees", "differs", "unchecked")},
@@ -138,6 +134,19 @@ def run(config: VerifyConfig, progress: Progress) -> VerifyResult:
         max_failed=config.max_failed,
         elapsed_s=time.monotonic() - started,
     )
+
+
+def _models(config: VerifyConfig) -> dict[str, Path]:
+    """The given models by the SHA-256 of their file.
+
+    :raises ModelError: one is missing, or is no model.
+    """
+    found = {}
+    for given in config.model or (None,):
+        path = find_model(given)
+        read_header(path)  # what is no model is told as that, not as another model
+        found[storage.sha256(storage.read_bytes(str(path)))] = path
+    return found
 
 
 @contextlib.contextmanager
@@ -153,13 +162,14 @@ def _temporary() -> Iterator[Path]:
 
 
 def _sort_out(
-    rows: Sequence[dict[str, Any]], made_with: Mapping[str, Any], model: str
+    rows: Sequence[dict[str, Any]], made_with: Mapping[str, Any], models: Mapping[str, Path]
 ) -> tuple[list[Checked], list[tuple[dict[str, Any], VideoRef]]]:
     """What can be said without opening a video, and the rows that are left with their videos."""
     checked: list[Checked] = []
     left: list[dict[str, Any]] = []
+    made_by = {name: _made_by(name, record) for name, record in made_with.items()}
     for row in rows:
-        found = _at_once(row, made_with, model)
+        found = _at_once(row, made_by, models)
         if found is None:
             left.append(row)
         else:
@@ -177,23 +187,44 @@ def _unchecked(video_id: str, reason: str) -> Checked:
     return Checked(video_id, "unchecked", reason)
 
 
-def _at_once(row: Mapping[str, Any], made_with: Mapping[str, Any], model: str) -> Checked | None:
-    name, config_hash = row["video_id"], row["config_hash"]
-    if config_hash not in made_with:
-        return _unchecked(name, f"the file does not say how {config_hash} scored")
+def _made_by(config_hash: str, record: Mapping[str, Any]) -> list[str] | Difference | ConfigError:
+    """The models of a record; a difference where it is not the one that was written."""
     try:
-        now = hash_of(made_with[config_hash])
+        now = hash_of(record)
     except ConfigError as error:
-        return _unchecked(name, str(error))
+        return error
     if now != config_hash:
         what = f"the record of how it was scored ({KEY.decode()})"
-        return Checked(name, "differs", None, [Difference(what, config_hash, now)])
-    if model not in (row["models"] or ()):
-        others = ", ".join(f"{m[:16]}…" for m in row["models"] or ()) or "none recorded"
-        return _unchecked(name, f"another model scored it (SHA-256 {others}; given {model[:16]}…)")
+        return Difference(what, config_hash, now)
+    return sorted(record.get("models", ()))
+
+
+def _at_once(
+    row: Mapping[str, Any],
+    made_by: Mapping[str, list[str] | Difference | ConfigError],
+    models: Mapping[str, Path],
+) -> Checked | None:
+    """What can be said of a row without opening its video; None where that is nothing."""
+    name, own = row["video_id"], list(row["models"] or ())
+    recorded = made_by.get(row["config_hash"])
+    if recorded is None:
+        return _unchecked(name, f"the file does not say how {row['config_hash']} scored")
+    if isinstance(recorded, ConfigError):
+        return _unchecked(name, str(recorded))
+    if not isinstance(recorded, Difference) and sorted(own) != recorded:
+        recorded = Difference("custody.models", own, recorded)
+    if isinstance(recorded, Difference):
+        return Checked(name, "differs", None, [recorded])
+    if not models.keys() >= set(own):
+        reason = f"another model scored it (SHA-256 {_short(own)}; given {_short(models)})"
+        return _unchecked(name, reason)
     if row["status"] in _OF_THE_MACHINE:
         return _unchecked(name, f"was {row['status']} when it was scored")
     return None
+
+
+def _short(hashes: Iterable[str]) -> str:
+    return ", ".join(f"{h[:16]}…" for h in hashes)
 
 
 def _refs(rows: Sequence[Mapping[str, Any]]) -> list[VideoRef | None]:
@@ -226,21 +257,23 @@ def _refs(rows: Sequence[Mapping[str, Any]]) -> list[VideoRef | None]:
 def _plan(
     config: VerifyConfig,
     made_with: Mapping[str, Any],
+    models: Mapping[str, Path],
     left: Sequence[tuple[dict[str, Any], VideoRef]],
     folder: Path,
     progress: Progress,
 ) -> tuple[list[_Group], list[Checked]]:
     """A step for each configuration and decoder; and the rows whose configuration cannot be had."""
-    sets: dict[tuple[str, str], list[VideoRef]] = {}
+    sets: dict[tuple[str, str, tuple[str, ...]], list[VideoRef]] = {}
     for row, ref in left:
         decoder = "decord" if (row["decoder"] or "").startswith("decord2 ") else "auto"
-        sets.setdefault((row["config_hash"], decoder), []).append(ref)
+        sets.setdefault((row["config_hash"], decoder, tuple(row["models"])), []).append(ref)
     groups: list[_Group] = []
     refused: list[Checked] = []
-    for number, ((config_hash, decoder), videos) in enumerate(sorted(sets.items())):
+    for number, ((config_hash, decoder, own), videos) in enumerate(sorted(sets.items())):
         record = made_with[config_hash]
+        files = tuple(str(models[sha256]) for sha256 in own)
         try:
-            scoring = _replayed(config, record, decoder)
+            scoring = _replayed(config, record, files, decoder)
             step = make_step(scoring, folder / str(number), progress)
             notes = _same_deciding(record, step)
             groups.append(_Group(step, scoring.max_bytes, videos, notes))
@@ -249,7 +282,9 @@ def _plan(
     return groups, refused
 
 
-def _replayed(config: VerifyConfig, record: Mapping[str, Any], decoder: str) -> ScoreConfig:
+def _replayed(
+    config: VerifyConfig, record: Mapping[str, Any], models: tuple[str, ...], decoder: str
+) -> ScoreConfig:
     """The scoring configuration that comes to a record, run as this verb is told to.
 
     :raises ConfigError: this dfscan does not take one of its values.
@@ -257,7 +292,7 @@ def _replayed(config: VerifyConfig, record: Mapping[str, Any], decoder: str) -> 
     sampling = recipe_of(record).sampling
     decided = {key: record[key] for key in record if key in ScoreConfig.model_fields}
     if not record.get("forced"):
-        decided.pop("threshold", None)  # the model's own
+        decided.pop("threshold", None)  # it follows from the models
     running = {key: getattr(config, key) for key in (*OpenConfig.model_fields, "batch_size")}
     frames = {
         "stride": sampling.stride,
@@ -265,9 +300,8 @@ def _replayed(config: VerifyConfig, record: Mapping[str, Any], decoder: str) -> 
         "every": sampling.every_s,
         "phase": sampling.phase,
     }
-    return build(
-        ScoreConfig, {**decided, **running, **frames, "model": config.model, "decoder": decoder}
-    )
+    others = {"model": models, "decoder": decoder}
+    return build(ScoreConfig, {**decided, **running, **frames, **others})
 
 
 def _same_deciding(record: Mapping[str, Any], step: ScoreStep) -> list[str]:
