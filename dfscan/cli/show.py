@@ -270,7 +270,9 @@ def _value(value: Any) -> str:
     if isinstance(value, list):
         items = [_value(v) for v in value[:FEW]] + ["…"] * (len(value) > FEW)
         return f"[{', '.join(items)}]"
-    return "none" if value is None else _fact("", value)
+    if isinstance(value, float):
+        return f"{value:.9g}"  # single precision whole: what differs is to be seen
+    return "none" if value is None else str(value)
 
 
 @result.register

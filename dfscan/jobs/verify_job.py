@@ -216,7 +216,7 @@ def _at_once(
     if isinstance(recorded, Difference):
         return Checked(name, "differs", None, [recorded])
     if not models.keys() >= set(own):
-        reason = f"another model scored it (SHA-256 {_short(own)}; given {_short(models)})"
+        reason = f"scored by another model (SHA-256 {_short(own)}; given {_short(models)})"
         return _unchecked(name, reason)
     if row["status"] in _OF_THE_MACHINE:
         return _unchecked(name, f"was {row['status']} when it was scored")
