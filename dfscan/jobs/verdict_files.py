@@ -50,14 +50,19 @@ def records(file: Path) -> dict[str, Any]:
         found = json.loads(text)
     except ValueError as error:
         raise _damaged(file, str(error)) from None
-    if not isinstance(found, dict) or not all(isinstance(r, dict) for r in found.values()):
-        raise _damaged(file, "not an object of objects")
+    if not isinstance(found, dict) or not all(_is_record(value) for value in found.values()):
+        raise _damaged(file, "not an object of objects with models")
     return found
+
+
+def _is_record(value: Any) -> bool:
+    models = value.get("models") if isinstance(value, dict) else None
+    return isinstance(models, list) and all(isinstance(sha256, str) for sha256 in models)
 
 
 def _damaged(file: Path, how: str) -> SourceError:
     return SourceError(
-        f"{file}: the record of how it was scored (metadata {KEY.decode()}) is no valid JSON "
+        f"{file}: the record of how it was scored (metadata {KEY.decode()}) is damaged "
         f"({' '.join(how.split())[:80]}): score again with --overwrite"
     )
 

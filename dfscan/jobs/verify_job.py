@@ -196,7 +196,7 @@ def _made_by(config_hash: str, record: Mapping[str, Any]) -> list[str] | Differe
     if now != config_hash:
         what = f"the record of how it was scored ({KEY.decode()})"
         return Difference(what, config_hash, now)
-    return sorted(record.get("models", ()))
+    return sorted(record["models"])
 
 
 def _at_once(

@@ -293,9 +293,13 @@ def test_a_file_that_does_not_say_how_it_was_scored(stripes: Scored, tmp_path: P
     with pytest.raises(SourceError, match=r"does not say how it was scored .*--overwrite") as told:
         verify(old, model=stripes.model)
     assert "\n" not in str(told.value)
-    storage.commit_table(old, table.replace_schema_metadata(metadata | {verdict_files.KEY: b"["}))
-    with pytest.raises(SourceError, match="no valid JSON"):
-        verify(old, model=stripes.model)
+    for damaged in (b"[", b"[]", b'{"a": 1}', b'{"a": {"models": 1}}'):
+        other = table.replace_schema_metadata(metadata | {verdict_files.KEY: damaged})
+        storage.commit_table(old, other)
+        with pytest.raises(SourceError, match=r"\(metadata dfscan\.score\) is damaged"):
+            verify(old, model=stripes.model)
+    with pytest.raises(SourceError, match="is damaged"):
+        score(str(stripes.path.parent / "src"), stripes.model, old)
     storage.commit_table(old, table.replace_schema_metadata(metadata | {verdict_files.KEY: b"{}"}))
     with pytest.raises(SourceError, match="does not say how it was scored"):
         verify(old, model=stripes.model)
