@@ -293,14 +293,16 @@ def _replayed(
     decided = {key: record[key] for key in record if key in ScoreConfig.model_fields}
     if not record.get("forced"):
         decided.pop("threshold", None)  # it follows from the models
+    triage = "triage" in record  # what is recorded of it follows from the model too
     running = {key: getattr(config, key) for key in (*OpenConfig.model_fields, "batch_size")}
     frames = {
         "stride": sampling.stride,
         "frames": sampling.frames,
         "every": sampling.every_s,
         "phase": sampling.phase,
+        "sampling": None if triage else sampling.mode,
     }
-    others = {"model": models, "decoder": decoder}
+    others = {"model": models, "decoder": decoder, "triage": triage}
     return build(ScoreConfig, {**decided, **running, **frames, **others})
 
 
@@ -327,8 +329,7 @@ def _check(
     step = replace(group.step, lease=lock.lease)
     units = plan_units(group.videos, config.unit_size, step.config_hash)
     run_units(step, units, config, progress, lock.lease)
-    calibration = step.rule.calibration
-    tolerance = Tolerance(config.tolerance, calibration.scale if calibration else 1.0)
+    tolerance = Tolerance(config.tolerance, _steepest(step))
     waiting = {video.video_id for video in group.videos}
     for _, table in storage.read_tables(step.target):
         for found in table.to_pylist():
@@ -341,6 +342,12 @@ def _check(
             f"{len(waiting)} verdict(s) made again did not arrive in {step.target}: workers on other "
             "machines do not see this folder; set TMPDIR to one that all of them share"
         )
+
+
+def _steepest(step: ScoreStep) -> float:
+    """The largest slope of a step's calibrations; 1 without any."""
+    ways = [step.full, *([step.quick] if step.quick else [])]
+    return max((w.rule.calibration.scale for w in ways if w.rule.calibration), default=1.0)
 
 
 def _compared(

@@ -20,14 +20,14 @@ from dfscan.errors import ConfigError, ModelError, SourceError
 from dfscan.jobs import verdict_files
 from dfscan.jobs.results import Checked, VerifyResult
 from dfscan.models.backbones import create_network, network_input
-from dfscan.models.modelfile import ModelHeader, save_model
+from dfscan.models.modelfile import ModelHeader, Triage, save_model
 from dfscan.recipe import FaceRecipe, Sampling, Stride, fingerprint
 from dfscan.synthetic import Corpus
 
 SAMPLING = Sampling(stride=Stride(real=30, fake=30))
 
 
-def make_model(path: Path, seed: int = 0) -> Path:
+def make_model(path: Path, seed: int = 0, deep_if: float = 0.0) -> Path:
     torch.manual_seed(seed)
     seen = network_input("mesoinception4", InputConfig(size=64))
     fitted = Calibration(
@@ -35,7 +35,11 @@ def make_model(path: Path, seed: int = 0) -> Path:
         top_reals=(0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0),
     )  # fmt: skip
     recipe = FaceRecipe(sampling=SAMPLING, input=seen)
-    header = ModelHeader(backbone="mesoinception4", recipe=recipe, calibration=fitted)
+    quick = fitted.model_copy(update={"scale": 3.0})
+    triage = Triage(calibration=quick, deep_if=deep_if, flagged=9, recall=0.9)
+    header = ModelHeader(
+        backbone="mesoinception4", recipe=recipe, calibration=fitted, triage=triage
+    )
     save_model(path, create_network("mesoinception4", 64), header)
     return path
 
@@ -189,12 +193,24 @@ def test_every_way_to_decide_is_replayed(corpus: Corpus, scored: Scored, tmp_pat
         {"every": "0.2s", "frames": None, "at_fpr": 0.25},
         {"model": [other, scored.model], "aggregation": "trimmed", "min_frames": 2},
         {"decoder": "decord", "evidence": {"errors": 0, "frames": 0}},
+        {"sampling": "keyframes", "threshold": 0.9},
+        {"triage": True, "evidence": {"errors": 0, "frames": 0}},
     ]
     for number, way in enumerate(ways):
         out = tmp_path / f"{number}.parquet"
         score(str(corpus.test), out=out, **({"model": scored.model} | way))
         result = verify(out, scored.names[0], model=[scored.model, other])
         assert (only(result).outcome, result.notes) == ("agrees", []), (way, result.videos)
+
+
+def test_a_quick_look_is_replayed(corpus: Corpus, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model.safetensors", deep_if=1.0)
+    out = tmp_path / "v.parquet"
+    score(str(corpus.test), model, out, triage=True, evidence={"errors": 0, "frames": 0})
+    looks = {r["video_id"]: r["look"] for r in storage.read_table(out).to_pylist()}
+    name = next(name for name, look in looks.items() if look == "quick")
+    result = verify(out, name, model=model)
+    assert (only(result).outcome, result.notes) == ("agrees", [])
 
 
 def test_null_verdicts_agree_too(stripes: Scored) -> None:
