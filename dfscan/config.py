@@ -144,6 +144,8 @@ class VerbConfig(Strict):
 
     exclusive: ClassVar[tuple[str, ...]] = ()
     """Keys of which one is given: a stronger layer's replaces a weaker layer's other."""
+    from_score: ClassVar[Mapping[str, str]] = {}
+    """Keys that the file need not repeat: key → the one of its section ``score`` that stands in."""
 
     inline: bool = False
     workers: int | None = Field(None, ge=1)
@@ -152,24 +154,16 @@ class VerbConfig(Strict):
     overwrite: bool = False
 
 
-class LookConfig(VerbConfig):
-    """What extracting and scoring share: where videos come from and how they are taken."""
+class OpenConfig(VerbConfig):
+    """How videos are opened: so many a unit, each in a process that can be ended."""
 
-    source: Paths = ()
-    layout: Layout = "auto"
     unit_size: int = Field(16, ge=1, le=1024, description="videos a commit")
-    max_bytes: int = Field(4 << 30, ge=1, description="larger files get the row too_large")
     max_failed: float = Field(0.05, ge=0, le=1, description="above this share: exit code 3")
-    allow_gone: bool = Field(False, description="accept that many known videos are missing")
-    retry: Statuses = Field((), description="work only on videos that ended with these statuses")
     timeout: Seconds = Field(120.0, description="seconds a video, and one more a megabyte")
     max_memory: ByteSize | None = Field(
         None, description="that decoding one video may take; null: a CPU's share, 2 to 8 GiB"
     )
     recycle: int = Field(500, ge=1, description="videos after which a decoding process is replaced")
-    decoder: Literal["auto", "decord", "pyav"] = Field(
-        "auto", description="the same frames each; decord and pyav decode the others too"
-    )
     decoders: int | None = Field(
         None,
         ge=0,
@@ -178,6 +172,19 @@ class LookConfig(VerbConfig):
         "faces; null: 0, or a GPU's share of the CPUs",
     )
     isolate: bool = Field(True, description="open videos in a process that can be ended")
+
+
+class LookConfig(OpenConfig):
+    """What extracting and scoring share: where videos come from and how they are taken."""
+
+    source: Paths = ()
+    layout: Layout = "auto"
+    max_bytes: int = Field(4 << 30, ge=1, description="larger files get the row too_large")
+    allow_gone: bool = Field(False, description="accept that many known videos are missing")
+    retry: Statuses = Field((), description="work only on videos that ended with these statuses")
+    decoder: Literal["auto", "decord", "pyav"] = Field(
+        "auto", description="the same frames each; decord and pyav decode the others too"
+    )
 
 
 class ExtractConfig(LookConfig):
@@ -500,6 +507,35 @@ class PurgeConfig(VerbConfig):
     video: Paths = ()
 
 
+class VerifyConfig(OpenConfig):
+    """``dfscan verify``: verdicts, made again from their custody record and compared."""
+
+    from_score: ClassVar[Mapping[str, str]] = {
+        "verdicts": "out",
+        **{
+            key: key
+            for key in (
+                *("model", "unit_size", "batch_size", "timeout", "max_memory", "recycle"),
+                *("decoders", "isolate"),
+            )
+        },
+    }
+
+    verdicts: PathText = "verdicts.parquet"
+    model: Paths = Field((), description="every model that scored")
+    video: Paths = ()
+    sample: int | None = Field(None, ge=1, description="so many verdicts, chosen at random")
+    seed: int = Field(0, ge=0, description="of the choice")
+    tolerance: float = Field(1e-3, ge=0, description="how far two logits may lie apart")
+    batch_size: int = Field(32, ge=1)
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> "VerifyConfig":
+        if self.video and self.sample is not None:
+            raise ValueError("video and sample exclude each other: give one of them")
+        return self
+
+
 VERBS: Final[Mapping[str, type[VerbConfig]]] = {
     "extract": ExtractConfig,
     "train": TrainConfig,
@@ -507,6 +543,7 @@ VERBS: Final[Mapping[str, type[VerbConfig]]] = {
     "quickstart": QuickstartConfig,
     "inspect": InspectConfig,
     "purge": PurgeConfig,
+    "verify": VerifyConfig,
 }
 _SHARED: Final = frozenset(VerbConfig.model_fields) - {"overwrite"}
 
@@ -590,7 +627,9 @@ def _load_file(verb: str, path: str | Path | None) -> dict[str, Any]:
         if key not in _SHARED:
             hint = did_you_mean(str(key), _SHARED)
             raise ConfigError(f"{path}: unknown key 'run.{key}': {hint}")
-    return {**shared, **_load_section(path, content, verb)}
+    score = _load_section(path, content, "score")
+    borrowed = {key: score[at] for key, at in VERBS[verb].from_score.items() if at in score}
+    return {**shared, **borrowed, **_load_section(path, content, verb)}
 
 
 def _load_section(path: str | Path, content: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -704,12 +743,14 @@ __all__ = [
     "LookConfig",
     "Loss",
     "NetworkInput",
+    "OpenConfig",
     "Phase",
     "PurgeConfig",
     "QuickstartConfig",
     "ScoreConfig",
     "TrainConfig",
     "VerbConfig",
+    "VerifyConfig",
     "build",
     "configs_folder",
     "preset_names",

@@ -3,7 +3,15 @@ from typing import get_args
 import pytest
 
 from dfscan import config, corpora
-from dfscan.config import VERBS, ExtractConfig, QuickstartConfig, ScoreConfig, TrainConfig, resolve
+from dfscan.config import (
+    VERBS,
+    ExtractConfig,
+    QuickstartConfig,
+    ScoreConfig,
+    TrainConfig,
+    VerifyConfig,
+    resolve,
+)
 from dfscan.errors import ConfigError
 from dfscan.recipe import SamplingMode
 from dfscan.video import ORDERS
@@ -242,3 +250,21 @@ def test_decoders_are_those_that_there_is_an_order_for(verb):
     for decoder in ("sparse", "opencv", ""):
         with pytest.raises(ConfigError, match="should be 'auto', 'decord' or 'pyav'"):
             resolve(verb, {"decoder": decoder})
+
+
+def test_verifying_takes_from_the_file_what_scoring_says(folder):
+    write(folder, "{score: {model: m, out: v.parquet, timeout: 7, frames: 3}, run: {workers: 2}}")
+    found = resolve(VerifyConfig, {})
+    assert (found.model, found.verdicts, found.timeout) == (("m",), "v.parquet", 7)
+    assert found.workers == 2
+    write(
+        folder, "{score: {model: m, out: v.parquet}, verify: {model: [a, b], verdicts: w.parquet}}"
+    )
+    assert resolve(VerifyConfig, {}).model == ("a", "b")
+    assert resolve(VerifyConfig, {"verdicts": "x.parquet"}).verdicts == "x.parquet"
+    assert resolve(ScoreConfig, {}).model == ("m",)
+
+
+def test_what_verify_takes_from_score_is_there(folder):
+    assert VerifyConfig.from_score.keys() <= VerifyConfig.model_fields.keys()
+    assert set(VerifyConfig.from_score.values()) <= ScoreConfig.model_fields.keys()

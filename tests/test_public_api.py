@@ -8,7 +8,7 @@ from dfscan.synthetic import Corpus
 
 
 def test_the_public_surface() -> None:
-    verbs = {"extract", "init", "inspect", "purge", "quickstart", "score", "train"}
+    verbs = {"extract", "init", "inspect", "purge", "quickstart", "score", "train", "verify"}
     assert set(dfscan.__all__) == {"__version__"} | verbs
     assert all(callable(getattr(dfscan, name)) for name in dfscan.__all__ if name != "__version__")
     with pytest.raises(AttributeError, match="no attribute 'scan'"):
@@ -26,5 +26,6 @@ def test_the_verbs_are_functions(corpus: Corpus, tmp_path: Path) -> None:
     out = str(tmp_path / "v.parquet")
     scored = dfscan.score(str(corpus.test), model=run, out=out, frames=2, inline=True)
     assert scored.verdicts == {"UNCERTAIN": 4}
+    assert dfscan.verify(out, model=run, inline=True).counts["agrees"] == 4
     with pytest.raises(ConfigError, match=r"'score\.frame': did you mean 'frames'"):
         dfscan.score("x", frame=3)

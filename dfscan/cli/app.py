@@ -441,6 +441,56 @@ def purge(
     _run("purge", flags, None, None, None, as_json, quiet=False, verbose=False)
 
 
+@app.command()
+def verify(
+    verdicts: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[VERDICTS]",
+            help="A verdict file (default: verdicts.parquet).",
+            show_default=False,
+        ),
+    ] = None,
+    video: Annotated[
+        list[str] | None,
+        typer.Option(help="A video_id; as often as needed (default: all).", show_default=False),
+    ] = None,
+    sample: Annotated[int | None, typer.Option(help="So many verdicts, chosen at random.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of that choice (default: 0).")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What scored: model.safetensors, or a run folder; as often as models did.",
+            show_default=False,
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="How far two logits may lie apart (default: 0.001).")
+    ] = None,
+    timeout: Timeout = None,
+    max_failed: Annotated[
+        float | None,
+        typer.Option(help="Share that cannot be checked above which the exit code is 3."),
+    ] = None,
+    inline: Inline = None,
+    workers: Workers = None,
+    gpus: Gpus = None,
+    ray_address: RayAddress = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make verdicts again from their custody record and compare (exit code 5: one differs)."""
+    flags = {
+        "verdicts": verdicts, "video": video or None, "sample": sample, "seed": seed,
+        "model": model or None, "tolerance": tolerance, "timeout": timeout, "max_failed": max_failed,
+        "inline": inline, "workers": workers, "gpus": gpus, "ray_address": ray_address,
+    }  # fmt: skip
+    _run("verify", flags, config, None, sets, as_json, quiet, verbose)
+
+
 def _run(
     verb: str,
     flags: dict[str, Any],
@@ -459,7 +509,7 @@ def _run(
             as_json=as_json, quiet=quiet, verbose=verbose,
         )  # fmt: skip
     except KeyboardInterrupt:
-        then = "starts this run anew" if verb == "quickstart" else "continues"
+        then = "starts this run anew" if verb in ("quickstart", "verify") else "continues"
         typer.echo(f"dfscan: interrupted; the same command {then}", err=True)
         raise typer.Exit(130) from None
     if code:

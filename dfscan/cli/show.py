@@ -12,6 +12,7 @@ from rich.text import Text
 from dfscan import storage
 from dfscan.jobs.changes import KINDS, Change
 from dfscan.jobs.results import (
+    Checked,
     ExtractResult,
     InspectResult,
     PlanResult,
@@ -19,6 +20,7 @@ from dfscan.jobs.results import (
     QuickstartResult,
     ScoreResult,
     TrainResult,
+    VerifyResult,
 )
 from dfscan.records import HEALTHY
 
@@ -29,6 +31,7 @@ FEW: Final = 20
 """Up to so many verdicts are shown one by one."""
 
 _COLOURS: Final = {"REAL": "green", "FAKE": "red", "UNCERTAIN": "bright_black"}
+_OUTCOMES: Final = {"agrees": "green", "differs": "red", "unchecked": "yellow"}
 
 
 def _console() -> Console:
@@ -245,6 +248,55 @@ def _(value: PlanResult) -> None:
 @result.register
 def _(value: PurgeResult) -> None:
     _console().print(f"removed {value.rows:,} row(s) and {value.faces:,} face(s) from {value.path}")
+
+
+@result.register
+def _(value: VerifyResult) -> None:
+    console = _console()
+    if len(value.videos) <= FEW:
+        table = _table("verdicts made again", "video", "")
+        for video in value.videos:
+            table.add_row(Text(video.video_id), Text(video.outcome, style=_OUTCOMES[video.outcome]))
+        console.print(table)
+    odd = [v for v in value.videos if v.outcome != "agrees"]
+    odd.sort(key=lambda v: (v.outcome != "differs", v.video_id))
+    for video in odd[:MANY]:
+        _show_odd(console, video)
+    if len(odd) > MANY:
+        console.print(f"  … and {len(odd) - MANY:,} more: see --json")
+    for note in value.notes:
+        console.print(f"note: {note}", markup=False)
+    counts = value.counts
+    console.print(
+        f"{len(value.videos):,} verdicts: {counts['agrees']:,} agree, {counts['differs']:,} differ, "
+        f"{counts['unchecked']:,} cannot be checked (logits to {value.tolerance:g}); "
+        f"{value.elapsed_s:.1f} s"
+    )
+
+
+def _show_odd(console: Console, video: Checked) -> None:
+    """What differs of a verdict, a line each, or why it cannot be checked."""
+    if video.reason:
+        console.print(f"  {video.video_id}: cannot be checked: {video.reason}", markup=False)
+    for difference in video.differences[:FEW]:
+        recorded, found = _value(difference.recorded), _value(difference.found)
+        console.print(
+            f"  {video.video_id}: {difference.what}: recorded {recorded}, found {found}",
+            markup=False,
+        )
+    if len(video.differences) > FEW:
+        more = len(video.differences) - FEW
+        console.print(f"  {video.video_id}: … and {more:,} more: see --json", markup=False)
+
+
+def _value(value: Any) -> str:
+    """A value of a verdict, briefly."""
+    if isinstance(value, list):
+        items = [_value(v) for v in value[:FEW]] + ["…"] * (len(value) > FEW)
+        return f"[{', '.join(items)}]"
+    if isinstance(value, float):
+        return f"{value:.9g}"  # single precision whole: what differs is to be seen
+    return "none" if value is None else str(value)
 
 
 @result.register

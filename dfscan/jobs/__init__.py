@@ -14,6 +14,7 @@ from dfscan.config import (
     QuickstartConfig,
     ScoreConfig,
     TrainConfig,
+    VerifyConfig,
     build,
 )
 from dfscan.jobs.init_job import init
@@ -26,6 +27,7 @@ from dfscan.jobs.results import (
     QuickstartResult,
     ScoreResult,
     TrainResult,
+    VerifyResult,
 )
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "QuickstartResult",
     "ScoreResult",
     "TrainResult",
+    "VerifyResult",
     "extract",
     "init",
     "inspect",
@@ -44,6 +47,7 @@ __all__ = [
     "quickstart",
     "score",
     "train",
+    "verify",
 ]
 
 
@@ -111,6 +115,25 @@ def purge(path: str, *video: str, progress: Progress | None = None) -> PurgeResu
     from dfscan.jobs.purge_job import run
 
     return run(build(PurgeConfig, {"path": path, "video": video}), progress or Progress())
+
+
+def verify(
+    verdicts: str = "verdicts.parquet",
+    *video: str,
+    progress: Progress | None = None,
+    **config: Any,
+) -> VerifyResult:
+    """Make verdicts again from their custody record and compare; nothing is written.
+
+    All of the file's, those of some videos, or a ``sample``; keys of
+    :class:`~dfscan.config.VerifyConfig`.
+
+    :raises UsageError: there is no verdict file or no model, or the file does not say how it was made.
+    """
+    from dfscan.jobs.verify_job import run
+
+    values = _with({**config, "verdicts": verdicts}, video=video)
+    return run(build(VerifyConfig, values), progress or Progress())
 
 
 def _with(config: dict[str, Any], **positional: tuple[str, ...]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dfscan import storage
 from dfscan.config import PurgeConfig
 from dfscan.errors import SourceError
 from dfscan.facesets import MARKER, FaceSet
+from dfscan.jobs.custody import load_verdicts
 from dfscan.jobs.extract_job import dataset_card
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import PurgeResult
@@ -72,7 +73,7 @@ def _purge_verdicts(path: Path, videos: set[str]) -> PurgeResult:
         storage.sweep(path.parent, lock.now)
         folders = (parts_folder(path), history_folder(path))
         for file in (path, *(f for folder in folders for f in storage.parquet_files(folder))):
-            table = _verdicts(file)
+            table = load_verdicts(file)
             mine = pc.is_in(table.column("video_id"), value_set=pa.array(sorted(videos)))
             count = pc.sum(mine).as_py() or 0
             rows += count
@@ -80,16 +81,3 @@ def _purge_verdicts(path: Path, videos: set[str]) -> PurgeResult:
                 found |= set(table.filter(mine).column("video_id").to_pylist())
                 storage.commit_table(file, table.filter(pc.invert(mine)), check=lock.lease.check)
     return PurgeResult(str(path), rows, 0, 0, sorted(videos - found))
-
-
-def _verdicts(file: Path) -> pa.Table:
-    try:
-        table = storage.read_table(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        detail = " ".join(str(error).split())[:160]
-        raise SourceError(f"{file} is not a readable Parquet file: {detail}") from None
-    if (table.schema.metadata or {}).get(b"dfscan") != b"verdicts":
-        raise SourceError(
-            f"{file} holds no verdicts of dfscan: give a verdict file, or the folder of a face dataset"
-        )
-    return table

@@ -136,6 +136,53 @@ class PurgeResult:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """``what`` of a verdict differs: the value in the file, and the one found now."""
+
+    what: str
+    recorded: Any
+    found: Any
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What became of one verdict: ``outcome`` is ``agrees``, ``differs`` or ``unchecked``.
+
+    ``reason`` says why it could not be checked. ``notes``: what ran then and runs now.
+    """
+
+    video_id: str
+    outcome: str
+    reason: str | None = None
+    differences: list[Difference] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """Verdicts made again, by ``video_id``; ``counts`` by outcome.
+
+    ``tolerance`` is on logits. ``notes`` are those of all videos, each with the number of them.
+    """
+
+    verdicts: str
+    models: list[str]
+    tolerance: float
+    videos: list[Checked]
+    counts: dict[str, int]
+    notes: list[str]
+    max_failed: float
+    elapsed_s: float
+
+    @property
+    def exit_code(self) -> int:
+        """5: something differs; 3: more than ``max_failed`` could not be checked; else 0."""
+        if self.counts["differs"]:
+            return 5
+        return 3 if self.counts["unchecked"] > self.max_failed * len(self.videos) else 0
+
+
+@dataclass(frozen=True)
 class InspectResult:
     """What something is: its ``kind``, ``facts`` by name, and a table of its parts or faces."""
 

@@ -18,6 +18,7 @@ from dfscan.config import ScoreConfig
 from dfscan.corpora.base import is_picture
 from dfscan.errors import ConfigError
 from dfscan.jobs.changes import changes, count_matching, news
+from dfscan.jobs.custody import record_of
 from dfscan.jobs.looking import list_sources, make_looker
 from dfscan.jobs.pool import Deadline, check_cluster, run_units
 from dfscan.jobs.progress import Progress
@@ -122,6 +123,14 @@ TOLD: Final = ("video_id", "status", "verdict", "reason", "score_raw", "p_fake",
 """Columns of the verdicts that are told rather than written."""
 
 
+def make_step(config: ScoreConfig, target: Path, progress: Progress) -> ScoreStep:
+    """The step that a configuration asks for.
+
+    :raises UsageError: no model, or there are no GPUs where some are asked for.
+    """
+    return _step(config, _models(config), target, progress)
+
+
 def _known(out: Path, step: ScoreStep, config: ScoreConfig) -> Known:
     if config.overwrite:
         storage.remove(step.target)
@@ -195,7 +204,7 @@ def _merge(
     parts = read_parts(out, step.config_hash)
     after = known.before
     if parts or config.overwrite or not storage.exists(out) or plan.changes_gone(after):
-        table = merge(out, parts, plan.gone, config.overwrite, step.lease.check)
+        table = merge(out, parts, plan.gone, config.overwrite, record_of(step), step.lease.check)
         _compare_counts(table, step, progress)
         after = brief(table)
     return after, briefs(parts)
@@ -291,6 +300,8 @@ def _step(
         "evidence": config.evidence.model_dump(mode="json"),
         "max_bytes": config.max_bytes,
     }
+    if config.at_fpr is not None:  # a key that came later counts only where it is set
+        deciding["at_fpr"] = config.at_fpr
     quick = _quick(config, header, rule, progress) if config.triage else None
     if quick is not None:
         deciding["triage"] = quick.rule.threshold
@@ -302,6 +313,7 @@ def _step(
         quick=quick,
         batch_size=config.batch_size,
         config_hash=fingerprint(deciding),
+        deciding=deciding,
         target=target,
     )
 

@@ -5,7 +5,7 @@ removed. A run that died in between left its parts, and with them :func:`undo_hi
 the file was replaced; the next merge then comes to the same rows.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from dfscan import storage
 from dfscan.errors import OutputError
+from dfscan.jobs.custody import records, with_records
 from dfscan.recipe import fingerprint
 from dfscan.records import VERDICT_SCHEMA
 
@@ -139,23 +140,30 @@ def same(left: Any, right: Any) -> Mask:
 
 
 def merge(
-    out: Path, parts: Sequence[pa.Table], gone: pa.Array, fresh: bool, check: Callable[[], None]
+    out: Path,
+    parts: Sequence[pa.Table],
+    gone: pa.Array,
+    fresh: bool,
+    made_with: Mapping[str, Any],
+    check: Callable[[], None],
 ) -> pa.Table:
     """Put the parts into the file; what they supersede goes to the history first.
 
     :param gone: every ``video_id`` that is not at the source.
     :param fresh: leave out what the file holds.
+    :param made_with: how the parts were made, see :mod:`dfscan.jobs.custody`.
     :return: what the file holds now.
     :raises DfscanError: it cannot be written, or another run has taken the output over.
     """
     old = VERDICT_SCHEMA.empty_table()
     if storage.exists(out) and not fresh:
         old = read_verdicts(out)
+        made_with = {**records(out), **made_with}
     table = pa.concat_tables([old, *parts])
     kept, superseded = latest(table.select(_KEYS))
-    _keep_in_history(out, table.take(superseded), check)
-    table = _with_gone(table.take(kept), gone)
-    storage.commit_table(out, table.replace_schema_metadata(old.schema.metadata), check=check)
+    _keep_in_history(out, with_records(table.take(superseded), made_with), check)
+    table = _with_gone(table.take(kept), gone).replace_schema_metadata(old.schema.metadata)
+    storage.commit_table(out, with_records(table, made_with), check=check)
     return table
 
 

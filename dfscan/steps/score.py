@@ -6,10 +6,10 @@ import importlib.metadata
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -65,6 +65,7 @@ class ScoreStep:
     Several models judge the same faces, each cut as it wants them, and their scores are combined
     (:func:`~dfscan.verdicts.combine`). ``calibrations`` are theirs, in their order. What the ``quick``
     way calls REAL is settled, all else is looked at in full.
+    ``deciding`` is everything that decides about a verdict, ``config_hash`` its fingerprint.
     """
 
     look: Looker
@@ -73,6 +74,7 @@ class ScoreStep:
     rule: Rule
     batch_size: int
     config_hash: str
+    deciding: Mapping[str, Any]
     target: Path
     lease: Lease | None = None
     quick: Way | None = None

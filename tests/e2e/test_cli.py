@@ -64,6 +64,7 @@ BAD = [
     (("score", "x"), "no model: give --model"),
     (("score", "x", "--model", "nothing"), "no model at 'nothing'"),
     (("score", "x", "--frames", "3", "--stride", "3"), "exclude each other"),
+    (("verify", "none.parquet"), "none.parquet': give what dfscan score wrote"),
 ]
 
 
@@ -112,6 +113,15 @@ def test_the_three_verbs_take_what_is_missing_from_the_file(
         run("score", str(corpus.test), "--out", "verdicts.parquet", "--json", "-q").stdout
     )
     assert again["new"] == 0
+    verify = run("verify")  # verdicts and model are those of score
+    assert verify.returncode == 0, verify.stderr
+    assert "4 verdicts: 4 agree, 0 differ, 0 cannot be checked (logits to 0.001)" in verify.stdout
+    (tmp_path / "run" / "model.safetensors").write_bytes(
+        (tmp_path / "run" / "model.safetensors").read_bytes() + b"\0"
+    )
+    other = run("verify", "--json", "-q")
+    assert other.returncode == 3, other.stderr
+    assert json.loads(other.stdout)["counts"] == {"agrees": 0, "differs": 0, "unchecked": 4}
 
 
 def test_bad_files_are_rows_and_exit_code_3(run: Run, tmp_path: Path) -> None:

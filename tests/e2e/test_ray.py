@@ -10,10 +10,10 @@ import pytest
 import ray
 
 from dfscan import storage
-from dfscan.config import ExtractConfig, InputConfig, ScoreConfig, TrainConfig
+from dfscan.config import ExtractConfig, InputConfig, ScoreConfig, TrainConfig, VerifyConfig
 from dfscan.errors import ClusterError, ConfigError, DfscanError
 from dfscan.facesets import FaceSet
-from dfscan.jobs import extract_job, pool, score_job, train_job
+from dfscan.jobs import extract_job, pool, score_job, train_job, verify_job
 from dfscan.jobs.pool import ray_session, run_units
 from dfscan.jobs.progress import Progress
 from dfscan.records import VideoRef
@@ -82,6 +82,10 @@ def test_two_workers_train_and_score(corpus: Corpus, faceset: FaceSet, tmp_path:
         frames=2, workers=2,
     )  # fmt: skip
     assert score_job.run(score, Progress()).videos == 4
+    verify = VerifyConfig(
+        verdicts=score.out, model=score.model, workers=2, unit_size=1, max_failed=0
+    )
+    assert verify_job.run(verify, Progress()).counts == {"agrees": 4, "differs": 0, "unchecked": 0}
 
 
 def test_an_error_of_a_training_worker_is_told_as_it_is(faceset: FaceSet, tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""The record in a verdict file's metadata of how its rows were made.
+
+The record is a JSON object: ``config_hash`` of the rows → everything that decided about them, the
+recipe in full. With the model it is enough to make the rows again.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import ValidationError
+
+from dfscan import storage
+from dfscan.errors import ConfigError, SourceError
+from dfscan.recipe import FaceRecipe, fingerprint
+from dfscan.steps.score import ScoreStep
+
+KEY: Final = b"dfscan.score"
+
+
+def load_verdicts(file: Path) -> pa.Table:
+    """A verdict file, or a unit of one.
+
+    :raises SourceError: it is neither.
+    """
+    try:
+        table = storage.read_table(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        detail = " ".join(str(error).split())[:160]
+        raise SourceError(f"{file} is not a readable Parquet file: {detail}") from None
+    if (table.schema.metadata or {}).get(b"dfscan") != b"verdicts":
+        raise SourceError(
+            f"{file} holds no verdicts of dfscan: give a verdict file, or the folder of a face dataset"
+        )
+    return table
+
+
+def records(file: Path) -> dict[str, Any]:
+    """What the rows of a verdict file were made with, by ``config_hash``; {} where it does not say.
+
+    :raises SourceError: the entry in its metadata is damaged.
+    """
+    text = (storage.open_parquet(file).schema_arrow.metadata or {}).get(KEY)
+    if text is None:
+        return {}
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise _damaged(file, str(error)) from None
+    if not isinstance(found, dict) or not all(_is_record(value) for value in found.values()):
+        raise _damaged(file, "not an object of objects with models")
+    return found
+
+
+def _is_record(value: Any) -> bool:
+    models = value.get("models") if isinstance(value, dict) else None
+    return isinstance(models, list) and all(isinstance(sha256, str) for sha256 in models)
+
+
+def _damaged(file: Path, how: str) -> SourceError:
+    return SourceError(
+        f"{file}: the record of how it was scored (metadata {KEY.decode()}) is damaged "
+        f"({' '.join(how.split())[:80]}): score again with --overwrite"
+    )
+
+
+def with_records(table: pa.Table, found: Mapping[str, Any]) -> pa.Table:
+    """The table with these records in its metadata, but for those that no row refers to."""
+    used = set(pc.struct_field(table.column("custody"), "config_hash").to_pylist())
+    kept = {name: found[name] for name in sorted(found) if name in used}
+    text = json.dumps(kept, sort_keys=True).encode()
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: text})
+
+
+def record_of(step: ScoreStep) -> dict[str, Any]:
+    """What a step makes verdicts with, by its ``config_hash``."""
+    recipe = step.look.recipe.model_dump(mode="json")
+    return {step.config_hash: {**step.deciding, "recipe": recipe}}
+
+
+def recipe_of(record: Mapping[str, Any]) -> FaceRecipe:
+    """The recipe in a record.
+
+    :raises ConfigError: this dfscan does not know such a recipe.
+    """
+    try:
+        return FaceRecipe.model_validate(record.get("recipe"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["recipe", *(str(k) for k in first["loc"])])
+        raise ConfigError(
+            f"its recorded {where} is not known here ({first['msg']}): use the dfscan that scored it"
+        ) from None
+
+
+def hash_of(record: Mapping[str, Any]) -> str:
+    """The ``config_hash`` that a record comes to; another than its own: it was changed.
+
+    :raises ConfigError: as in :func:`recipe_of`.
+    """
+    return fingerprint({**record, "recipe": recipe_of(record).hash()})
