@@ -14,10 +14,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "extract", "init", "inspect", "purge", "quickstart", "score", "train"]
+__all__ = [
+    "__version__",
+    "calibrate",
+    "extract",
+    "init",
+    "inspect",
+    "purge",
+    "quickstart",
+    "score",
+    "train",
+]
 
 if TYPE_CHECKING:
-    from dfscan.jobs import extract, init, inspect, purge, quickstart, score, train
+    from dfscan.jobs import calibrate, extract, init, inspect, purge, quickstart, score, train
 
 
 def __getattr__(name: str) -> Any:
