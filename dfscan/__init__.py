@@ -8,6 +8,7 @@ configuration keys as keyword arguments, returning a small result object::
     dfscan.extract("/data/dfdc", out="faces", stride={"real": 30, "fake": 100})
     dfscan.train("faces", out="run", epochs=10)
     dfscan.score("/videos", model="run", out="verdicts.parquet")
+    dfscan.calibrate("run", "verdicts.parquet", labels="truth.csv", out="mine.safetensors")
 """
 
 from importlib import import_module
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 __all__ = [
     "__version__",
+    "calibrate",
     "extract",
     "init",
     "inspect",
@@ -27,7 +29,17 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from dfscan.jobs import extract, init, inspect, purge, quickstart, score, train, verify
+    from dfscan.jobs import (
+        calibrate,
+        extract,
+        init,
+        inspect,
+        purge,
+        quickstart,
+        score,
+        train,
+        verify,
+    )
 
 
 def __getattr__(name: str) -> Any:

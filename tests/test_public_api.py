@@ -8,7 +8,9 @@ from dfscan.synthetic import Corpus
 
 
 def test_the_public_surface() -> None:
-    verbs = {"extract", "init", "inspect", "purge", "quickstart", "score", "train", "verify"}
+    verbs = {
+        "calibrate", "extract", "init", "inspect", "purge", "quickstart", "score", "train", "verify",
+    }  # fmt: skip
     assert set(dfscan.__all__) == {"__version__"} | verbs
     assert all(callable(getattr(dfscan, name)) for name in dfscan.__all__ if name != "__version__")
     with pytest.raises(AttributeError, match="no attribute 'scan'"):

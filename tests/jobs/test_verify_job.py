@@ -22,6 +22,7 @@ from dfscan.jobs.results import Checked, VerifyResult
 from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, Triage, save_model
 from dfscan.recipe import FaceRecipe, Sampling, Stride, fingerprint
+from dfscan.steps.isolation import end_child
 from dfscan.synthetic import Corpus
 
 SAMPLING = Sampling(stride=Stride(real=30, fake=30))
@@ -271,7 +272,9 @@ def test_another_model_cannot_check(stripes: Scored, tmp_path: Path) -> None:
         verify(stripes.path, model=other)
 
 
-def test_what_a_machine_did_not_manage_cannot_be_checked(stripes: Scored, tmp_path: Path) -> None:
+def test_what_a_machine_did_not_manage_cannot_be_checked(
+    stripes: Scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(rows: list[dict[str, Any]]) -> None:
         for row, status in zip(rows, ("missing", "crashed", "timeout"), strict=False):
             row["status"] = status
@@ -280,12 +283,15 @@ def test_what_a_machine_did_not_manage_cannot_be_checked(stripes: Scored, tmp_pa
     result = verify(path, *stripes.names, model=stripes.model)
     reasons = [c.reason for c in result.videos]
     assert reasons == [f"was {s} when it was scored" for s in ("missing", "crashed", "timeout")]
-    now = verify(stripes.path, "src/a.mp4", model=stripes.model, isolate=True, timeout=1e-6)
+    monkeypatch.setenv("DFSCAN_FAULTS", "child.look@a.mp4=sleep")
+    end_child()  # the next one has the fault
+    now = verify(stripes.path, "src/a.mp4", model=stripes.model, isolate=True, timeout=0.1)
     assert only(now).outcome == "unchecked"
     assert (only(now).reason or "").startswith("is timeout now")
     shutil.copy(stripes.path.parent / "src" / "b.mp4", stripes.path.parent / "src" / "a.mp4")
-    now = verify(stripes.path, "src/a.mp4", model=stripes.model, isolate=True, timeout=1e-6)
+    now = verify(stripes.path, "src/a.mp4", model=stripes.model, isolate=True, timeout=0.1)
     assert [d.what for d in only(now).differences] == ["content_sha256"]
+    end_child()
 
 
 def test_a_sample_is_chosen_by_its_seed(stripes: Scored) -> None:
