@@ -14,7 +14,7 @@ from pydantic import Field
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from dfscan.aggregation import Aggregation
+from dfscan.aggregation import Aggregation, logit_of, sigmoid
 from dfscan.errors import UsageError
 from dfscan.recipe import Sampling, Strict
 
@@ -62,7 +62,25 @@ class Calibration(Strict):
 
     def llr(self, score: float, people: int = 1) -> float:
         """Natural log-likelihood ratio, fake against real."""
-        return self.logit(score, people) - math.log(self.prior / (1 - self.prior))
+        return self.logit(score, people) - _log_odds(self.prior)
+
+    def at_prior(self, prior: float) -> "Calibration":
+        """The same evidence for another prior share of fakes.
+
+        Bayes' rule in log-odds: posterior = ``llr`` + log(prior / (1 - prior)). So the offset moves
+        by the difference of both priors' log-odds, and the threshold with it: ``llr`` and verdicts
+        stay as they are.
+
+        :param prior: share of fakes, above 0 and below 1.
+        :raises ValueError: it is not.
+        """
+        if not 0 < prior < 1:
+            raise ValueError(f"prior must be above 0 and below 1, got {prior}")
+        moved = _log_odds(prior) - _log_odds(self.prior)
+        threshold = None if self.threshold is None else sigmoid(logit_of(self.threshold) + moved)
+        return self.model_copy(
+            update={"offset": self.offset + moved, "prior": prior, "threshold": threshold}
+        )
 
     def at_fpr(self, share: float) -> float:
         """The threshold on ``p_fake`` above which at most this share of the held-out reals lies.
@@ -77,8 +95,12 @@ class Calibration(Strict):
                 f"score.at_fpr: got {share:g}; {self.reals} held-out reals allow for "
                 f"{1 / self.reals:.3g} to {(len(self.top_reals) - 1) / self.reals:.3g}"
             )
-        prior = math.log(self.prior / (1 - self.prior))
+        prior = _log_odds(self.prior)
         return math.nextafter(float(expit(self.top_reals[allowed] + prior)), 1)
+
+
+def _log_odds(share: float) -> float:
+    return math.log(share / (1 - share))
 
 
 def fit(

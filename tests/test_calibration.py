@@ -129,3 +129,35 @@ def test_a_threshold_for_a_false_positive_rate() -> None:
         assert called[~fake].sum() == int(share * 150)
     with pytest.raises(UsageError, match=r"150 held-out reals allow for 0\.00667 to 0\.993"):
         found.at_fpr(0.001)
+
+
+def test_another_prior_moves_the_offset_by_its_log_odds() -> None:
+    value = calibration.Calibration(scale=2.0, offset=-1.0, reals=8, fakes=8, sampling=SAMPLING)
+    rare = value.at_prior(0.1)
+    assert rare.prior == 0.1
+    assert rare.offset == pytest.approx(-1.0 - math.log(9))
+    # Odds of 1 at the prior one half are odds of 1/9 at one in ten.
+    assert value.p_fake(0.5) == 0.5
+    assert rare.p_fake(0.5) == pytest.approx(0.1)
+    for score in (-3.0, 0.0, 0.5, 4.0):
+        assert rare.llr(score) == pytest.approx(value.llr(score))
+    assert rare.at_prior(0.5).offset == pytest.approx(-1.0)
+    assert rare.threshold is None
+
+
+def test_a_threshold_moves_with_the_prior_and_so_no_verdict() -> None:
+    value = calibration.Calibration(
+        scale=2.0, offset=-1.0, reals=8, fakes=8, sampling=SAMPLING, people=-0.5, threshold=0.5
+    )
+    rare = value.at_prior(0.1)
+    assert rare.threshold == pytest.approx(0.1)
+    assert rare.llr(1.0, people=3) == pytest.approx(value.llr(1.0, people=3))
+    for end in (0.0, 1.0):
+        assert value.model_copy(update={"threshold": end}).at_prior(0.1).threshold == end
+
+
+@pytest.mark.parametrize("prior", [0.0, 1.0, -0.1, math.nan])
+def test_a_prior_that_is_no_share_is_refused(prior: float) -> None:
+    value = calibration.Calibration(scale=2.0, offset=-1.0, reals=8, fakes=8, sampling=SAMPLING)
+    with pytest.raises(ValueError, match="above 0 and below 1"):
+        value.at_prior(prior)

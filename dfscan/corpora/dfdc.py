@@ -37,12 +37,14 @@ _TRUTHS: Final = frozenset(["labels.csv", "metadata.json"])
 
 
 @dataclass(frozen=True, slots=True)
-class _Truth:
+class Truth:
+    """What a corpus says of one clip; ``original`` is a file name in the same folder."""
+
     label: Label | None
     original: str | None
 
 
-_UNKNOWN: Final = _Truth(None, None)
+_UNKNOWN: Final = Truth(None, None)
 
 
 def recognises(source: Source) -> bool:
@@ -83,7 +85,7 @@ def read(source: Source) -> list[VideoRef]:
     return refs
 
 
-def _finder(source: Source) -> Callable[[str, str], _Truth]:
+def _finder(source: Source) -> Callable[[str, str], Truth]:
     """Looks a clip up in the metadata of its folder, or one up; few of those are kept."""
     places: dict[str, list[Entry]] = defaultdict(list)
     for entry in source.entries:
@@ -91,13 +93,13 @@ def _finder(source: Source) -> Callable[[str, str], _Truth]:
             places[parent(entry.path)].append(entry)
 
     @lru_cache(maxsize=8)
-    def truths(place: str) -> dict[str, _Truth]:
-        found: dict[str, _Truth] = {}
+    def truths(place: str) -> dict[str, Truth]:
+        found: dict[str, Truth] = {}
         for entry in places.get(place, ()):
             found |= _read_truth(entry.uri, _name(entry.path))
         return found
 
-    def find(folder: str, name: str) -> _Truth:
+    def find(folder: str, name: str) -> Truth:
         for place in (folder, parent(folder.rstrip("/!"))):
             if name in truths(place):
                 return truths(place)[name]
@@ -106,17 +108,9 @@ def _finder(source: Source) -> Callable[[str, str], _Truth]:
     return find
 
 
-def _read_truth(uri: str, name: str) -> dict[str, _Truth]:
+def _read_truth(uri: str, name: str) -> dict[str, Truth]:
     if name == "metadata.json":
-        clips = storage.read_json(uri, LARGEST)
-        if not _is_metadata(clips):
-            raise SourceError(
-                f'{uri}: not DFDC metadata; expected {{"a.mp4": {{"label": "FAKE"}}}}'
-            )
-        return {
-            clip: _truth(uri, clip, info.get("label", info.get("is_fake")), info.get("original"))
-            for clip, info in clips.items()
-        }
+        return read_metadata(uri)
     rows = _rows(uri)
     if not _is_table(uri, rows):
         got = brief(rows.fieldnames)
@@ -125,6 +119,20 @@ def _read_truth(uri: str, name: str) -> dict[str, _Truth]:
         return {
             r["filename"]: _truth(uri, r["filename"], r["label"], r.get("original")) for r in rows
         }
+
+
+def read_metadata(uri: str) -> dict[str, Truth]:
+    """What a ``metadata.json`` says, by file name.
+
+    :raises SourceError: it is not of DFDC's shape, or holds a label that is none.
+    """
+    clips = storage.read_json(uri, LARGEST)
+    if not _is_metadata(clips):
+        raise SourceError(f'{uri}: not DFDC metadata; expected {{"a.mp4": {{"label": "FAKE"}}}}')
+    return {
+        clip: _truth(uri, clip, info.get("label", info.get("is_fake")), info.get("original"))
+        for clip, info in clips.items()
+    }
 
 
 def _rows(uri: str) -> "csv.DictReader[str]":
@@ -149,9 +157,9 @@ def _table(uri: str) -> Iterator[None]:
         raise SourceError(f"{uri} is not a readable table: {error}") from None
 
 
-def _truth(uri: str, clip: str, label: Any, original: Any) -> _Truth:
+def _truth(uri: str, clip: str, label: Any, original: Any) -> Truth:
     try:
-        return _Truth(label_of(label), text_of(original or None, "original"))
+        return Truth(label_of(label), text_of(original or None, "original"))
     except ValueError as error:
         raise SourceError(f"{uri}: of {brief(clip)}, {error}") from None
 

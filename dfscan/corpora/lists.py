@@ -63,6 +63,17 @@ def is_list(uri: str) -> bool:
     return suffix(uri) in _READERS and len(storage.split_uri(uri)) == 1
 
 
+def table_rows(uri: str, names: Sequence[str]) -> Iterator[tuple[str, Given | None]]:
+    """What each row of a table says of the file or video it names; nothing is looked for.
+
+    :param names: columns of which the first that is there names it.
+    :raises SourceError: it is not a table, lacks such a column, or holds a label that is none.
+    """
+    read = _read_parquet if suffix(uri) == ".parquet" else _read_csv
+    for row in read(uri, content(uri), names):
+        yield row.path, row.given
+
+
 def open_list(uri: str, name: str) -> Source:
     """List the files that a list names.
 
@@ -149,10 +160,10 @@ def _read_txt(uri: str, data: bytes) -> Iterator[_Row]:
             yield _Row(number, line.strip())
 
 
-def _read_csv(uri: str, data: bytes) -> Iterator[_Row]:
+def _read_csv(uri: str, data: bytes, paths: Sequence[str] = PATHS) -> Iterator[_Row]:
     lines = csv.reader(io.StringIO(_text(uri, data), newline=""))
     try:
-        columns = _Columns(uri, next(lines, []))
+        columns = _Columns(uri, next(lines, []), paths=paths)
         for values in lines:
             if len(values) > len(columns.names):
                 raise SourceError(
@@ -166,13 +177,13 @@ def _read_csv(uri: str, data: bytes) -> Iterator[_Row]:
         raise SourceError(f"{uri}, row {lines.line_num}: {error}") from None
 
 
-def _read_parquet(uri: str, data: bytes) -> Iterator[_Row]:
+def _read_parquet(uri: str, data: bytes, paths: Sequence[str] = PATHS) -> Iterator[_Row]:
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         texts = [f.name for f in file.schema_arrow if _is_text(f.type)]
         labels = [n for n in file.schema_arrow.names if n.strip().lower() == "label"]
         names = list(dict.fromkeys(texts + labels))
-        columns = _Columns(uri, names, file.schema_arrow.names)
+        columns = _Columns(uri, names, file.schema_arrow.names, paths)
         number = 0
         for batch in file.iter_batches(columns=names):
             for values in zip(*(batch[n].to_pylist() for n in names), strict=True):
@@ -192,17 +203,23 @@ def _is_text(kind: pa.DataType) -> bool:
 class _Columns:
     """Which column of a table says what."""
 
-    def __init__(self, uri: str, names: Sequence[str], there: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        uri: str,
+        names: Sequence[str],
+        there: Sequence[str] = (),
+        paths: Sequence[str] = PATHS,
+    ) -> None:
         self._uri = uri
         self.names = [n.strip() for n in names]
         at = {name.lower(): i for i, name in reversed(list(enumerate(self.names)))}
-        paths = [at[p] for p in PATHS if p in at]
-        if not paths:
+        found = [at[p] for p in paths if p in at]
+        if not found:
             raise SourceError(
-                f"{uri} has no column of paths as text; allowed: {', '.join(PATHS)}; it has "
+                f"{uri} has no column of paths as text; allowed: {', '.join(paths)}; it has "
                 f"{' '.join(', '.join(there or self.names).split())[:200] or 'none'}"
             )
-        self._path = paths[0]
+        self._path = found[0]
         self._label, self._original, self._group = map(at.get, ("label", "original", "group"))
         known = {self._path, self._label, self._original, self._group}
         self._others = [(i, n) for i, n in enumerate(self.names) if n and i not in known]

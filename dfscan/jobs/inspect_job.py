@@ -17,6 +17,7 @@ from dfscan.facesets import MARKER, FaceSet
 from dfscan.jobs.looking import make_looker
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import InspectResult
+from dfscan.operatingpoint import OperatingPoint
 from dfscan.records import VideoRef
 
 _MODEL = "model.safetensors"
@@ -75,6 +76,7 @@ def _model(path: str) -> InspectResult:
         "input": header.recipe.input.model_dump(),
         "threshold": header.threshold,
         "calibrated": header.calibration is not None,
+        **_chosen(header.operating_point),
         "sampling": header.recipe.sampling.model_dump(exclude_none=True),
         "detector": header.recipe.detector.model_dump(exclude_none=True),
         "bytes": storage.size(file),
@@ -82,6 +84,12 @@ def _model(path: str) -> InspectResult:
     }
     kind = "run folder with a model" if Path(path).is_dir() else "model"
     return InspectResult(str(file), kind, facts)
+
+
+def _chosen(point: OperatingPoint | None) -> dict[str, Any]:
+    if point is None:
+        return {}
+    return {"operating point": point.model_dump(exclude={"sampling"}, exclude_none=True)}
 
 
 def _our_table(path: Path) -> tuple[str, pq.ParquetFile] | None:

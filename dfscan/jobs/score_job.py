@@ -282,10 +282,11 @@ def _step(
     calibrations = tuple(m.header.calibrated(config.aggregation, mode) for m in models)
     calibration = ensemble(calibrations)
     threshold = _threshold(config, models, calibrations)
+    decides = len(models) == 1 and header.decides(config.aggregation, mode)
     rule = Rule(
         calibration=calibration,
         threshold=threshold,
-        forced=config.threshold is not None,
+        forced=config.threshold is not None or decides,
         min_frames=config.min_frames,
         aggregation=config.aggregation,
         evidence=config.evidence,

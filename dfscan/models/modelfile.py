@@ -22,11 +22,12 @@ from dfscan.calibration import Calibration
 from dfscan.errors import ModelError, VideoError
 from dfscan.models.backbones import create_network
 from dfscan.models.weights import refuse_pickle
+from dfscan.operatingpoint import OperatingPoint
 from dfscan.recipe import FaceRecipe, Head, SamplingMode, Strict
 from dfscan.records import LABELS
 
 FILE_NAME: Final = "model.safetensors"
-FORMAT: Final = 3
+FORMAT: Final = 4
 _KEY: Final = "dfscan"
 
 
@@ -49,8 +50,9 @@ class ModelHeader(Strict):
 
     ``labels`` are in the order of class indices; the single output is the logit of the last.
     ``threshold`` is on ``p_fake``. ``calibration`` is null for a model that has none;
-    ``calibrations`` and ``triage``, since format 3, are for other ways of aggregating and sampling. ``head`` came with
-    format 2; the heads of format 1 are linear.
+    ``calibrations`` and ``triage``, since format 3, are for other ways of aggregating and sampling.
+    ``head`` came with format 2; the heads of format 1 are linear. ``operating_point``, since format
+    4, says how the threshold was chosen on a user's own videos.
     """
 
     format: int = FORMAT
@@ -63,6 +65,7 @@ class ModelHeader(Strict):
     calibration: Calibration | None = None
     calibrations: tuple[Calibration, ...] = ()
     triage: Triage | None = None
+    operating_point: OperatingPoint | None = None
     training: dict[str, Any] = Field(default_factory=dict)
 
     def calibrated(self, aggregation: Aggregation, mode: SamplingMode) -> Calibration | None:
@@ -70,6 +73,12 @@ class ModelHeader(Strict):
         known = (*((self.calibration,) if self.calibration else ()), *self.calibrations)
         wanted = (aggregation, mode)
         return next((c for c in known if (c.aggregation, c.sampling.mode) == wanted), None)
+
+    def decides(self, aggregation: Aggregation, mode: SamplingMode) -> bool:
+        """Whether the threshold was chosen for such scores on a user's own videos: then it holds
+        without a calibration too."""
+        point = self.operating_point
+        return point is not None and (point.aggregation, point.sampling.mode) == (aggregation, mode)
 
 
 @dataclass(frozen=True)

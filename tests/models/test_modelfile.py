@@ -11,6 +11,7 @@ from dfscan.calibration import Calibration
 from dfscan.errors import ModelError
 from dfscan.models.backbones import create_network
 from dfscan.models.modelfile import ModelHeader, find_model, load_model, read_header, save_model
+from dfscan.operatingpoint import OperatingPoint
 from dfscan.recipe import FaceRecipe, Head, NetworkInput, Sampling, Stride
 
 SAMPLING = Sampling(stride=Stride(real=30, fake=30))
@@ -58,13 +59,52 @@ def test_a_model_from_before_heads_is_linear(tmp_path: Path) -> None:
     network = timm.create_model("resnet10t", num_classes=1).eval()
     tensors = {f"model.{k}": v.contiguous() for k, v in network.state_dict().items()}
     header = ModelHeader(backbone="resnet10t", recipe=RECIPE, format=1)
-    text = json.dumps(header.model_dump(mode="json", exclude={"head"}))
+    text = json.dumps(
+        header.model_dump(
+            mode="json", exclude={"head", "operating_point", "calibrations", "triage"}
+        )
+    )
     path = tmp_path / "model.safetensors"
     save_file(tensors, path, metadata={"dfscan": text})
     loaded = load_model(path)
     assert loaded.header.head == Head()
     x = torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(loaded.network(x), network(x).squeeze(1))
+
+
+def test_an_operating_point_travels_with_its_model(model: Path, tmp_path: Path) -> None:
+    point = OperatingPoint(
+        rule="fpr=0.01",
+        reals=300,
+        fakes=0,
+        false_positive_rate=0.01,
+        false_positive_rate_upper=0.03,
+        sampling=SAMPLING,
+        scored_by="ab" * 32,
+        chosen_on="night.parquet",
+    )
+    loaded = load_model(model)
+    header = loaded.header.model_copy(update={"operating_point": point})
+    save_model(tmp_path / "b.safetensors", loaded.network, header)
+    found = read_header(tmp_path / "b.safetensors")
+    assert found.operating_point == point
+    assert found.format == 4
+    assert found.operating_point.true_positive_rate is None
+    assert found.decides("mean", "exact")
+    assert not found.decides("trimmed", "exact")
+    assert not found.decides("mean", "keyframes")
+    assert not loaded.header.decides("mean", "exact")
+
+
+def test_a_model_from_before_operating_points_has_none(model: Path) -> None:
+    old = read_header(model).model_dump(
+        mode="json", exclude={"operating_point", "calibrations", "triage"}
+    ) | {"format": 2}
+    tensors = {k: v.contiguous() for k, v in load_model(model).network.state_dict().items()}
+    save_file(tensors, model, metadata={"dfscan": json.dumps(old)})
+    found = load_model(model).header
+    assert (found.format, found.operating_point) == (2, None)
+    assert found.calibration is not None
 
 
 @pytest.mark.parametrize("path", [None, "/no/such/model"])

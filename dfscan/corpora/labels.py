@@ -1,0 +1,126 @@
+"""Truth from a file beside the verdicts: a table, or DFDC's ``metadata.json`` or ``labels.csv``.
+
+A table (``.csv``, ``.parquet``) names its videos in the first of the columns :data:`NAMES` that it
+has, and has ``label`` (REAL, FAKE, 0, 1; empty is null); ``original`` and ``group`` may follow.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from dfscan import storage
+from dfscan.corpora import dfdc, lists
+from dfscan.corpora.base import Given, connected, parts, suffix
+from dfscan.errors import SourceError
+
+NAMES: Final = ("video_id", *lists.PATHS)
+_KINDS: Final = (".csv", ".parquet", ".json")
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Which video is what, by ``video_id``.
+
+    Of the videos ``unmatched`` have no line in the file, ``ambiguous`` share their file name with
+    another video or with lines of the file that differ; of the file's lines ``unused`` name none.
+    """
+
+    given: Mapping[str, Given]
+    unmatched: int = 0
+    ambiguous: int = 0
+    unused: int = 0
+
+
+def read_labels(path: str) -> dict[str, Given]:
+    """What a file of labels says, by the ``video_id``, path or file name that it uses.
+
+    :raises SourceError: there is none, it is of another kind, it lacks a column, holds a label that
+        is none, or says two things of one video.
+    """
+    uri = storage.absolute(path)
+    if suffix(uri) not in _KINDS:
+        raise SourceError(
+            f"labels {path!r}: must be a file that ends in {', '.join(_KINDS)} (a table with "
+            "video_id or filename, and label; or DFDC's metadata.json), or REAL"
+        )
+    if not storage.is_uri(path) and not storage.exists(path):
+        raise SourceError(f"no labels at {path!r}: give a .csv, .parquet or DFDC's metadata.json")
+    found: dict[str, Given] = {}
+    for name, given in _lines(uri):
+        first = found.setdefault(name, given)
+        if first.label != given.label:
+            raise SourceError(
+                f"{uri}: {name!r} is {first.label} and {given.label}: leave one of the two"
+            )
+    if not found:
+        raise SourceError(f"{uri} holds no labels: it needs a line a video")
+    return found
+
+
+def _lines(uri: str) -> Iterator[tuple[str, Given]]:
+    if suffix(uri) == ".json":
+        for clip, truth in dfdc.read_metadata(uri).items():
+            yield clip, Given(label=truth.label, labelled=True, original=truth.original)
+        return
+    for name, given in lists.table_rows(uri, NAMES):
+        if given is None or not given.labelled:
+            raise SourceError(f"{uri} has no column label; it needs one with REAL, FAKE, 0 or 1")
+        yield name, given
+
+
+def match(labels: Mapping[str, Given], video_ids: Iterable[str]) -> Matched:
+    """Find each video's label: by its ``video_id``, else by a file name that only it has."""
+    videos = list(video_ids)
+    shared = Counter(_name(v) for v in videos)
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for line in labels:
+        by_name[_name(line)].append(line)
+    given: dict[str, Given] = {}
+    used: set[str] = set()
+    unmatched = ambiguous = 0
+    for video in videos:
+        lines = [video] if video in labels else by_name.get(_name(video), [])
+        used |= set(lines)
+        alone = lines == [video] or shared[_name(video)] == 1
+        if not lines:
+            unmatched += 1
+        elif not alone or len({labels[line] for line in lines}) > 1:
+            ambiguous += 1
+        else:
+            given[video] = labels[lines[0]]
+    return Matched(given, unmatched, ambiguous, len(labels) - len(used))
+
+
+def groups(given: Mapping[str, Given], contents: Mapping[str, str | None]) -> dict[str, str]:
+    """The group of each video: whatever shares an original, a named group or its very bytes.
+
+    :param given: ``video_id`` → what is told of it, as far as it is.
+    :param contents: ``video_id`` → SHA-256 of its content, of every video.
+    """
+    named: dict[str, list[str]] = defaultdict(list)
+    for video in contents:
+        named[_name(video)].append(video)
+    links: list[tuple[str, ...]] = []
+    for video, content in contents.items():
+        told = given.get(video, Given())
+        # What begins with a zero byte is no video_id, so that none is taken for a video.
+        links.append((video, f"\0content:{content}" if content else video))
+        if told.group:
+            links.append((video, f"\0group:{told.group}"))
+        if told.original:
+            links.append((video, _original(told.original, contents, named)))
+    found = connected(links)
+    return {video: found[video] for video in contents}
+
+
+def _original(text: str, videos: Mapping[str, str | None], named: Mapping[str, list[str]]) -> str:
+    """An original as a ``video_id`` where it is one of the videos, else as a name of its own."""
+    if text in videos:
+        return text
+    alike = named.get(_name(text), [])
+    return alike[0] if len(alike) == 1 else f"\0original:{text}"
+
+
+def _name(path: str) -> str:
+    return parts(path)[-1] if parts(path) else path
