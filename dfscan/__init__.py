@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 __all__ = [
     "__version__",
+    "calibrate",
     "extract",
     "init",
     "inspect",
@@ -27,7 +28,17 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from dfscan.jobs import extract, init, inspect, purge, quickstart, score, train, verify
+    from dfscan.jobs import (
+        calibrate,
+        extract,
+        init,
+        inspect,
+        purge,
+        quickstart,
+        score,
+        train,
+        verify,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -484,6 +484,59 @@ class ScoreConfig(LookConfig):
         return Sampling(mode=mode, frames=self.frames or 32, phase=self.phase)
 
 
+class CalibrateConfig(VerbConfig):
+    """``dfscan calibrate``: p_fake and the threshold of a model, from a user's own verdicts.
+
+    ``frames``, ``every``, ``stride`` and ``phase`` say how the verdicts were sampled, where their
+    file does not.
+    """
+
+    exclusive: ClassVar[tuple[str, ...]] = ("threshold_rule", "at_fpr", "alert_budget")
+
+    model: PathText | None = None
+    verdicts: PathText = "verdicts.parquet"
+    labels: PathText | None = Field(
+        None, description="a table, DFDC's metadata.json or labels.csv, or REAL: all of them are"
+    )
+    out: PathText | None = None
+    threshold_rule: Annotated[str, AfterValidator(_rule)] | None = None
+    at_fpr: float | None = Field(None, gt=0, lt=1, description="share of reals called FAKE")
+    alert_budget: float | None = Field(None, gt=0, description="false alarms a night")
+    videos_a_night: int | None = Field(None, ge=1, description="null: as many as VERDICTS has")
+    prevalence: float | None = Field(None, gt=0, lt=1, description="prior share of fakes")
+    stride: Stride | None = None
+    frames: int | None = Field(None, ge=1)
+    every: Seconds | None = None
+    phase: Literal["hash"] | Annotated[int, Field(ge=0)] = "hash"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "CalibrateConfig":
+        for names in (self.exclusive, ScoreConfig.exclusive):
+            given = [n for n in names if getattr(self, n) is not None]
+            if len(given) > 1:
+                raise ValueError(f"{' and '.join(given)} exclude each other: give one of them")
+        if self.videos_a_night is not None and self.alert_budget is None:
+            raise ValueError("videos_a_night says what alert_budget is a share of: give both")
+        if self.share() == 0:
+            raise ValueError(
+                f"threshold_rule {self.threshold_rule}: no number of reals shows a rate of 0; give "
+                "one above 0, as in fpr=0.01"
+            )
+        return self
+
+    def share(self) -> float | None:
+        """The false-positive rate asked for by name; None for an alert budget and other rules."""
+        name, _, share = (self.threshold_rule or "").partition("=")
+        return float(share) if name == "fpr" else self.at_fpr
+
+    def sampling(self, mode: SamplingMode) -> Sampling | None:
+        """As ``score`` understands the same keys; None where nothing is said."""
+        keys = {name: getattr(self, name) for name in ScoreConfig.exclusive}
+        if self.phase == "hash" and not any(keys.values()):
+            return None
+        return ScoreConfig(**keys, phase=self.phase).sampling(mode)
+
+
 class QuickstartConfig(VerbConfig):
     """``dfscan quickstart``: a small synthetic corpus through every verb."""
 
@@ -540,6 +593,7 @@ VERBS: Final[Mapping[str, type[VerbConfig]]] = {
     "extract": ExtractConfig,
     "train": TrainConfig,
     "score": ScoreConfig,
+    "calibrate": CalibrateConfig,
     "quickstart": QuickstartConfig,
     "inspect": InspectConfig,
     "purge": PurgeConfig,
@@ -737,6 +791,7 @@ def _section(model: type[Strict], keys: list[str]) -> type[Strict]:
 __all__ = [
     "CONFIG_FILE",
     "VERBS",
+    "CalibrateConfig",
     "ExtractConfig",
     "InputConfig",
     "InspectConfig",

@@ -8,7 +8,17 @@ from dfscan.synthetic import Corpus
 
 
 def test_the_public_surface() -> None:
-    verbs = {"extract", "init", "inspect", "purge", "quickstart", "score", "train", "verify"}
+    verbs = {
+        "calibrate",
+        "extract",
+        "init",
+        "inspect",
+        "purge",
+        "quickstart",
+        "score",
+        "train",
+        "verify",
+    }
     assert set(dfscan.__all__) == {"__version__"} | verbs
     assert all(callable(getattr(dfscan, name)) for name in dfscan.__all__ if name != "__version__")
     with pytest.raises(AttributeError, match="no attribute 'scan'"):

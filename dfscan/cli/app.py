@@ -391,6 +391,65 @@ def score(
 
 
 @app.command()
+def calibrate(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="The model to fit.", show_default=False),
+    ] = None,
+    verdicts: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="VERDICTS", help="Its verdicts on your own videos.", show_default=False
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="Truth: a table with video_id or filename, and label; metadata.json; or REAL, "
+            "where every video is (default: the verdicts' own label)."
+        ),
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="Model file to write.")] = None,
+    threshold_rule: Annotated[
+        str | None, typer.Option(help="youden (default), f1, or a false-positive rate: fpr=0.01.")
+    ] = None,
+    at_fpr: Annotated[
+        float | None, typer.Option(help="Share of the reals that may be called FAKE.")
+    ] = None,
+    alert_budget: Annotated[
+        float | None, typer.Option(help="False alarms a night; reals alone are enough.")
+    ] = None,
+    videos_a_night: Annotated[
+        int | None, typer.Option(help="Of so many videos (default: as many as VERDICTS has).")
+    ] = None,
+    prevalence: Annotated[
+        float | None, typer.Option(help="Prior share of fakes that p_fake is for (default: 0.5).")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Frames a video that VERDICTS were scored with.")
+    ] = None,
+    every: Annotated[str | None, typer.Option(help="Or one frame in so many seconds: 1s.")] = None,
+    stride: StrideFlag = None,
+    phase: Phase = None,
+    overwrite: Overwrite = None,
+    config: ConfigFile = None,
+    preset: Preset = None,
+    sets: Sets = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Fit p_fake and the threshold of a model to your own videos."""
+    flags = {
+        "model": model, "verdicts": verdicts, "labels": labels, "out": out,
+        "threshold_rule": threshold_rule, "at_fpr": at_fpr, "alert_budget": alert_budget,
+        "videos_a_night": videos_a_night, "prevalence": prevalence, "frames": frames,
+        "every": every, "stride": stride, "phase": phase, "overwrite": overwrite,
+    }  # fmt: skip
+    _run("calibrate", flags, config, preset, sets, as_json, quiet, verbose)
+
+
+@app.command()
 def quickstart(
     folder: Annotated[
         str | None,

@@ -12,6 +12,7 @@ from rich.text import Text
 from dfscan import storage
 from dfscan.jobs.changes import KINDS, Change
 from dfscan.jobs.results import (
+    CalibrateResult,
     Checked,
     ExtractResult,
     InspectResult,
@@ -197,6 +198,50 @@ def _verdicts(rows: list[dict[str, Any]]) -> Table:
             Text(row["reason"] or ""),
         )
     return shown
+
+
+_LEFT_OUT: Final = {
+    "other_model": "of another model",
+    "no_score": "without a score",
+    "other_sampling": "sampled otherwise",
+    "unlabelled": "without a label",
+    "ambiguous": "with a file name that is not theirs alone",
+}
+
+
+@result.register
+def _(value: CalibrateResult) -> None:
+    console = _console()
+    columns = {"before": value.before, "after, as fitted": value.fitted}
+    if value.out_of_fold:
+        columns[f"after, {value.folds} folds"] = value.out_of_fold
+    point = value.operating_point
+    title = f"{value.rows['used']:,} videos: {point['reals']:,} real, {point['fakes']:,} fake"
+    table = _table(f"{title}, {value.groups:,} groups", "", *columns)
+    thresholds = [value.before["threshold"], value.threshold]
+    table.add_row("threshold on p_fake", *(f"{t:.6g}" for t in thresholds))
+    for name, text in (("log_loss", "log loss of p_fake"), ("cllr", "Cllr (bits)")):
+        table.add_row(text, *(_number(c[name]) for c in columns.values()))
+    for name, text in (("false_positive", "reals"), ("true_positive", "fakes")):
+        shares = (_share(c[f"{name}_rate"]) for c in columns.values())
+        table.add_row(f"{text} called FAKE (95 %)", *shares)
+    console.print(table)
+    for name, text in _LEFT_OUT.items():
+        if value.rows.get(name):
+            console.print(f"left out: {value.rows[name]:,} verdict(s) {text}")
+    fitted = value.calibration
+    prior = f"p_fake for a prior of {fitted['prior']:g}" if fitted else "p_fake is not calibrated"
+    console.print(f"threshold by {value.rule}; {prior}")
+    console.print(f"wrote {value.out} ({value.model_sha256[:12]}), {value.elapsed_s:.1f} s")
+
+
+def _share(found: Mapping[str, Any] | None) -> str:
+    """``"0.50 %, 3 of 600 (0.10–1.45 %)"``."""
+    if found is None:
+        return "–"
+    low, high = (100 * bound for bound in found["interval"])
+    counts = f"{found['called']:,} of {found['of']:,}"
+    return f"{100 * found['rate']:.2f} %, {counts} ({low:.2f}–{high:.2f} %)"
 
 
 @result.register

@@ -22,13 +22,12 @@ _KINDS: Final = (".csv", ".parquet", ".json")
 class Matched:
     """Which video is what, by ``video_id``.
 
-    Of the videos ``unmatched`` have no line in the file, ``ambiguous`` share their file name with
-    another video or with lines of the file that differ; of the file's lines ``unused`` name none.
+    The ``ambiguous`` share their file name with another video, or with lines of the file that
+    differ; of the file's lines ``unused`` name no video.
     """
 
     given: Mapping[str, Given]
-    unmatched: int = 0
-    ambiguous: int = 0
+    ambiguous: frozenset[str] = frozenset()
     unused: int = 0
 
 
@@ -78,18 +77,16 @@ def match(labels: Mapping[str, Given], video_ids: Iterable[str]) -> Matched:
         by_name[_name(line)].append(line)
     given: dict[str, Given] = {}
     used: set[str] = set()
-    unmatched = ambiguous = 0
+    ambiguous: set[str] = set()
     for video in videos:
         lines = [video] if video in labels else by_name.get(_name(video), [])
         used |= set(lines)
         alone = lines == [video] or shared[_name(video)] == 1
-        if not lines:
-            unmatched += 1
-        elif not alone or len({labels[line] for line in lines}) > 1:
-            ambiguous += 1
-        else:
+        if lines and (not alone or len({labels[line].label for line in lines}) > 1):
+            ambiguous.add(video)
+        elif lines:
             given[video] = labels[lines[0]]
-    return Matched(given, unmatched, ambiguous, len(labels) - len(used))
+    return Matched(given, frozenset(ambiguous), len(labels) - len(used))
 
 
 def groups(given: Mapping[str, Given], contents: Mapping[str, str | None]) -> dict[str, str]:

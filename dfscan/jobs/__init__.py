@@ -8,6 +8,7 @@ configuration keys of the verb, the result is a small object. They take nothing 
 from typing import Any
 
 from dfscan.config import (
+    CalibrateConfig,
     ExtractConfig,
     InspectConfig,
     PurgeConfig,
@@ -20,6 +21,7 @@ from dfscan.config import (
 from dfscan.jobs.init_job import init
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import (
+    CalibrateResult,
     ExtractResult,
     InspectResult,
     PlanResult,
@@ -31,6 +33,7 @@ from dfscan.jobs.results import (
 )
 
 __all__ = [
+    "CalibrateResult",
     "ExtractResult",
     "InspectResult",
     "PlanResult",
@@ -40,6 +43,7 @@ __all__ = [
     "ScoreResult",
     "TrainResult",
     "VerifyResult",
+    "calibrate",
     "extract",
     "init",
     "inspect",
@@ -83,6 +87,22 @@ def score(*source: str, progress: Progress | None = None, **config: Any) -> Scor
     from dfscan.jobs.score_job import run
 
     return run(build(ScoreConfig, _with(config, source=source)), progress or Progress())
+
+
+def calibrate(
+    model: str, verdicts: str, progress: Progress | None = None, **config: Any
+) -> CalibrateResult:
+    """A model's p_fake and threshold, fitted to verdicts of one's own material.
+
+    Keys of :class:`~dfscan.config.CalibrateConfig`; ``out`` is the model file to write.
+
+    :raises UsageError: the model, the verdicts, the labels or the output cannot be used, or there
+        are too few videos for what was asked.
+    """
+    from dfscan.jobs.calibrate_job import run
+
+    values = {**config, "model": model, "verdicts": verdicts}
+    return run(build(CalibrateConfig, values), progress or Progress())
 
 
 def quickstart(

@@ -69,6 +69,37 @@ class ScoreResult(Outcome):
 
 
 @dataclass(frozen=True)
+class CalibrateResult:
+    """A model file with another calibration and threshold.
+
+    ``rows`` counts the rows of the verdict file by what became of them. ``before`` are the old
+    model's figures on these videos, ``fitted`` the new one's on the very videos it was fitted on,
+    ``out_of_fold`` those of fits that had not seen the video's group (null where there are too few
+    groups); see :func:`dfscan.jobs.calibrate_fit.figures`. ``calibration`` is null where p_fake
+    stays as it was without one.
+    """
+
+    out: str
+    model_sha256: str
+    scored_by: str
+    rows: dict[str, int]
+    groups: int
+    rule: str
+    sampling: dict[str, Any]
+    threshold: float
+    threshold_logit: float
+    before: dict[str, Any]
+    fitted: dict[str, Any]
+    out_of_fold: dict[str, Any] | None
+    folds: int
+    calibration: dict[str, Any] | None
+    operating_point: dict[str, Any]
+    notes: list[str]
+    elapsed_s: float
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
 class TrainResult:
     """A run folder: the model, its metrics on the held-out side, and the history by epoch."""
 

@@ -1,0 +1,232 @@
+"""``dfscan calibrate``: a model's ``p_fake`` and threshold, fitted to a user's own verdicts."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dfscan import __version__, storage
+from dfscan.calibration import MIN_PER_CLASS
+from dfscan.config import CalibrateConfig
+from dfscan.errors import ConfigError, OutputError
+from dfscan.jobs.calibrate_fit import (
+    Answers,
+    Fit,
+    Goal,
+    Videos,
+    answers,
+    figures,
+    fit,
+    out_of_fold,
+)
+from dfscan.jobs.calibrate_rows import Material, describe, read_material
+from dfscan.jobs.progress import Progress
+from dfscan.jobs.results import CalibrateResult
+from dfscan.models.modelfile import FORMAT, Model, find_model, load_model, save_model
+from dfscan.operatingpoint import OperatingPoint, check_support, expected_rate
+
+_PRIOR = 0.5
+
+
+def run(config: CalibrateConfig, progress: Progress) -> CalibrateResult:
+    """Fit, and write the model file with the same tensors and another header.
+
+    :raises UsageError: the model, the verdicts, the labels or the output cannot be used, or there
+        are too few videos for what was asked.
+    """
+    started = time.monotonic()
+    out = _output(config)
+    if config.model is None:
+        raise ConfigError("calibrate.model: no model: give MODEL, the one that VERDICTS are of")
+    model = load_model(find_model(config.model))
+    material = read_material(config, model)
+    videos, notes = material.videos, list(material.notes)
+    goal = _goal(config, model, material, notes)
+    found = fit(videos, goal)
+    if found is None:
+        raise ConfigError(
+            f"{config.verdicts}: no calibration can be fitted, because higher scores do not mean "
+            "fakes here: are the labels right? Otherwise this model cannot judge these videos"
+        )
+    said = answers(found.calibration, found.threshold, videos)
+    _check_kept(said, found, videos, config)
+    notes += _remarks(model, found, videos, goal)
+    prior = found.calibration.prior if found.calibration else _PRIOR
+    held_out, folds = out_of_fold(videos, goal)
+    if held_out is None:
+        notes.append("no figures out of fold: too few groups of a class, so the others flatter")
+    after = figures(said, videos.fake, prior)
+    point = _point(goal, material, after, model.sha256, config)
+    header = model.header.model_copy(
+        update={
+            "format": FORMAT,
+            "dfscan": __version__,
+            "calibration": found.calibration,
+            "threshold": found.threshold,
+            "operating_point": point,
+        }
+    )
+    digest = save_model(out, model.network, header)
+    for note in notes:
+        progress.note(note)
+    before = answers(model.header.calibration, model.header.threshold, videos)
+    return CalibrateResult(
+        out=str(out),
+        model_sha256=digest,
+        scored_by=model.sha256,
+        rows=dict(material.rows),
+        groups=len(np.unique(videos.groups.astype(str))),
+        rule=goal.rule,
+        sampling=goal.sampling.model_dump(mode="json", exclude_none=True),
+        threshold=found.threshold,
+        threshold_logit=found.logit,
+        before=figures(before, videos.fake, prior)
+        | {"threshold": model.header.threshold, "calibrated": model.header.calibration is not None},
+        fitted=after,
+        out_of_fold=None if held_out is None else figures(held_out, videos.fake, prior),
+        folds=folds,
+        calibration=_dumped(found),
+        operating_point=point.model_dump(mode="json"),
+        notes=notes,
+        elapsed_s=time.monotonic() - started,
+    )
+
+
+def _output(config: CalibrateConfig) -> Path:
+    if config.out is None:
+        raise ConfigError("calibrate.out: say where the model goes, as in --out MODEL2.safetensors")
+    storage.check_is_local(config.out)
+    out = Path(config.out).absolute()
+    if out.suffix != ".safetensors" or out.is_dir():
+        raise ConfigError(
+            f"calibrate.out: got {config.out!r}; must be a file that ends in .safetensors"
+        )
+    if storage.exists(out) and not config.overwrite:
+        raise OutputError(f"{config.out} exists: give another --out, or --overwrite to replace it")
+    return out
+
+
+def _goal(config: CalibrateConfig, model: Model, material: Material, notes: list[str]) -> Goal:
+    """What to fit with so many videos of each class.
+
+    :raises ConfigError: they are too few for it.
+    """
+    reals, fakes = material.videos.reals, material.videos.fakes
+    both = min(reals, fakes) >= MIN_PER_CLASS
+    if not reals:
+        raise ConfigError(
+            f"{config.verdicts}: {fakes:,} fakes and no reals: a threshold needs videos known to be "
+            f"real (and p_fake {MIN_PER_CLASS} of each class)"
+        )
+    rule, rate = _rule(config, material, both, notes)
+    kept = model.header.calibration
+    if not both:
+        notes.append(
+            f"{reals:,} reals and {fakes:,} fakes: p_fake needs {MIN_PER_CLASS} of each, so "
+            + ("the model's own calibration stays" if kept else "the model stays uncalibrated")
+        )
+        if kept is None and config.prevalence is not None:
+            raise ConfigError(
+                f"prevalence {config.prevalence}: the model has no calibration, and {reals:,} reals "
+                f"with {fakes:,} fakes give none: label {MIN_PER_CLASS} of each, or leave it out"
+            )
+    return Goal(rule, rate, both, material.sampling, kept, config.prevalence)
+
+
+def _rule(
+    config: CalibrateConfig, material: Material, both: bool, notes: list[str]
+) -> tuple[str, float | None]:
+    """The rule in words and, where it is one, its false-positive rate.
+
+    :raises ConfigError: the reals cannot support it.
+    """
+    rule, rate = config.threshold_rule or "youden", config.share()
+    if config.alert_budget is not None:
+        nightly = config.videos_a_night or material.rows["rows"]
+        if config.videos_a_night is None:
+            notes.append(
+                f"a night is taken to bring {nightly:,} videos, as many as {config.verdicts} has "
+                "(--videos-a-night says otherwise)"
+            )
+        rate = config.alert_budget / nightly
+        rule = f"alert budget: {config.alert_budget:g} of {nightly:,} videos a night"
+        if rate >= 1:
+            raise ConfigError(
+                f"alert_budget: got {config.alert_budget:g} for {nightly:,} videos a night; must be "
+                "less than these, or everything may be called FAKE"
+            )
+    elif rate is not None:
+        rule = f"fpr={rate:g}"
+    if rate is None and not both:
+        videos = material.videos
+        raise ConfigError(
+            f"threshold rule {rule} needs {MIN_PER_CLASS} videos of each class, got {videos.reals:,} "
+            f"reals and {videos.fakes:,} fakes: with reals alone give --alert-budget N or --at-fpr 0.01"
+        )
+    if rate is not None:
+        warning = check_support(material.videos.reals, rate)
+        notes += [warning] if warning else []
+    return rule, rate
+
+
+def _check_kept(said: Answers, found: Fit, videos: Videos, config: CalibrateConfig) -> None:
+    """The threshold is compared with p_fake, and two logits may round to one.
+
+    :raises ConfigError: they do.
+    """
+    if np.array_equal(said.called, videos.scores >= found.logit):
+        return
+    raise ConfigError(
+        f"{config.verdicts}: scores about the threshold (logit {found.logit:.4g}) are so large that "
+        "p_fake is the same number for all: no threshold tells them apart; label "
+        f"{MIN_PER_CLASS} videos of each class, so that a calibration brings p_fake nearer to 0.5"
+    )
+
+
+def _remarks(model: Model, found: Fit, videos: Videos, goal: Goal) -> list[str]:
+    remarks = []
+    old = model.header.calibration
+    if goal.rate is not None:
+        share = expected_rate(videos.reals, goal.rate)
+        remarks.append(
+            f"of new reals like these, at most about {share:.2%} will be called FAKE on average"
+        )
+    reals = len(np.unique(videos.groups[~videos.fake].astype(str)))
+    if reals < videos.reals:
+        remarks.append(
+            f"the {videos.reals:,} reals are of {reals:,} groups: videos of a group are alike, so "
+            "the intervals are narrower than they should be"
+        )
+    if not goal.map and old is not None and old.sampling != goal.sampling:
+        remarks.append(
+            f"the calibration that stays was fitted on {describe(old.sampling)}: p_fake holds for "
+            "that, the threshold for the sampling of these verdicts"
+        )
+    if goal.map and old is not None and goal.prior is None and old.prior != _PRIOR:
+        remarks.append(
+            f"p_fake is for a prior of {_PRIOR}, and was for {old.prior:g}: --prevalence sets it"
+        )
+    return remarks
+
+
+def _point(
+    goal: Goal, material: Material, after: dict[str, Any], scored_by: str, config: CalibrateConfig
+) -> OperatingPoint:
+    false, true = after["false_positive_rate"], after["true_positive_rate"]
+    return OperatingPoint(
+        rule=goal.rule,
+        reals=material.videos.reals,
+        fakes=material.videos.fakes,
+        false_positive_rate=false["rate"],
+        false_positive_rate_upper=false["interval"][1],
+        true_positive_rate=true["rate"] if true else None,
+        sampling=goal.sampling,
+        scored_by=scored_by,
+        chosen_on=f"{material.rows['used']:,} of the {material.rows['rows']:,} videos of "
+        f"{Path(config.verdicts).name}",
+    )
+
+
+def _dumped(found: Fit) -> dict[str, Any] | None:
+    return found.calibration.model_dump(mode="json") if found.calibration else None

@@ -1,0 +1,250 @@
+"""Which rows of a verdict file a model can be fitted on, with their truth and groups."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from dfscan import storage
+from dfscan.config import CalibrateConfig
+from dfscan.corpora.base import Given
+from dfscan.corpora.labels import Matched, groups, match, read_labels
+from dfscan.errors import ConfigError, SourceError
+from dfscan.jobs.calibrate_fit import Videos
+from dfscan.models.modelfile import Model
+from dfscan.recipe import FaceRecipe, Sampling
+from dfscan.records import LABELS
+
+ALL_REAL: Final = "REAL"
+"""What ``--labels`` says where every video is real."""
+SCORED: Final = b"dfscan.score"
+"""Metadata of a verdict file: JSON, ``config_hash`` → what its verdicts were scored with."""
+_HOW: Final = "--frames N, --every SECONDS or --stride N (and --phase where it was given)"
+
+_COLUMNS: Final = (
+    "video_id",
+    "label",
+    "content_sha256",
+    "score_raw",
+    "frames.list.element.frame_index",
+    "custody.recipe_hash",
+    "custody.config_hash",
+    "custody.models",
+)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What there is to fit on.
+
+    ``rows`` counts every row of the file by what became of it: ``used``, or why it was left out.
+    """
+
+    videos: Videos
+    sampling: Sampling
+    rows: Mapping[str, int]
+    notes: tuple[str, ...]
+
+
+def read_material(config: CalibrateConfig, model: Model) -> Material:
+    """The videos of ``config.verdicts`` that this model scored and whose truth is known.
+
+    :raises SourceError: the verdicts or the labels cannot be read, or none can be used.
+    :raises ConfigError: it is not clear how the verdicts were sampled.
+    """
+    file = _open(config.verdicts)
+    rows = _rows(file)
+    state = np.full(len(rows.ids), "used", object)
+    state[[model.sha256 not in models for models in rows.models]] = "other_model"
+    state[(state == "used") & ~np.isfinite(rows.scores)] = "no_score"
+    mine = state == "used"
+    if not mine.any():
+        raise _nothing(config, model, state)
+    sampling, recipe_hash = _sampling(config, model, _said(file), rows, mine)
+    state[mine & (rows.recipes != recipe_hash)] = "other_sampling"
+    told, matched = _labels(config, rows)
+    label = np.array([told[v].label if v in told else None for v in rows.ids], object)
+    state[(state == "used") & ~np.isin(label, LABELS)] = "unlabelled"
+    ambiguous = np.array([v in matched.ambiguous for v in rows.ids], bool)
+    state[(state == "unlabelled") & ambiguous] = "ambiguous"
+    used = state == "used"
+    if not used.any():
+        raise _nothing(config, model, state)
+    group = groups(told, dict(zip(rows.ids, rows.contents, strict=True)))
+    videos = Videos(
+        scores=rows.scores[used].astype(np.float32),
+        fake=label[used] == LABELS[1],
+        groups=np.array([group[v] for v in rows.ids], object)[used],
+        frames=rows.frames[used],
+    )
+    notes = [f"the verdicts were scored on {describe(sampling)}: so the result holds for that"]
+    if matched.unused:
+        notes.append(
+            f"{matched.unused:,} label(s) of {config.labels} name no video of the verdicts"
+        )
+    counts = {"rows": len(state), **Counter(state.tolist())}
+    return Material(videos, sampling, counts, tuple(notes))
+
+
+def describe(sampling: Sampling) -> str:
+    """A sampling in words."""
+    if sampling.frames is not None:
+        text = f"{sampling.frames} frames, spread evenly"
+    elif sampling.every_s is not None:
+        text = f"one frame in {sampling.every_s:g} s"
+    else:
+        assert sampling.stride is not None
+        text = f"one frame in {sampling.stride.real}"
+        if sampling.stride.real != sampling.stride.fake:
+            text = f"frames by stride real={sampling.stride.real},fake={sampling.stride.fake}"
+    if sampling.phase != "hash":
+        text += f", phase {sampling.phase}"
+    return text if sampling.mode == "exact" else f"{text} ({sampling.mode})"
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The columns that matter, (N,) each."""
+
+    ids: Sequence[str]
+    labels: Sequence[str | None]
+    contents: Sequence[str | None]
+    scores: npt.NDArray[np.float64]
+    frames: npt.NDArray[np.int64]
+    recipes: npt.NDArray[Any]
+    configs: npt.NDArray[Any]
+    models: Sequence[Sequence[str]]
+
+
+def _open(path: str) -> pq.ParquetFile:
+    if not storage.exists(path):
+        raise SourceError(
+            f"no verdicts at {path!r}: dfscan score SOURCE --model MODEL --out {path} makes them"
+        )
+    if Path(path).is_dir():
+        raise SourceError(f"verdicts {path!r} is a folder: give the .parquet file score wrote")
+    try:
+        file = storage.open_parquet(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        detail = " ".join(str(error).split())[:160]
+        raise SourceError(f"{path} is not a readable Parquet file: {detail}") from None
+    kind = (file.schema_arrow.metadata or {}).get(b"dfscan")
+    if kind != b"verdicts":
+        found = f"a table of {kind.decode()}" if kind else "another program's table"
+        raise SourceError(f"{path} is {found}: give the verdicts that dfscan score wrote")
+    return file
+
+
+def _rows(file: pq.ParquetFile) -> _Rows:
+    table = file.read(columns=list(_COLUMNS)).combine_chunks()
+    custody = {
+        name: pc.struct_field(table.column("custody"), name).to_pylist()
+        for name in ("recipe_hash", "config_hash", "models")
+    }
+    scores = pc.fill_null(table.column("score_raw"), float("nan"))
+    frames = pc.fill_null(pc.list_value_length(table.column("frames")), 0)
+    return _Rows(
+        ids=table.column("video_id").to_pylist(),
+        labels=table.column("label").to_pylist(),
+        contents=table.column("content_sha256").to_pylist(),
+        scores=scores.to_numpy().astype(np.float64),
+        frames=frames.to_numpy().astype(np.int64),
+        recipes=np.array(custody["recipe_hash"], object),
+        configs=np.array(custody["config_hash"], object),
+        models=[models or () for models in custody["models"]],
+    )
+
+
+def _said(file: pq.ParquetFile) -> dict[str, Sampling]:
+    """What the file says of its samplings, by the hash of their recipe."""
+    text = (file.schema_arrow.metadata or {}).get(SCORED)
+    if text is None:
+        return {}
+    try:
+        entries = json.loads(text)
+        recipes = [FaceRecipe.model_validate(entry["recipe"]) for entry in entries.values()]
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
+        detail = " ".join(str(error).split())[:160]
+        raise SourceError(
+            f"the verdicts' metadata {SCORED.decode()} is not what score writes: {detail}"
+        ) from None
+    return {recipe.hash(): recipe.sampling for recipe in recipes}
+
+
+def _sampling(
+    config: CalibrateConfig,
+    model: Model,
+    said: Mapping[str, Sampling],
+    rows: _Rows,
+    mine: npt.NDArray[np.bool_],
+) -> tuple[Sampling, str]:
+    """How the verdicts were sampled, and the hash of the recipe that says so.
+
+    A recipe's hash stands in each row, so that what is said here can be checked, not only believed.
+    """
+    recipe = model.header.recipe
+    there = Counter(rows.recipes[mine].tolist())
+    known = [said[name] for name in there if name in said]
+    wanted = config.sampling(recipe.sampling.mode)
+    if wanted is None and known:
+        if len(there) > 1:
+            ways = "; ".join(describe(s) for s in known)
+            raise ConfigError(
+                f"{config.verdicts} holds verdicts of this model in {len(there)} ways of sampling "
+                f"({ways}): name one with {_HOW}"
+            )
+        return known[0], next(iter(there))
+    wanted = wanted or Sampling(mode=recipe.sampling.mode, frames=32)
+    found = recipe.model_copy(update={"sampling": wanted}).hash()
+    if found not in there:
+        raise ConfigError(
+            f"none of the {mine.sum():,} verdicts of this model in {config.verdicts} was scored on "
+            f"{describe(wanted)}: say how they were, with {_HOW}"
+        )
+    return wanted, found
+
+
+def _labels(config: CalibrateConfig, rows: _Rows) -> tuple[dict[str, Given], Matched]:
+    """What is told of each video; nothing of those without a label."""
+    own = {
+        video: Given(label="FAKE" if label == LABELS[1] else "REAL", labelled=True)
+        for video, label in zip(rows.ids, rows.labels, strict=True)
+        if label is not None
+    }
+    if config.labels is None:
+        return own, Matched(own)
+    if config.labels == ALL_REAL:
+        fakes = sum(given.label == "FAKE" for given in own.values())
+        if fakes:
+            raise ConfigError(
+                f"--labels {ALL_REAL}: {fakes:,} verdict(s) of {config.verdicts} are labelled FAKE; "
+                "leave it out to take the verdicts' own labels"
+            )
+        given = {video: Given(label="REAL", labelled=True) for video in rows.ids}
+        return given, Matched(given)
+    matched = match(read_labels(config.labels), rows.ids)
+    return dict(matched.given), matched
+
+
+def _nothing(config: CalibrateConfig, model: Model, state: npt.NDArray[Any]) -> SourceError:
+    counts = Counter(state.tolist())
+    reasons = {
+        "other_model": f"of another model than {model.sha256[:12]}… (score with this one)",
+        "no_score": "without a score",
+        "other_sampling": "sampled otherwise",
+        "unlabelled": "without a label (give --labels FILE, or --labels REAL where all are real)",
+        "ambiguous": "with an ambiguous file name (name them by video_id)",
+    }
+    told = ", ".join(f"{counts[k]:,} {text}" for k, text in reasons.items() if counts[k])
+    return SourceError(
+        f"none of the {len(state):,} verdicts of {config.verdicts} can be used: {told or 'it is empty'}"
+    )
