@@ -220,28 +220,27 @@ def _(value: CalibrateResult) -> None:
     table = _table(f"{title}, {value.groups:,} groups", "", *columns)
     thresholds = [value.before["threshold"], value.threshold]
     table.add_row("threshold on p_fake", *(f"{t:.6g}" for t in thresholds))
-    for name, text in (("log_loss", "log loss of p_fake"), ("cllr", "Cllr (bits)")):
+    for name, text in (("log_loss", "log loss of p_fake"), ("cllr", "Cllr, bits")):
         table.add_row(text, *(_number(c[name]) for c in columns.values()))
     for name, text in (("false_positive", "reals"), ("true_positive", "fakes")):
         shares = (_share(c[f"{name}_rate"]) for c in columns.values())
-        table.add_row(f"{text} called FAKE (95 %)", *shares)
+        table.add_row(f"{text} called FAKE", *shares)
     console.print(table)
     for name, text in _LEFT_OUT.items():
         if value.rows.get(name):
             console.print(f"left out: {value.rows[name]:,} verdict(s) {text}")
     fitted = value.calibration
     prior = f"p_fake for a prior of {fitted['prior']:g}" if fitted else "p_fake is not calibrated"
-    console.print(f"threshold by {value.rule}; {prior}")
+    console.print(f"threshold by {value.rule}; {prior}; in brackets exact 95 % intervals")
     console.print(f"wrote {value.out} ({value.model_sha256[:12]}), {value.elapsed_s:.1f} s")
 
 
 def _share(found: Mapping[str, Any] | None) -> str:
-    """``"0.50 %, 3 of 600 (0.10–1.45 %)"``."""
+    """``"0.50 % (0.10–1.45)"``: a rate with its interval."""
     if found is None:
         return "–"
     low, high = (100 * bound for bound in found["interval"])
-    counts = f"{found['called']:,} of {found['of']:,}"
-    return f"{100 * found['rate']:.2f} %, {counts} ({low:.2f}–{high:.2f} %)"
+    return f"{100 * found['rate']:.2f} % ({low:.2f}–{high:.2f})"
 
 
 @result.register

@@ -57,6 +57,14 @@ def run(config: CalibrateConfig, progress: Progress) -> CalibrateResult:
     if held_out is None:
         notes.append("no figures out of fold: too few groups of a class, so the others flatter")
     after = figures(said, videos.fake, prior)
+    old = answers(model.header.calibration, model.header.threshold, videos)
+    before = figures(old, videos.fake, prior)
+    unseen = None if held_out is None else figures(held_out, videos.fake, prior)
+    if goal.map and unseen and unseen["log_loss"] >= before["log_loss"]:
+        notes.append(
+            f"p_fake is not better for it: a log loss of {unseen['log_loss']:.3f} out of fold, and "
+            f"of {before['log_loss']:.3f} before; more videos may change that"
+        )
     point = _point(goal, material, after, model.sha256, config)
     header = model.header.model_copy(
         update={
@@ -70,7 +78,6 @@ def run(config: CalibrateConfig, progress: Progress) -> CalibrateResult:
     digest = save_model(out, model.network, header)
     for note in notes:
         progress.note(note)
-    before = answers(model.header.calibration, model.header.threshold, videos)
     return CalibrateResult(
         out=str(out),
         model_sha256=digest,
@@ -81,10 +88,10 @@ def run(config: CalibrateConfig, progress: Progress) -> CalibrateResult:
         sampling=goal.sampling.model_dump(mode="json", exclude_none=True),
         threshold=found.threshold,
         threshold_logit=found.logit,
-        before=figures(before, videos.fake, prior)
+        before=before
         | {"threshold": model.header.threshold, "calibrated": model.header.calibration is not None},
         fitted=after,
-        out_of_fold=None if held_out is None else figures(held_out, videos.fake, prior),
+        out_of_fold=unseen,
         folds=folds,
         calibration=_dumped(found),
         operating_point=point.model_dump(mode="json"),
