@@ -362,12 +362,15 @@ def test_what_is_no_model_or_no_verdicts_is_refused(model: Path, tmp_path: Path)
         calibrate(str(model), str(tmp_path), out=out)
 
 
-def test_the_command_line(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line(
+    own: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     verdicts = str(write(own.parent / "v.parquet", drawn(own, 300, 40)))
     out = str(own.parent / "new.safetensors")
     command = ["calibrate", str(own), verdicts, "--out", out, "--at-fpr", "0.01"]
     main_with(*command)
-    shown = capsys.readouterr()
+    shown = capfd.readouterr()
     for text in (
         "340 videos: 300 real, 40 fake",
         "reals called FAKE",
@@ -377,11 +380,11 @@ def test_the_command_line(own: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert text in shown.out
     assert "the verdicts were scored on 32 frames" in shown.err
     main_with(*command, "--overwrite", "--json")
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(capfd.readouterr().out)
     assert found["fitted"]["false_positive_rate"]["called"] == 3
     assert found["operating_point"]["rule"] == "fpr=0.01"
     main_with("inspect", out)
-    assert "operating point" in capsys.readouterr().out
+    assert "operating point" in capfd.readouterr().out
 
 
 def main_with(*arguments: str) -> None:
