@@ -504,6 +504,7 @@ class CalibrateConfig(VerbConfig):
     alert_budget: float | None = Field(None, gt=0, description="false alarms a night")
     videos_a_night: int | None = Field(None, ge=1, description="null: as many as VERDICTS has")
     prevalence: float | None = Field(None, gt=0, lt=1, description="prior share of fakes")
+    aggregation: Aggregation = Field("mean", description="as the verdicts were scored")
     stride: Stride | None = None
     frames: int | None = Field(None, ge=1)
     every: Seconds | None = None

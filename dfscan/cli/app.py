@@ -425,6 +425,9 @@ def calibrate(
     prevalence: Annotated[
         float | None, typer.Option(help="Prior share of fakes that p_fake is for (default: 0.5).")
     ] = None,
+    aggregation: Annotated[
+        str | None, typer.Option(help="What score was given as --aggregation (default: mean).")
+    ] = None,
     frames: Annotated[
         int | None, typer.Option(help="Frames a video that VERDICTS were scored with.")
     ] = None,
@@ -443,8 +446,8 @@ def calibrate(
     flags = {
         "model": model, "verdicts": verdicts, "labels": labels, "out": out,
         "threshold_rule": threshold_rule, "at_fpr": at_fpr, "alert_budget": alert_budget,
-        "videos_a_night": videos_a_night, "prevalence": prevalence, "frames": frames,
-        "every": every, "stride": stride, "phase": phase, "overwrite": overwrite,
+        "videos_a_night": videos_a_night, "prevalence": prevalence,
+        "aggregation": aggregation, "frames": frames, "every": every, "stride": stride, "phase": phase, "overwrite": overwrite,
     }  # fmt: skip
     _run("calibrate", flags, config, preset, sets, as_json, quiet, verbose)
 

@@ -10,9 +10,10 @@ import numpy.typing as npt
 from scipy.special import expit
 
 from dfscan import calibration
+from dfscan.aggregation import Aggregation
 from dfscan.calibration import Calibration
 from dfscan.metrics import choose_threshold
-from dfscan.operatingpoint import clopper_pearson, threshold_at_fpr
+from dfscan.operatingpoint import clopper_pearson, next_score, threshold_at_fpr
 from dfscan.recipe import Sampling
 
 FOLDS: Final = 5
@@ -25,16 +26,26 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Videos:
-    """(N,) each: aggregated logits as stored, truth, group, and faces a score is the mean of."""
+    """(N,) each: aggregated logits as stored, truth, group, faces a score is made of, and people.
+
+    ``people`` are those of :meth:`~dfscan.calibration.Calibration.logit`, 1 where they do not count.
+    """
 
     scores: npt.NDArray[np.float32]
     fake: Flags
     groups: npt.NDArray[Any]
     frames: npt.NDArray[np.int64]
+    people: npt.NDArray[np.int64]
 
     def part(self, rows: Flags) -> "Videos":
         """Some of them."""
-        return Videos(self.scores[rows], self.fake[rows], self.groups[rows], self.frames[rows])
+        return Videos(
+            self.scores[rows],
+            self.fake[rows],
+            self.groups[rows],
+            self.frames[rows],
+            self.people[rows],
+        )
 
     @property
     def reals(self) -> int:
@@ -61,13 +72,17 @@ class Goal:
     rate: float | None
     map: bool
     sampling: Sampling
+    aggregation: Aggregation = "mean"
     kept: Calibration | None = None
     prior: float | None = None
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A calibration, None where there is none, and the logit from which a video is FAKE."""
+    """A calibration, None where there is none, and from where on a video is FAKE.
+
+    ``logit`` is that of ``p_fake``; the calibration has the same as its ``threshold``.
+    """
 
     calibration: Calibration | None
     logit: float
@@ -75,41 +90,58 @@ class Fit:
     @property
     def threshold(self) -> float:
         """The same on ``p_fake``."""
-        return float(probabilities(self.calibration, np.array([self.logit]))[0])
+        return float(expit(self.logit))
+
+
+def _fit(found: Calibration | None, logit: float) -> Fit:
+    """A threshold of a calibration's own wins over the model's: so it must have this one."""
+    if found is not None:
+        found = found.model_copy(update={"threshold": float(expit(logit))})
+    return Fit(found, logit)
 
 
 def fit(videos: Videos, goal: Goal, min_per_class: int = calibration.MIN_PER_CLASS) -> Fit | None:
     """Fit to all of the videos; None where no rising map can be fitted."""
-    scores = videos.scores.astype(np.float64)
     found = goal.kept
     if goal.map:
-        found = calibration.fit(scores, videos.fake, goal.sampling, min_per_class, videos.frames)
+        found = calibration.fit(
+            videos.scores.astype(np.float64),
+            videos.fake,
+            goal.sampling,
+            min_per_class,
+            videos.frames,
+            goal.aggregation,
+            videos.people if goal.aggregation == "max_track" else None,
+        )
         if found is None:
             return None
     if found is not None and goal.prior is not None:
         found = found.at_prior(goal.prior)
     if goal.rate is not None:
-        return Fit(found, threshold_at_fpr(videos.scores[~videos.fake], goal.rate))
-    logit = choose_threshold(scores, videos.fake, goal.rule)
-    return None if logit is None else Fit(found, logit)
+        reals = videos.part(~videos.fake)
+        above = logits(found, next_score(reals.scores), reals.people)
+        return _fit(found, threshold_at_fpr(above, goal.rate))
+    values = logits(found, videos.scores, videos.people)
+    logit = choose_threshold(values, videos.fake, goal.rule)
+    return None if logit is None else _fit(found, logit)
 
 
-def probabilities(found: Calibration | None, scores: npt.NDArray[Any]) -> Floats:
-    """``p_fake`` of (N,) scores, as a verdict has it."""
+def logits(
+    found: Calibration | None, scores: npt.NDArray[Any], people: npt.NDArray[np.int64]
+) -> Floats:
+    """The logits of ``p_fake``, (N,), as a verdict has it."""
     wide = scores.astype(np.float64)
-    p: Floats = expit(wide if found is None else found.scale * wide + found.offset)
-    return p
-
-
-def ratios(found: Calibration | None, scores: npt.NDArray[Any]) -> Floats:
-    """(N,) log-likelihood ratios; without a calibration the logits stand for them."""
-    wide = scores.astype(np.float64)
-    return wide if found is None else wide * found.scale + found.llr(0.0)
+    if found is None:
+        return wide
+    return found.scale * wide + found.offset + found.people * np.log(np.maximum(people, 1))
 
 
 @dataclass(frozen=True)
 class Answers:
-    """(N,) each: ``p_fake``, log-likelihood ratio, and whether a video is called FAKE."""
+    """(N,) each: ``p_fake``, log-likelihood ratio, and whether a video is called FAKE.
+
+    Without a calibration the scores stand for ratios.
+    """
 
     p: Floats
     llr: Floats
@@ -118,8 +150,10 @@ class Answers:
 
 def answers(found: Calibration | None, threshold: float, videos: Videos) -> Answers:
     """What a model with this calibration and this threshold on ``p_fake`` says."""
-    p = probabilities(found, videos.scores)
-    return Answers(p, ratios(found, videos.scores), p >= threshold)
+    values = logits(found, videos.scores, videos.people)
+    p = expit(values)
+    prior = 0.0 if found is None else math.log(found.prior / (1 - found.prior))
+    return Answers(p, values - prior, p >= threshold)
 
 
 def out_of_fold(videos: Videos, goal: Goal, folds: int = FOLDS) -> tuple[Answers | None, int]:

@@ -18,12 +18,20 @@ from dfscan.jobs.calibrate_fit import (
     answers,
     figures,
     fit,
+    logits,
     out_of_fold,
 )
 from dfscan.jobs.calibrate_rows import Material, describe, read_material
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import CalibrateResult
-from dfscan.models.modelfile import FORMAT, Model, find_model, load_model, save_model
+from dfscan.models.modelfile import (
+    FORMAT,
+    Model,
+    ModelHeader,
+    find_model,
+    load_model,
+    save_model,
+)
 from dfscan.operatingpoint import OperatingPoint, check_support, expected_rate
 
 _PRIOR = 0.5
@@ -57,8 +65,11 @@ def run(config: CalibrateConfig, progress: Progress) -> CalibrateResult:
     if held_out is None:
         notes.append("no figures out of fold: too few groups of a class, so the others flatter")
     after = figures(said, videos.fake, prior)
-    old = answers(model.header.calibration, model.header.threshold, videos)
-    before = figures(old, videos.fake, prior)
+    own = model.header.calibrated(goal.aggregation)
+    threshold = model.header.threshold
+    if own is not None and own.threshold is not None:
+        threshold = own.threshold
+    before = figures(answers(own, threshold, videos), videos.fake, prior)
     unseen = None if held_out is None else figures(held_out, videos.fake, prior)
     if goal.map and unseen and unseen["log_loss"] >= before["log_loss"]:
         notes.append(
@@ -66,16 +77,7 @@ def run(config: CalibrateConfig, progress: Progress) -> CalibrateResult:
             f"of {before['log_loss']:.3f} before; more videos may change that"
         )
     point = _point(goal, material, after, model.sha256, config)
-    header = model.header.model_copy(
-        update={
-            "format": FORMAT,
-            "dfscan": __version__,
-            "calibration": found.calibration,
-            "threshold": found.threshold,
-            "operating_point": point,
-        }
-    )
-    digest = save_model(out, model.network, header)
+    digest = save_model(out, model.network, _header(model.header, found, point))
     for note in notes:
         progress.note(note)
     return CalibrateResult(
@@ -88,8 +90,7 @@ def run(config: CalibrateConfig, progress: Progress) -> CalibrateResult:
         sampling=goal.sampling.model_dump(mode="json", exclude_none=True),
         threshold=found.threshold,
         threshold_logit=found.logit,
-        before=before
-        | {"threshold": model.header.threshold, "calibrated": model.header.calibration is not None},
+        before=before | {"threshold": threshold, "calibrated": own is not None},
         fitted=after,
         out_of_fold=unseen,
         folds=folds,
@@ -127,7 +128,7 @@ def _goal(config: CalibrateConfig, model: Model, material: Material, notes: list
             f"real (and p_fake {MIN_PER_CLASS} of each class)"
         )
     rule, rate = _rule(config, material, both, notes)
-    kept = model.header.calibration
+    kept = model.header.calibrated(config.aggregation)
     if not both:
         notes.append(
             f"{reals:,} reals and {fakes:,} fakes: p_fake needs {MIN_PER_CLASS} of each, so "
@@ -138,7 +139,7 @@ def _goal(config: CalibrateConfig, model: Model, material: Material, notes: list
                 f"prevalence {config.prevalence}: the model has no calibration, and {reals:,} reals "
                 f"with {fakes:,} fakes give none: label {MIN_PER_CLASS} of each, or leave it out"
             )
-    return Goal(rule, rate, both, material.sampling, kept, config.prevalence)
+    return Goal(rule, rate, both, material.sampling, config.aggregation, kept, config.prevalence)
 
 
 def _rule(
@@ -182,7 +183,8 @@ def _check_kept(said: Answers, found: Fit, videos: Videos, config: CalibrateConf
 
     :raises ConfigError: they do.
     """
-    if np.array_equal(said.called, videos.scores >= found.logit):
+    values = logits(found.calibration, videos.scores, videos.people)
+    if np.array_equal(said.called, values >= found.logit):
         return
     raise ConfigError(
         f"{config.verdicts}: scores about the threshold (logit {found.logit:.4g}) are so large that "
@@ -193,7 +195,7 @@ def _check_kept(said: Answers, found: Fit, videos: Videos, config: CalibrateConf
 
 def _remarks(model: Model, found: Fit, videos: Videos, goal: Goal) -> list[str]:
     remarks = []
-    old = model.header.calibration
+    old = model.header.calibrated(goal.aggregation)
     if goal.rate is not None:
         share = expected_rate(videos.reals, goal.rate)
         remarks.append(
@@ -217,6 +219,24 @@ def _remarks(model: Model, found: Fit, videos: Videos, goal: Goal) -> list[str]:
     return remarks
 
 
+def _header(old: ModelHeader, found: Fit, point: OperatingPoint) -> ModelHeader:
+    """The model's header with what was fitted; other ways of aggregating keep what they have."""
+    changes: dict[str, Any] = {
+        "format": FORMAT,
+        "dfscan": __version__,
+        "operating_point": point,
+    }
+    fitted = found.calibration
+    if fitted is None or point.aggregation == "mean":
+        changes["threshold"] = found.threshold
+    if fitted is not None and point.aggregation == "mean":
+        changes["calibration"] = fitted
+    elif fitted is not None:
+        others = (c for c in old.calibrations if c.aggregation != point.aggregation)
+        changes["calibrations"] = (*others, fitted)
+    return old.model_copy(update=changes)
+
+
 def _point(
     goal: Goal, material: Material, after: dict[str, Any], scored_by: str, config: CalibrateConfig
 ) -> OperatingPoint:
@@ -229,6 +249,7 @@ def _point(
         false_positive_rate_upper=false["interval"][1],
         true_positive_rate=true["rate"] if true else None,
         sampling=goal.sampling,
+        aggregation=goal.aggregation,
         scored_by=scored_by,
         chosen_on=f"{material.rows['used']:,} of the {material.rows['rows']:,} videos of "
         f"{Path(config.verdicts).name}",

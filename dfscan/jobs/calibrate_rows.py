@@ -1,6 +1,7 @@
 """Which rows of a verdict file a model can be fitted on, with their truth and groups."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from dfscan import storage
+from dfscan.aggregation import AGGREGATIONS, TRACK_FACES, aggregate
 from dfscan.config import CalibrateConfig
 from dfscan.corpora.base import Given
 from dfscan.corpora.labels import Matched, groups, match, read_labels
@@ -30,12 +32,17 @@ SCORED: Final = b"dfscan.score"
 """Metadata of a verdict file: JSON, ``config_hash`` → what its verdicts were scored with."""
 _HOW: Final = "--frames N, --every SECONDS or --stride N (and --phase where it was given)"
 
+_CHECKED: Final = 100
+"""So many scores are computed again from their faces."""
+
 _COLUMNS: Final = (
     "video_id",
     "label",
     "content_sha256",
     "score_raw",
-    "frames.list.element.frame_index",
+    "frames.list.element.score_raw",
+    "frames.list.element.track_id",
+    "tracks.list.element.faces",
     "custody.recipe_hash",
     "custody.config_hash",
     "custody.models",
@@ -64,13 +71,15 @@ def read_material(config: CalibrateConfig, model: Model) -> Material:
     file = _open(config.verdicts)
     rows = _rows(file)
     state = np.full(len(rows.ids), "used", object)
-    state[[model.sha256 not in models for models in rows.models]] = "other_model"
+    # Scores of several models together are no one model's.
+    state[[list(models) != [model.sha256] for models in rows.models]] = "other_model"
     state[(state == "used") & ~np.isfinite(rows.scores)] = "no_score"
     mine = state == "used"
     if not mine.any():
         raise _nothing(config, model, state)
     sampling, recipe_hash = _sampling(config, model, _said(file), rows, mine)
     state[mine & (rows.recipes != recipe_hash)] = "other_sampling"
+    _check_aggregation(config, rows, np.flatnonzero(state == "used"))
     told, matched = _labels(config, rows)
     label = np.array([told[v].label if v in told else None for v in rows.ids], object)
     state[(state == "used") & ~np.isin(label, LABELS)] = "unlabelled"
@@ -85,8 +94,12 @@ def read_material(config: CalibrateConfig, model: Model) -> Material:
         fake=label[used] == LABELS[1],
         groups=np.array([group[v] for v in rows.ids], object)[used],
         frames=rows.frames[used],
+        people=rows.people[used],
     )
-    notes = [f"the verdicts were scored on {describe(sampling)}: so the result holds for that"]
+    notes = [
+        f"the verdicts were scored on {describe(sampling)} (aggregation: {config.aggregation}): so "
+        "the result holds for that"
+    ]
     if matched.unused:
         notes.append(
             f"{matched.unused:,} label(s) of {config.labels} name no video of the verdicts"
@@ -120,6 +133,8 @@ class _Rows:
     contents: Sequence[str | None]
     scores: npt.NDArray[np.float64]
     frames: npt.NDArray[np.int64]
+    people: npt.NDArray[np.int64]
+    faces: pa.ChunkedArray
     recipes: npt.NDArray[Any]
     configs: npt.NDArray[Any]
     models: Sequence[Sequence[str]]
@@ -158,10 +173,45 @@ def _rows(file: pq.ParquetFile) -> _Rows:
         contents=table.column("content_sha256").to_pylist(),
         scores=scores.to_numpy().astype(np.float64),
         frames=frames.to_numpy().astype(np.int64),
+        people=_people(table.column("tracks")),
+        faces=table.column("frames"),
         recipes=np.array(custody["recipe_hash"], object),
         configs=np.array(custody["config_hash"], object),
         models=[models or () for models in custody["models"]],
     )
+
+
+def _people(tracks: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """How many tracks of each row are long enough to speak for a person, at least 1."""
+    parents = pc.list_parent_indices(tracks).to_numpy()
+    faces = pc.struct_field(pc.list_flatten(tracks), "faces").to_numpy()
+    found = np.bincount(parents[faces >= TRACK_FACES], minlength=len(tracks))
+    return np.maximum(found, 1).astype(np.int64)
+
+
+def _check_aggregation(config: CalibrateConfig, rows: _Rows, mine: npt.NDArray[np.int64]) -> None:
+    """Compute some scores again from their faces.
+
+    :raises ConfigError: they were aggregated otherwise than is said.
+    """
+    fits = dict.fromkeys(AGGREGATIONS, 0)
+    some = mine[:_CHECKED]
+    for number in some.tolist():
+        faces = rows.faces[number].as_py() or []
+        own = [f["score_raw"] for f in faces], [f["track_id"] for f in faces]
+        for how in AGGREGATIONS if faces else ():
+            score = aggregate(how, *own)
+            same = score is not None and math.isclose(
+                score, rows.scores[number], rel_tol=1e-4, abs_tol=1e-4
+            )
+            fits[how] += same
+    if fits[config.aggregation] < len(some):
+        likely = max(AGGREGATIONS, key=lambda how: fits[how])
+        found = f"{likely} is" if fits[likely] == len(some) else "no way of aggregating is"
+        raise ConfigError(
+            f"calibrate.aggregation: got {config.aggregation}, and {config.verdicts} was not scored "
+            f"with it; {found} what its scores agree with: give --aggregation as score was given it"
+        )
 
 
 def _said(file: pq.ParquetFile) -> dict[str, Sampling]:

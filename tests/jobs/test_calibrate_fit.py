@@ -12,8 +12,6 @@ from dfscan.jobs.calibrate_fit import (
     figures,
     fit,
     out_of_fold,
-    probabilities,
-    ratios,
 )
 from dfscan.metrics import reliability
 from dfscan.recipe import Sampling
@@ -31,7 +29,12 @@ def drawn(reals: int, fakes: int, seed: int = 0, group_size: int = 1) -> Videos:
     scores = np.concatenate([rng.normal(-2, 3, reals), rng.normal(4, 3, fakes)])
     groups = np.arange(reals + fakes) // group_size
     fake = np.arange(reals + fakes) >= reals
-    return Videos(scores.astype(np.float32), fake, groups, np.full(len(fake), 30))
+    return of(scores, fake, groups)
+
+
+def of(scores: Any, fake: Any, groups: Any) -> Videos:
+    ones = np.ones(len(fake), np.int64)
+    return Videos(np.asarray(scores, np.float32), np.asarray(fake), groups, 30 * ones, ones)
 
 
 @pytest.mark.parametrize("prior", [0.5, 0.05])
@@ -41,12 +44,12 @@ def test_p_fake_is_the_share_of_fakes_at_that_prior(prior: float) -> None:
     assert found.calibration is not None
     assert found.calibration.scale == pytest.approx(2 / 3, rel=0.1)
     new = drawn(20_000, 20_000, seed=1)
-    p = probabilities(found.calibration, new.scores)
-    bins = reliability(p, new.fake, prior=prior)
+    said = answers(found.calibration, found.threshold, new)
+    bins = reliability(said.p, new.fake, prior=prior)
     error = np.average(np.abs(bins.predicted - bins.observed), weights=bins.counts)
     assert error < 0.02
     true = 2 / 3 * (new.scores.astype(np.float64) - 1)
-    assert np.abs(ratios(found.calibration, new.scores) - true).mean() < 0.3
+    assert np.abs(said.llr - true).mean() < 0.3
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.1])
@@ -64,28 +67,23 @@ def test_reals_alone_keep_the_calibration_there_is() -> None:
     videos = drawn(100, 0)
     found = fit(videos, goal("fpr", 0.05, map=False, kept=own))
     assert found is not None
-    assert found.calibration == own
-    assert found.threshold == own.p_fake(found.logit)
+    assert found.calibration == own.model_copy(update={"threshold": found.threshold})
     assert int(answers(own, found.threshold, videos).called.sum()) == 5
     shifted = fit(videos, goal("fpr", 0.05, map=False, kept=own, prior=0.1))
     assert shifted is not None
-    assert shifted.calibration == own.at_prior(0.1)
-    assert shifted.logit == found.logit
+    assert shifted.calibration is not None
+    assert shifted.calibration.offset == own.at_prior(0.1).offset
+    assert shifted.logit == pytest.approx(found.logit - math.log(9))
     assert int(answers(shifted.calibration, shifted.threshold, videos).called.sum()) == 5
 
 
 def test_a_model_that_ranks_fakes_below_reals_has_no_map() -> None:
     videos = drawn(50, 50)
-    assert fit(Videos(-videos.scores, videos.fake, videos.groups, videos.frames), goal()) is None
+    assert fit(of(-videos.scores, videos.fake, videos.groups), goal()) is None
 
 
 def test_figures_by_hand() -> None:
-    videos = Videos(
-        np.array([-1, 1, 1, 3], np.float32),
-        np.array([False, False, True, True]),
-        np.arange(4),
-        np.ones(4, np.int64),
-    )
+    videos = of([-1, 1, 1, 3], [False, False, True, True], np.arange(4))
     found = figures(answers(None, 0.6, videos), videos.fake, prior=0.5)
     p = [1 / (1 + math.exp(-x)) for x in (-1, 1, 1, 3)]
     losses = [-math.log(1 - p[0]), -math.log(1 - p[1]), -math.log(p[2]), -math.log(p[3])]
@@ -125,12 +123,7 @@ def test_no_group_is_judged_by_a_fit_that_has_seen_it(monkeypatch: pytest.Monkey
 
 def test_a_threshold_keeps_its_rate_less_well_on_reals_it_was_not_chosen_on() -> None:
     rng = np.random.default_rng(3)
-    videos = Videos(
-        rng.normal(size=60).astype(np.float32),
-        rng.random(60) < 0.5,
-        np.arange(60),
-        np.ones(60, np.int64),
-    )
+    videos = of(rng.normal(size=60), rng.random(60) < 0.5, np.arange(60))
     chance = goal("fpr", 0.2, map=False)
     found = fit(videos, chance)
     said, _ = out_of_fold(videos, chance)

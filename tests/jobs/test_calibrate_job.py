@@ -1,4 +1,5 @@
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,8 @@ def test_both_classes_give_a_calibration_and_the_same_tensors(model: Path) -> No
     assert fitted is not None
     assert fitted.scale == pytest.approx(2 / 3, rel=0.25)
     assert (fitted.sampling, fitted.reals, fitted.frames_median) == (SCORED, 300, 10)
-    assert new.header.threshold == found.threshold == fitted.p_fake(found.threshold_logit)
+    assert new.header.threshold == found.threshold == fitted.threshold
+    assert found.threshold == pytest.approx(1 / (1 + math.exp(-found.threshold_logit)))
     assert new.header.recipe == old.header.recipe
     point = new.header.operating_point
     assert point is not None
@@ -131,7 +133,7 @@ def test_reals_alone_keep_to_an_alert_budget(own: Path) -> None:
     assert (false["called"], false["of"]) == (4, 400)
     assert false["interval"] == pytest.approx([0.00273, 0.02541], abs=1e-5)
     header = read_header(Path(found.out))
-    assert header.calibration == OWN
+    assert header.calibration == OWN.model_copy(update={"threshold": found.threshold})
     assert header.operating_point is not None
     assert header.operating_point.rule == "alert budget: 4 of 400 videos a night"
     assert header.operating_point.false_positive_rate_upper == false["interval"][1]
@@ -196,7 +198,8 @@ def test_another_prevalence_moves_p_fake_and_no_verdict(model: Path) -> None:
     half = run(model, rows)
     rare = run(model, rows, prevalence=0.01, out=str(model.parent / "rare.safetensors"))
     assert rare.calibration["prior"] == 0.01
-    assert rare.threshold_logit == half.threshold_logit
+    moved = half.threshold_logit - math.log(99)
+    assert rare.threshold_logit == pytest.approx(moved)
     assert rare.threshold < half.threshold
     assert rare.fitted["false_positive_rate"] == half.fitted["false_positive_rate"]
 
@@ -254,7 +257,8 @@ def test_every_video_may_be_said_to_be_real(own: Path) -> None:
 
 def test_a_few_fakes_are_too_few_for_p_fake_and_still_counted(own: Path) -> None:
     found = run(own, drawn(own, 100, 5), at_fpr=0.05)
-    assert read_header(Path(found.out)).calibration == OWN
+    kept = read_header(Path(found.out)).calibration
+    assert kept == OWN.model_copy(update={"threshold": found.threshold})
     assert found.fitted["true_positive_rate"]["of"] == 5
 
 
