@@ -8,6 +8,7 @@ configuration keys as keyword arguments, returning a small result object::
     dfscan.extract("/data/dfdc", out="faces", stride={"real": 30, "fake": 100})
     dfscan.train("faces", out="run", epochs=10)
     dfscan.score("/videos", model="run", out="verdicts.parquet")
+    dfscan.calibrate("run", "verdicts.parquet", labels="truth.csv", out="mine.safetensors")
 """
 
 from importlib import import_module

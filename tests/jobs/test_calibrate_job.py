@@ -292,7 +292,7 @@ def test_what_cannot_be_done_says_so(
 
 
 def test_scores_that_fall_with_fakes_are_refused(model: Path) -> None:
-    rows = [r | {"score_raw": -r["score_raw"]} for r in drawn(model, 50, 50)]
+    rows = [row(i, -r["score_raw"], r["label"], model) for i, r in enumerate(drawn(model, 50, 50))]
     with pytest.raises(ConfigError, match="higher scores do not mean fakes"):
         run(model, rows)
 
@@ -340,6 +340,65 @@ def test_what_the_verdicts_say_of_their_sampling_is_read(model: Path) -> None:
     write(path, rows, **{"dfscan.score": '{"c": 3}'})
     with pytest.raises(SourceError, match="is not what score writes"):
         calibrate(str(model), str(path), out=out, overwrite=True)
+
+
+def people(number: int, means: list[float], label: str, model: Path) -> Any:
+    """A video of several people, ten faces each, scored by the largest mean of a track."""
+    frames = [
+        {"frame_index": i, "track_id": track, "score_raw": mean}
+        for track, mean in enumerate(means)
+        for i in range(10)
+    ]
+    tracks = [{"track_id": t, "faces": 10, "score_raw": m} for t, m in enumerate(means)]
+    return row(number, max(means), label, model, frames=frames, tracks=tracks)
+
+
+def crowds(model: Path, count: int) -> list[Any]:
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(count):
+        means = rng.normal(0, 1, 1 + number % 4)
+        fake = number // 4 % 2 == 1
+        means[0] += 3 * fake
+        rows.append(people(number, means.tolist(), "FAKE" if fake else "REAL", model))
+    return rows
+
+
+def test_other_ways_of_aggregating_have_calibrations_of_their_own(own: Path) -> None:
+    found = run(own, crowds(own, 400), aggregation="max_track", at_fpr=0.05)
+    new = read_header(Path(found.out))
+    assert new.calibration == OWN
+    assert new.threshold == read_header(own).threshold
+    fitted = new.calibrated("max_track")
+    assert fitted is not None
+    assert fitted.people < -0.1  # of many people a high score says less
+    assert fitted.threshold == found.threshold
+    assert new.decides("max_track")
+    assert not new.decides("mean")
+    assert found.fitted["false_positive_rate"]["called"] == 10
+    again = run(
+        Path(found.out),
+        crowds(Path(found.out), 400),
+        aggregation="max_track",
+        at_fpr=0.05,
+        out=str(own.parent / "again.safetensors"),
+    )
+    assert len(read_header(Path(again.out)).calibrations) == 1
+    assert again.before["false_positive_rate"] == found.fitted["false_positive_rate"]
+
+
+def test_how_the_scores_were_aggregated_is_checked(model: Path) -> None:
+    with pytest.raises(ConfigError, match=r"got mean, and .* max_track is what its scores agree"):
+        run(model, crowds(model, 60))
+    rows = [r | {"score_raw": r["score_raw"] + 1} for r in drawn(model, 20, 20)]
+    with pytest.raises(ConfigError, match="no way of aggregating is what its scores agree with"):
+        run(model, rows)
+
+
+def test_scores_of_several_models_together_are_no_one_models(model: Path) -> None:
+    both = {**custody(model), "models": [custody(model)["models"][0], "0" * 64]}
+    found = run(model, [*drawn(model, 20, 20), row(90, 9.0, "REAL", model, custody=both)])
+    assert found.rows == {"rows": 41, "used": 40, "other_model": 1}
 
 
 def test_a_model_is_never_replaced_unasked(model: Path) -> None:
