@@ -11,7 +11,6 @@ from dfscan.calibration import MIN_PER_CLASS
 from dfscan.config import CalibrateConfig
 from dfscan.errors import ConfigError, OutputError
 from dfscan.jobs.calibrate_fit import (
-    Answers,
     Fit,
     Goal,
     Videos,
@@ -49,34 +48,12 @@ def run(config: CalibrateConfig, progress: Progress) -> CalibrateResult:
         raise ConfigError("calibrate.model: no model: give MODEL, the one that VERDICTS are of")
     model = load_model(find_model(config.model))
     material = read_material(config, model)
-    videos, notes = material.videos, list(material.notes)
+    notes = list(material.notes)
     goal = _goal(config, model, material, notes)
-    found = fit(videos, goal)
-    if found is None:
-        raise ConfigError(
-            f"{config.verdicts}: no calibration can be fitted, because higher scores do not mean "
-            "fakes here: are the labels right? Otherwise this model cannot judge these videos"
-        )
-    said = answers(found.calibration, found.threshold, videos)
-    _check_kept(said, found, videos, config)
-    notes += _remarks(model, found, videos, goal)
-    prior = found.calibration.prior if found.calibration else _PRIOR
-    held_out, folds = out_of_fold(videos, goal)
-    if held_out is None:
-        notes.append("no figures out of fold: too few groups of a class, so the others flatter")
-    after = figures(said, videos.fake, prior)
-    own = model.header.calibrated(goal.aggregation)
-    threshold = model.header.threshold
-    if own is not None and own.threshold is not None:
-        threshold = own.threshold
-    before = figures(answers(own, threshold, videos), videos.fake, prior)
-    unseen = None if held_out is None else figures(held_out, videos.fake, prior)
-    if goal.map and unseen and unseen["log_loss"] >= before["log_loss"]:
-        notes.append(
-            f"p_fake is not better for it: a log loss of {unseen['log_loss']:.3f} out of fold, and "
-            f"of {before['log_loss']:.3f} before; more videos may change that"
-        )
-    point = _point(goal, material, after, model.sha256, config)
+    found = _fitted(config, material.videos, goal)
+    worth = _worth(model, material.videos, goal, found)
+    notes += _remarks(model, found, material.videos, goal) + _verdict_on(worth, goal)
+    point = _point(goal, material, worth["fitted"], model.sha256, config)
     digest = save_model(out, model.network, _header(model.header, found, point))
     for note in notes:
         progress.note(note)
@@ -85,16 +62,13 @@ def run(config: CalibrateConfig, progress: Progress) -> CalibrateResult:
         model_sha256=digest,
         scored_by=model.sha256,
         rows=dict(material.rows),
-        groups=len(np.unique(videos.groups.astype(str))),
+        groups=len(np.unique(material.videos.groups.astype(str))),
         rule=goal.rule,
         sampling=goal.sampling.model_dump(mode="json", exclude_none=True),
         threshold=found.threshold,
         threshold_logit=found.logit,
-        before=before | {"threshold": threshold, "calibrated": own is not None},
-        fitted=after,
-        out_of_fold=unseen,
-        folds=folds,
-        calibration=_dumped(found),
+        **worth,
+        calibration=found.calibration.model_dump(mode="json") if found.calibration else None,
         operating_point=point.model_dump(mode="json"),
         notes=notes,
         elapsed_s=time.monotonic() - started,
@@ -178,19 +152,57 @@ def _rule(
     return rule, rate
 
 
-def _check_kept(said: Answers, found: Fit, videos: Videos, config: CalibrateConfig) -> None:
-    """The threshold is compared with p_fake, and two logits may round to one.
+def _fitted(config: CalibrateConfig, videos: Videos, goal: Goal) -> Fit:
+    """The fit to all of the videos.
 
-    :raises ConfigError: they do.
+    :raises ConfigError: no map can be fitted, or p_fake, which the threshold is compared with, is
+        one number for scores on both sides of it.
     """
+    found = fit(videos, goal)
+    if found is None:
+        raise ConfigError(
+            f"{config.verdicts}: no calibration can be fitted, because higher scores do not mean "
+            "fakes here: are the labels right? Otherwise this model cannot judge these videos"
+        )
     values = logits(found.calibration, videos.scores, videos.people)
-    if np.array_equal(said.called, values >= found.logit):
-        return
-    raise ConfigError(
-        f"{config.verdicts}: scores about the threshold (logit {found.logit:.4g}) are so large that "
-        "p_fake is the same number for all: no threshold tells them apart; label "
-        f"{MIN_PER_CLASS} videos of each class, so that a calibration brings p_fake nearer to 0.5"
-    )
+    called = answers(found.calibration, found.threshold, videos).called
+    if not np.array_equal(called, values >= found.logit):
+        raise ConfigError(
+            f"{config.verdicts}: scores about the threshold (logit {found.logit:.4g}) are so large "
+            "that p_fake is the same number for all: no threshold tells them apart; label "
+            f"{MIN_PER_CLASS} videos of each class, so that a calibration brings p_fake nearer to 0.5"
+        )
+    return found
+
+
+def _worth(model: Model, videos: Videos, goal: Goal, found: Fit) -> dict[str, Any]:
+    """The figures of a :class:`~dfscan.jobs.results.CalibrateResult`."""
+    prior = found.calibration.prior if found.calibration else _PRIOR
+    own, threshold = model.header.calibrated(goal.aggregation), model.header.threshold
+    if own is not None and own.threshold is not None:
+        threshold = own.threshold
+    before = figures(answers(own, threshold, videos), videos.fake, prior)
+    fitted = answers(found.calibration, found.threshold, videos)
+    held_out, folds = out_of_fold(videos, goal)
+    return {
+        "before": before | {"threshold": threshold, "calibrated": own is not None},
+        "fitted": figures(fitted, videos.fake, prior),
+        "out_of_fold": None if held_out is None else figures(held_out, videos.fake, prior),
+        "folds": folds,
+    }
+
+
+def _verdict_on(worth: dict[str, Any], goal: Goal) -> list[str]:
+    """What a user should know before taking the new model."""
+    before, unseen = worth["before"]["log_loss"], worth["out_of_fold"]
+    if unseen is None:
+        return ["no figures out of fold: a class has too few groups, so the others flatter"]
+    if goal.map and unseen["log_loss"] >= before:
+        return [
+            f"p_fake is not better for it: a log loss of {unseen['log_loss']:.3f} out of fold, and "
+            f"of {before:.3f} before; more videos may change that"
+        ]
+    return []
 
 
 def _remarks(model: Model, found: Fit, videos: Videos, goal: Goal) -> list[str]:
@@ -254,7 +266,3 @@ def _point(
         chosen_on=f"{material.rows['used']:,} of the {material.rows['rows']:,} videos of "
         f"{Path(config.verdicts).name}",
     )
-
-
-def _dumped(found: Fit) -> dict[str, Any] | None:
-    return found.calibration.model_dump(mode="json") if found.calibration else None
