@@ -487,8 +487,8 @@ class ScoreConfig(LookConfig):
 class CalibrateConfig(VerbConfig):
     """``dfscan calibrate``: p_fake and the threshold of a model, from a user's own verdicts.
 
-    ``frames``, ``every``, ``stride`` and ``phase`` say how the verdicts were sampled, where their
-    file does not.
+    ``frames``, ``every``, ``stride``, ``phase`` and ``sampling`` say how the verdicts were sampled,
+    where their file does not.
     """
 
     exclusive: ClassVar[tuple[str, ...]] = ("threshold_rule", "at_fpr", "alert_budget")
@@ -509,6 +509,7 @@ class CalibrateConfig(VerbConfig):
     frames: int | None = Field(None, ge=1)
     every: Seconds | None = None
     phase: Literal["hash"] | Annotated[int, Field(ge=0)] = "hash"
+    sampling: SamplingMode | None = Field(None, description="null: the model's")
 
     @model_validator(mode="after")
     def _consistent(self) -> "CalibrateConfig":
@@ -530,12 +531,15 @@ class CalibrateConfig(VerbConfig):
         name, _, share = (self.threshold_rule or "").partition("=")
         return float(share) if name == "fpr" else self.at_fpr
 
-    def sampling(self, mode: SamplingMode) -> Sampling | None:
-        """As ``score`` understands the same keys; None where nothing is said."""
-        keys = {name: getattr(self, name) for name in ScoreConfig.exclusive}
+    def frames_of(self, mode: SamplingMode) -> Sampling | None:
+        """As ``score`` understands the same keys; None where nothing is said.
+
+        :param mode: the model's.
+        """
+        keys = {name: getattr(self, name) for name in (*ScoreConfig.exclusive, "sampling")}
         if self.phase == "hash" and not any(keys.values()):
             return None
-        return ScoreConfig(**keys, phase=self.phase).sampling(mode)
+        return ScoreConfig(**keys, phase=self.phase).frames_of(self.sampling or mode)
 
 
 class QuickstartConfig(VerbConfig):

@@ -434,6 +434,9 @@ def calibrate(
     every: Annotated[str | None, typer.Option(help="Or one frame in so many seconds: 1s.")] = None,
     stride: StrideFlag = None,
     phase: Phase = None,
+    sampling: Annotated[
+        str | None, typer.Option(help="What score was given as --sampling (default: the model's).")
+    ] = None,
     overwrite: Overwrite = None,
     config: ConfigFile = None,
     preset: Preset = None,
@@ -447,7 +450,7 @@ def calibrate(
         "model": model, "verdicts": verdicts, "labels": labels, "out": out,
         "threshold_rule": threshold_rule, "at_fpr": at_fpr, "alert_budget": alert_budget,
         "videos_a_night": videos_a_night, "prevalence": prevalence,
-        "aggregation": aggregation, "frames": frames, "every": every, "stride": stride, "phase": phase, "overwrite": overwrite,
+        "aggregation": aggregation, "frames": frames, "every": every, "stride": stride, "phase": phase, "sampling": sampling, "overwrite": overwrite,
     }  # fmt: skip
     _run("calibrate", flags, config, preset, sets, as_json, quiet, verbose)
 

@@ -64,7 +64,7 @@ class Goal:
 
     ``rule`` as of :func:`~dfscan.metrics.choose_threshold`; where ``rate`` is given, it is the
     share of the reals that may be called FAKE instead. Without ``map`` only the threshold is
-    fitted, and ``kept`` is the calibration there is, None for none. ``prior`` as of
+    fitted, and ``kept`` stays: the calibration there is for such scores, None for none. ``prior`` as of
     :class:`~dfscan.calibration.Calibration`; None leaves it as it is.
     """
 

@@ -102,7 +102,7 @@ def _goal(config: CalibrateConfig, model: Model, material: Material, notes: list
             f"real (and p_fake {MIN_PER_CLASS} of each class)"
         )
     rule, rate = _rule(config, material, both, notes)
-    kept = model.header.calibrated(config.aggregation)
+    kept = model.header.calibrated(config.aggregation, material.sampling.mode)
     if not both:
         notes.append(
             f"{reals:,} reals and {fakes:,} fakes: p_fake needs {MIN_PER_CLASS} of each, so "
@@ -178,7 +178,7 @@ def _fitted(config: CalibrateConfig, videos: Videos, goal: Goal) -> Fit:
 def _worth(model: Model, videos: Videos, goal: Goal, found: Fit) -> dict[str, Any]:
     """The figures of a :class:`~dfscan.jobs.results.CalibrateResult`."""
     prior = found.calibration.prior if found.calibration else _PRIOR
-    own, threshold = model.header.calibrated(goal.aggregation), model.header.threshold
+    own, threshold = goal.kept, model.header.threshold
     if own is not None and own.threshold is not None:
         threshold = own.threshold
     before = figures(answers(own, threshold, videos), videos.fake, prior)
@@ -207,7 +207,7 @@ def _verdict_on(worth: dict[str, Any], goal: Goal) -> list[str]:
 
 def _remarks(model: Model, found: Fit, videos: Videos, goal: Goal) -> list[str]:
     remarks = []
-    old = model.header.calibrated(goal.aggregation)
+    old = goal.kept
     if goal.rate is not None:
         share = expected_rate(videos.reals, goal.rate)
         remarks.append(
@@ -224,6 +224,10 @@ def _remarks(model: Model, found: Fit, videos: Videos, goal: Goal) -> list[str]:
             f"the calibration that stays was fitted on {describe(old.sampling)}: p_fake holds for "
             "that, the threshold for the sampling of these verdicts"
         )
+    if model.header.triage is not None:
+        remarks.append(
+            "the new model has no triage: what key frames miss is known for the old threshold alone"
+        )
     if goal.map and old is not None and goal.prior is None and old.prior != _PRIOR:
         remarks.append(
             f"p_fake is for a prior of {_PRIOR}, and was for {old.prior:g}: --prevalence sets it"
@@ -232,20 +236,27 @@ def _remarks(model: Model, found: Fit, videos: Videos, goal: Goal) -> list[str]:
 
 
 def _header(old: ModelHeader, found: Fit, point: OperatingPoint) -> ModelHeader:
-    """The model's header with what was fitted; other ways of aggregating keep what they have."""
+    """The model's header with what was fitted; other ways of scoring keep what they have."""
     changes: dict[str, Any] = {
         "format": FORMAT,
         "dfscan": __version__,
         "operating_point": point,
+        "triage": None,  # what key frames miss is known for the old threshold alone
     }
-    fitted = found.calibration
-    if fitted is None or point.aggregation == "mean":
+    fitted, mode = found.calibration, point.sampling.mode
+    usual = (point.aggregation, mode) == ("mean", old.recipe.sampling.mode)
+    if fitted is None or usual:
         changes["threshold"] = found.threshold
-    if fitted is not None and point.aggregation == "mean":
+    if fitted is not None and usual:
         changes["calibration"] = fitted
+    elif fitted is None and not usual and old.calibration is not None:
+        # A calibration without a threshold of its own would take the new one for its own.
+        kept = old.calibration.threshold
+        pinned = {"threshold": old.threshold if kept is None else kept}
+        changes["calibration"] = old.calibration.model_copy(update=pinned)
     elif fitted is not None:
-        others = (c for c in old.calibrations if c.aggregation != point.aggregation)
-        changes["calibrations"] = (*others, fitted)
+        same = old.calibrated(point.aggregation, mode)
+        changes["calibrations"] = (*(c for c in old.calibrations if c is not same), fitted)
     return old.model_copy(update=changes)
 
 

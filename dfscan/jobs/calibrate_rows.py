@@ -30,7 +30,9 @@ ALL_REAL: Final = "REAL"
 """What ``--labels`` says where every video is real."""
 SCORED: Final = b"dfscan.score"
 """Metadata of a verdict file: JSON, ``config_hash`` → what its verdicts were scored with."""
-_HOW: Final = "--frames N, --every SECONDS or --stride N (and --phase where it was given)"
+_HOW: Final = (
+    "--frames N, --every SECONDS or --stride N (and --phase or --sampling where they were given)"
+)
 
 _CHECKED: Final = 100
 """So many scores are computed again from their faces."""
@@ -40,6 +42,7 @@ _COLUMNS: Final = (
     "label",
     "content_sha256",
     "score_raw",
+    "look",
     "frames.list.element.score_raw",
     "frames.list.element.track_id",
     "tracks.list.element.faces",
@@ -77,6 +80,7 @@ def read_material(config: CalibrateConfig, model: Model) -> Material:
     mine = state == "used"
     if not mine.any():
         raise _nothing(config, model, state)
+    _check_look(config, rows, mine)
     sampling, recipe_hash = _sampling(config, model, _said(file), rows, mine)
     state[mine & (rows.recipes != recipe_hash)] = "other_sampling"
     _check_aggregation(config, rows, np.flatnonzero(state == "used"))
@@ -131,6 +135,7 @@ class _Rows:
     ids: Sequence[str]
     labels: Sequence[str | None]
     contents: Sequence[str | None]
+    looks: Sequence[str | None]
     scores: npt.NDArray[np.float64]
     frames: npt.NDArray[np.int64]
     people: npt.NDArray[np.int64]
@@ -171,6 +176,7 @@ def _rows(file: pq.ParquetFile) -> _Rows:
         ids=table.column("video_id").to_pylist(),
         labels=table.column("label").to_pylist(),
         contents=table.column("content_sha256").to_pylist(),
+        looks=table.column("look").to_pylist(),
         scores=scores.to_numpy().astype(np.float64),
         frames=frames.to_numpy().astype(np.int64),
         people=_people(table.column("tracks")),
@@ -187,6 +193,20 @@ def _people(tracks: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     faces = pc.struct_field(pc.list_flatten(tracks), "faces").to_numpy()
     found = np.bincount(parents[faces >= TRACK_FACES], minlength=len(tracks))
     return np.maximum(found, 1).astype(np.int64)
+
+
+def _check_look(config: CalibrateConfig, rows: _Rows, mine: npt.NDArray[np.bool_]) -> None:
+    """Refuse verdicts of a triage.
+
+    :raises ConfigError: full looks were taken at suspicious videos only, and their reals are not
+        like all reals.
+    """
+    quick = sum(look == "quick" for look, own in zip(rows.looks, mine, strict=True) if own)
+    if quick:
+        raise ConfigError(
+            f"{config.verdicts}: {quick:,} verdict(s) are of --triage, which looks in full at "
+            "suspicious videos only: score without it, into another file"
+        )
 
 
 def _check_aggregation(config: CalibrateConfig, rows: _Rows, mine: npt.NDArray[np.int64]) -> None:
@@ -244,7 +264,7 @@ def _sampling(
     recipe = model.header.recipe
     there = Counter(rows.recipes[mine].tolist())
     known = [said[name] for name in there if name in said]
-    wanted = config.sampling(recipe.sampling.mode)
+    wanted = config.frames_of(recipe.sampling.mode)
     if wanted is None and known:
         if len(there) > 1:
             ways = "; ".join(describe(s) for s in known)

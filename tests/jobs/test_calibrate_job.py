@@ -19,7 +19,7 @@ from dfscan.jobs import score_job
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import CalibrateResult
 from dfscan.models.backbones import create_network, network_input
-from dfscan.models.modelfile import ModelHeader, load_model, read_header, save_model
+from dfscan.models.modelfile import ModelHeader, Triage, load_model, read_header, save_model
 from dfscan.recipe import FaceRecipe, Sampling, Stride
 from dfscan.records import VERDICT_SCHEMA
 from dfscan.synthetic import Corpus
@@ -324,6 +324,39 @@ def test_how_the_verdicts_were_sampled_is_checked(model: Path) -> None:
         run(model, rows, phase=0, overwrite=True)
 
 
+def test_frames_of_another_kind_have_a_calibration_of_their_own(own: Path) -> None:
+    keys = Sampling(mode="keyframes", frames=32)
+    rows = [r | {"custody": custody(own, keys)} for r in drawn(own, 40, 40)]
+    with pytest.raises(ConfigError, match="scored on 32 frames, spread evenly: say how"):
+        run(own, rows)
+    found = run(own, rows, sampling="keyframes")
+    new = read_header(Path(found.out))
+    assert new.calibration == OWN
+    assert new.threshold == read_header(own).threshold
+    fitted = new.calibrated("mean", "keyframes")
+    assert fitted is not None
+    assert fitted.sampling == keys
+    assert not found.before["calibrated"]
+
+
+def test_verdicts_of_a_triage_are_refused(own: Path) -> None:
+    quick = [row(90 + i, -9.0, "REAL", own, look="quick") for i in range(3)]
+    with pytest.raises(ConfigError, match=r"3 verdict\(s\) are of --triage"):
+        run(own, [*drawn(own, 20, 20), *quick])
+
+
+def test_a_triage_does_not_outlive_its_threshold(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "m.safetensors", OWN)
+    old = load_model(model)
+    triage = Triage(calibration=OWN, deep_if=0.1, flagged=100, recall=0.97)
+    header = old.header.model_copy(update={"triage": triage})
+    save_model(model, old.network, header)
+    told: list[str] = []
+    found = run(model, drawn(model, 20, 20), told)
+    assert read_header(Path(found.out)).triage is None
+    assert any("has no triage" in note for note in told)
+
+
 def test_what_the_verdicts_say_of_their_sampling_is_read(model: Path) -> None:
     five = Sampling(frames=5)
     recipe = RECIPE.model_copy(update={"sampling": five}).model_dump(mode="json")
@@ -369,12 +402,12 @@ def test_other_ways_of_aggregating_have_calibrations_of_their_own(own: Path) -> 
     new = read_header(Path(found.out))
     assert new.calibration == OWN
     assert new.threshold == read_header(own).threshold
-    fitted = new.calibrated("max_track")
+    fitted = new.calibrated("max_track", "exact")
     assert fitted is not None
     assert fitted.people < -0.1  # of many people a high score says less
     assert fitted.threshold == found.threshold
-    assert new.decides("max_track")
-    assert not new.decides("mean")
+    assert new.decides("max_track", "exact")
+    assert not new.decides("mean", "exact")
     assert found.fitted["false_positive_rate"]["called"] == 10
     again = run(
         Path(found.out),
@@ -385,6 +418,16 @@ def test_other_ways_of_aggregating_have_calibrations_of_their_own(own: Path) -> 
     )
     assert len(read_header(Path(again.out)).calibrations) == 1
     assert again.before["false_positive_rate"] == found.fitted["false_positive_rate"]
+
+
+def test_a_threshold_for_one_way_leaves_the_others_theirs(own: Path) -> None:
+    """OWN has no threshold, as those of older files: it goes by the model's."""
+    reals = [r for r in crowds(own, 200) if r["label"] == "REAL"]
+    found = run(own, reals, aggregation="max_track", at_fpr=0.05)
+    new = read_header(Path(found.out))
+    assert found.calibration is None
+    assert new.threshold == found.threshold != 0.5
+    assert new.calibration == OWN.model_copy(update={"threshold": 0.5})
 
 
 def test_how_the_scores_were_aggregated_is_checked(model: Path) -> None:
