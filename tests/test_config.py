@@ -179,9 +179,9 @@ def test_layout_takes_the_names_of_the_layouts_that_exist():
 
 
 def test_scoring_looks_at_32_frames_unless_told_otherwise():
-    assert resolve(ScoreConfig, {}).sampling("exact").frames == 32
-    assert resolve(ScoreConfig, {"every": "1.5s"}).sampling("exact").every_s == 1.5
-    assert resolve(ScoreConfig, {"stride": "10"}).sampling("exact").stride.of("FAKE") == 10
+    assert resolve(ScoreConfig, {}).frames_of("exact").frames == 32
+    assert resolve(ScoreConfig, {"every": "1.5s"}).frames_of("exact").every_s == 1.5
+    assert resolve(ScoreConfig, {"stride": "10"}).frames_of("exact").stride.of("FAKE") == 10
 
 
 def test_two_ways_of_sampling_exclude_each_other():
@@ -213,7 +213,7 @@ def test_the_recipe_samples_as_configured(folder, mode):
     assert recipe.sampling.mode == mode
     assert recipe.sampling.stride.real == 7
     assert resolve(ExtractConfig, {"sampling": "exact"}).recipe().sampling.mode == "exact"
-    assert resolve(ScoreConfig, {}).sampling(mode).mode == mode
+    assert resolve(ScoreConfig, {}).frames_of(mode).mode == mode
 
 
 def test_recipes_of_different_sampling_have_different_hashes():

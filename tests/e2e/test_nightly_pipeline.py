@@ -137,7 +137,8 @@ def test_nights_over_a_folder_that_changes(
     assert (code, report["new"]) == (4, 4)  # fakes were found
     assert {c[1:] for c in changes(report)} == {("changed", "REAL", "FAKE")}
     assert "4 video(s) newly called FAKE" in text
-    events = [json.loads(line) for line in (house / "nights" / "events.jsonl").open()]
+    lines = (house / "nights" / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
     assert sum(e["event"] == "run_finished" for e in events) == 5
     assert (
         'dfscan_score_verdicts{verdict="FAKE"} 4' in (house / "nights" / "dfscan.prom").read_text()
