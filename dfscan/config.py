@@ -447,7 +447,9 @@ class ScoreConfig(LookConfig):
     limit_time: Duration | None = Field(
         None, description="begin no unit after so long: 6h; the next run continues"
     )
-    fail_on: FailOn = Field((), description="exit code 4 when this run finds such: fake, uncertain")
+    fail_on: FailOn = Field(
+        (), description="exit code 4 if this run finds such: fake, uncertain, failed"
+    )
     diff: bool = Field(False, description="tell what changed against the verdicts of before")
     log: PathText | None = Field(None, description="events as JSON lines, appended")
     metrics_file: PathText | None = Field(None, description="a summary in Prometheus' text format")

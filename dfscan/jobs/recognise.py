@@ -59,7 +59,9 @@ class Recogniser:
         :param stop: once it is true no further files are read.
         :raises DfscanError: a row cannot be committed.
         """
-        pool = self._pool(config)
+        if not videos:
+            return frozenset()
+        pool = self._pool(videos, config)
         sizes = frozenset(pool.column("bytes").to_pylist())
         asked = [v for v in videos if v.version and v.bytes in sizes]
         if not asked:
@@ -87,15 +89,22 @@ class Recogniser:
         progress.stop()
         return frozenset(done)
 
-    def _pool(self, config: ScoreConfig) -> pa.Table:
-        """Verdicts that hold for any file of the same content, with their ``place``."""
+    def _pool(self, videos: Sequence[VideoRef], config: ScoreConfig) -> pa.Table:
+        """Verdicts that hold for any file of the same content, and could for one of these videos.
+
+        With their ``place``.
+        """
         rows = self.known.rows.append_column("place", self.known.places)
         unsure = pa.array(sorted(CHANCE | set(config.retry)))
         good = pc.and_(
             pc.equal(rows.column("config_hash"), self.config_hash),
             pc.invert(pc.is_in(rows.column("status"), value_set=unsure)),
         )
-        return rows.filter(pc.and_(good, pc.is_valid(rows.column("content_sha256"))))
+        sizes = pa.array(sorted({v.bytes for v in videos}), pa.int64())
+        close = pc.is_in(rows.column("bytes"), value_set=sizes)
+        return rows.filter(
+            pc.and_(good, pc.and_(close, pc.is_valid(rows.column("content_sha256"))))
+        )
 
     def _places(self, pool: pa.Table) -> dict[Key, int]:
         columns = ("content_sha256", "video_id", "label", "place")

@@ -22,8 +22,8 @@ from dfscan.recipe import fingerprint
 from dfscan.records import VERDICT_SCHEMA
 
 _BRIEF: Final = (
-    *("video_id", "label", "content_sha256", "bytes", "version"),
-    *("status", "verdict", "scanned_at", "gone"),
+    *("video_id", "uri", "label", "content_sha256", "bytes", "version"),
+    *("status", "verdict", "p_fake", "scanned_at", "gone"),
 )
 _KEYS: Final = ["video_id", "scanned_at"]
 _HASH: Final = "config_hash"

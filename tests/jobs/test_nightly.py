@@ -483,6 +483,8 @@ def test_the_log_has_an_event_a_line(clips: Path, model: Path, tmp_path: Path) -
     assert all(e["time"].endswith("+00:00") for e in told)
     assert (told[2]["videos"], told[2]["status"]) == (2, {"ok": 2})
     assert told[4]["verdict"] == "FAKE"
+    assert told[4]["uri"] == str(clips / "0.mp4")
+    assert 0 <= told[4]["p_fake"] <= 1
     assert (told[-1]["new"], told[-1]["exit_code"]) == (4, 0)
     night.run()
     assert len(events(log)) == len(told) + 3
