@@ -497,6 +497,9 @@ class CalibrateConfig(VerbConfig):
 
     model: PathText | None = None
     verdicts: PathText = "verdicts.parquet"
+    quick: PathText | None = Field(
+        None, description="verdicts of the same videos' key frames: fits the triage as well"
+    )
     labels: PathText | None = Field(
         None, description="a table, DFDC's metadata.json or labels.csv, or REAL: all of them are"
     )

@@ -402,6 +402,13 @@ def calibrate(
             metavar="VERDICTS", help="Its verdicts on your own videos.", show_default=False
         ),
     ] = None,
+    quick: Annotated[
+        str | None,
+        typer.Option(
+            help="Verdicts on the same videos' key frames: fits score --triage as well.",
+            show_default=False,
+        ),
+    ] = None,
     labels: Annotated[
         str | None,
         typer.Option(
@@ -447,7 +454,7 @@ def calibrate(
 ) -> None:
     """Fit p_fake and the threshold of a model to your own videos."""
     flags = {
-        "model": model, "verdicts": verdicts, "labels": labels, "out": out,
+        "model": model, "verdicts": verdicts, "labels": labels, "quick": quick, "out": out,
         "threshold_rule": threshold_rule, "at_fpr": at_fpr, "alert_budget": alert_budget,
         "videos_a_night": videos_a_night, "prevalence": prevalence,
         "aggregation": aggregation, "frames": frames, "every": every, "stride": stride, "phase": phase, "sampling": sampling, "overwrite": overwrite,

@@ -21,12 +21,14 @@ from dfscan.jobs.calibrate_fit import (
     out_of_fold,
 )
 from dfscan.jobs.calibrate_rows import Material, describe, read_material
+from dfscan.jobs.calibrate_triage import fit_triage
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import CalibrateResult
 from dfscan.models.modelfile import (
     FORMAT,
     Model,
     ModelHeader,
+    Triage,
     find_model,
     load_model,
     save_model,
@@ -54,7 +56,16 @@ def run(config: CalibrateConfig, progress: Progress) -> CalibrateResult:
     worth = _worth(model, material.videos, goal, found)
     notes += _remarks(model, found, material.videos, goal) + _verdict_on(worth, goal)
     point = _point(goal, material, worth["fitted"], model.sha256, config)
-    digest = save_model(out, model.network, _header(model.header, found, point))
+    triage = None
+    if config.quick is not None:
+        triage, told = fit_triage(config, model, material, found)
+        notes.append(told)
+    elif model.header.triage is not None:
+        notes.append(
+            "the new model has no triage: what key frames miss is known for the old threshold alone "
+            "(--quick fits it anew)"
+        )
+    digest = save_model(out, model.network, _header(model.header, found, point, triage))
     for note in notes:
         progress.note(note)
     return CalibrateResult(
@@ -224,10 +235,6 @@ def _remarks(model: Model, found: Fit, videos: Videos, goal: Goal) -> list[str]:
             f"the calibration that stays was fitted on {describe(old.sampling)}: p_fake holds for "
             "that, the threshold for the sampling of these verdicts"
         )
-    if model.header.triage is not None:
-        remarks.append(
-            "the new model has no triage: what key frames miss is known for the old threshold alone"
-        )
     if goal.map and old is not None and goal.prior is None and old.prior != _PRIOR:
         remarks.append(
             f"p_fake is for a prior of {_PRIOR}, and was for {old.prior:g}: --prevalence sets it"
@@ -235,13 +242,15 @@ def _remarks(model: Model, found: Fit, videos: Videos, goal: Goal) -> list[str]:
     return remarks
 
 
-def _header(old: ModelHeader, found: Fit, point: OperatingPoint) -> ModelHeader:
+def _header(
+    old: ModelHeader, found: Fit, point: OperatingPoint, triage: Triage | None
+) -> ModelHeader:
     """The model's header with what was fitted; other ways of scoring keep what they have."""
     changes: dict[str, Any] = {
         "format": FORMAT,
         "dfscan": __version__,
         "operating_point": point,
-        "triage": None,  # what key frames miss is known for the old threshold alone
+        "triage": triage,
     }
     fitted, mode = found.calibration, point.sampling.mode
     usual = (point.aggregation, mode) == ("mean", old.recipe.sampling.mode)

@@ -55,10 +55,11 @@ _COLUMNS: Final = (
 class Material:
     """What there is to fit on.
 
-    ``rows`` counts every row of the file by what became of it: ``used``, or why it was left out.
+    ``ids`` are the videos' names. ``rows`` counts every row of the file by what became of it: ``used``, or why it was left out.
     """
 
     videos: Videos
+    ids: Sequence[str]
     sampling: Sampling
     rows: Mapping[str, int]
     notes: tuple[str, ...]
@@ -108,7 +109,8 @@ def read_material(config: CalibrateConfig, model: Model) -> Material:
             f"{matched.unused:,} label(s) of {config.labels} name no video of the verdicts"
         )
     counts = {"rows": len(state), **Counter(state.tolist())}
-    return Material(videos, sampling, counts, tuple(notes))
+    ids = [name for name, mine in zip(rows.ids, used.tolist(), strict=True) if mine]
+    return Material(videos, ids, sampling, counts, tuple(notes))
 
 
 def describe(sampling: Sampling) -> str:

@@ -329,7 +329,7 @@ def _quick(config: ScoreConfig, header: ModelHeader, rule: Rule, progress: Progr
         raise ConfigError(
             "score.triage: this model's scores of key frames were never compared with the full look's: "
             "score labelled videos with --sampling keyframes and without, then dfscan calibrate "
-            "MODEL VERDICTS --quick VERDICTS_OF_KEY_FRAMES"
+            "MODEL VERDICTS --quick VERDICTS_OF_KEY_FRAMES --out MODEL2"
         )
     progress.note(
         f"key frames first: of fakes that the full look flags at least {known.recall:.1%} go there "

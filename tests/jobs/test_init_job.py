@@ -18,7 +18,7 @@ def test_the_file_it_writes_is_a_configuration(
     assert extract.source == ("/videos: all",)
     assert extract.out == "my faces"
     assert resolve(TrainConfig, {}).faces == ("my faces",)
-    assert resolve(ScoreConfig, {}).model == "r"
+    assert resolve(ScoreConfig, {}).model == ("r",)
     assert resolve(ScoreConfig, {}).out == "v.parquet"
     defaults = ExtractConfig(source=extract.source, out=extract.out)
     assert extract == defaults
