@@ -435,6 +435,12 @@ class ScoreConfig(LookConfig):
     at_fpr: float | None = Field(
         None, gt=0, lt=1, description="threshold by the model's held-out reals: called FAKE at most"
     )
+    prevalence: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of fakes that p_fake assumes; null: the model's, a half",
+    )
     aggregation: Aggregation = Field("mean", description="how the faces' scores become one")
     evidence: Evidence = Evidence()
     batch_size: int = Field(32, ge=1, description="faces that go through the network together")

@@ -322,6 +322,10 @@ def score(
         float | None,
         typer.Option(help="Threshold that called this share of the model's held-out reals FAKE."),
     ] = None,
+    prevalence: Annotated[
+        float | None,
+        typer.Option(help="Share of fakes that p_fake assumes (default: the model's, a half)."),
+    ] = None,
     aggregation: Annotated[
         str | None, typer.Option(help="mean, confident, max_track or trimmed (default: mean).")
     ] = None,
@@ -381,7 +385,7 @@ def score(
     flags = {
         "source": source or None, "model": model or None, "out": out, "frames": frames,
         "every": every, "stride": stride, "phase": phase, "threshold": threshold,
-        "at_fpr": at_fpr, "aggregation": aggregation, "sampling": sampling, "triage": triage,
+        "at_fpr": at_fpr, "prevalence": prevalence, "aggregation": aggregation, "sampling": sampling, "triage": triage,
         "layout": layout, "stale": stale, "since": since, "limit_time": limit_time,
         "fail_on": fail_on, "diff": diff, "log": log, "metrics_file": metrics_file,
         "allow_gone": allow_gone, "max_failed": max_failed, "inline": inline, "workers": workers,

@@ -35,7 +35,7 @@ from dfscan.jobs.score_log import (
 from dfscan.jobs.score_plan import Known, Plan, check_gone, count_stale, make_plan
 from dfscan.jobs.verdict_file import brief, briefs, merge, parts_folder, read_parts, undo_history
 from dfscan.models.modelfile import ModelHeader, find_model, load_model
-from dfscan.recipe import differences, fingerprint
+from dfscan.recipe import SamplingMode, differences, fingerprint
 from dfscan.records import VideoRef
 from dfscan.steps.score import NamedModel, ScoreStep, Way
 from dfscan.steps.units import plan_units
@@ -279,7 +279,7 @@ def _step(
     header = models[0].header
     mode = config.sampling or header.recipe.sampling.mode
     recipe = header.recipe.model_copy(update={"sampling": config.frames_of(mode)})
-    calibrations = tuple(m.header.calibrated(config.aggregation, mode) for m in models)
+    calibrations = _calibrations(config, models, mode)
     calibration = ensemble(calibrations)
     threshold = _threshold(config, models, calibrations)
     decides = len(models) == 1 and header.decides(config.aggregation, mode)
@@ -301,8 +301,9 @@ def _step(
         "evidence": config.evidence.model_dump(mode="json"),
         "max_bytes": config.max_bytes,
     }
-    if config.at_fpr is not None:  # a key that came later counts only where it is set
-        deciding["at_fpr"] = config.at_fpr
+    for key in ("at_fpr", "prevalence"):  # keys that came later count only where they are set
+        if getattr(config, key) is not None:
+            deciding[key] = getattr(config, key)
     quick = _quick(config, header, rule, progress) if config.triage else None
     if quick is not None:
         deciding["triage"] = quick.rule.threshold
@@ -317,6 +318,29 @@ def _step(
         deciding=deciding,
         target=target,
     )
+
+
+def _calibrations(
+    config: ScoreConfig, models: Sequence[_Loaded], mode: SamplingMode
+) -> tuple[Calibration | None, ...]:
+    """Each model's for this way of scoring, at the prior that is asked for.
+
+    :raises ConfigError: a prior is asked of a model without a calibration.
+    """
+    found = tuple(m.header.calibrated(config.aggregation, mode) for m in models)
+    if config.prevalence is None:
+        return found
+    moved = []
+    for model, own in zip(models, found, strict=True):
+        if own is None:
+            raise ConfigError(
+                f"score.prevalence: {_uncalibrated(config)}, so its p_fake is no probability: "
+                "dfscan calibrate makes it one"
+            )
+        threshold = model.header.threshold if own.threshold is None else own.threshold
+        kept = own.model_copy(update={"threshold": threshold})
+        moved.append(kept.at_prior(config.prevalence))
+    return tuple(moved)
 
 
 def _quick(config: ScoreConfig, header: ModelHeader, rule: Rule, progress: Progress) -> Way:
@@ -337,6 +361,11 @@ def _quick(config: ScoreConfig, header: ModelHeader, rule: Rule, progress: Progr
     )
     recipe = header.recipe.model_copy(update={"sampling": config.frames_of("keyframes")})
     quick = replace(rule, calibration=known.calibration, threshold=known.deep_if)
+    if config.prevalence is not None:
+        moved = known.calibration.model_copy(update={"threshold": known.deep_if})
+        moved = moved.at_prior(config.prevalence)
+        assert moved.threshold is not None
+        quick = replace(rule, calibration=moved, threshold=moved.threshold)
     return Way("quick", make_looker(config, recipe, progress), quick)
 
 

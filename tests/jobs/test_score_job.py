@@ -274,6 +274,22 @@ def test_a_false_positive_rate_sets_the_threshold(corpus: Corpus, tmp_path: Path
         score(str(corpus.test), model, tmp_path / "v.parquet", at_fpr=0.01)
 
 
+def test_the_share_of_fakes_moves_p_fake_and_no_verdict(corpus: Corpus, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "m.safetensors")
+    score(str(corpus.test), model, tmp_path / "even.parquet")
+    score(str(corpus.test), model, tmp_path / "rare.parquet", prevalence=0.01)
+    rare = rows(tmp_path / "rare.parquet")
+    for name, row in rows(tmp_path / "even.parquet").items():
+        odds = row["p_fake"] / (1 - row["p_fake"]) * 0.01 / 0.99
+        assert rare[name]["p_fake"] == pytest.approx(odds / (1 + odds), rel=1e-4)
+        assert rare[name]["llr"] == pytest.approx(row["llr"], abs=1e-5)
+        assert rare[name]["verdict"] == row["verdict"]
+        assert rare[name]["threshold"] == pytest.approx(0.01, rel=1e-4)
+    plain = make_model(tmp_path / "plain.safetensors", calibrated=False)
+    with pytest.raises(ConfigError, match="not calibrated, so its p_fake is no probability"):
+        score(str(corpus.test), plain, tmp_path / "v.parquet", prevalence=0.01)
+
+
 def test_a_picture_is_judged_without_an_output(
     corpus: Corpus, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
