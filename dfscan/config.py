@@ -321,8 +321,12 @@ class TrainConfig(VerbConfig):
     )
     compile: bool = Field(False, description="torch.compile")
     clip_grad: float | None = Field(None, gt=0, description="largest norm of a step's gradient")
+    choose: Literal["loss", "auc", "last"] = Field(
+        "loss",
+        description="the epoch that is kept: lowest validation loss, highest video AUC, last",
+    )
     patience: int | None = Field(
-        None, ge=1, description="stop after so many epochs without a lower validation loss"
+        None, ge=1, description="stop after so many epochs that were no better by what chooses"
     )
     group_by: str | None = Field(
         None,
@@ -382,6 +386,8 @@ class TrainConfig(VerbConfig):
             )
         if self.fold is not None and self.fold >= (self.folds or 0):
             raise ValueError(f"fold must be below folds, got fold {self.fold} of {self.folds}")
+        if self.choose == "last" and self.patience is not None:
+            raise ValueError("choose: last finds every epoch better, so leave patience out")
         if any(share > 1 for share in self.sweep):
             raise ValueError(f"sweep names shares from above 0 to 1, got {max(self.sweep)}")
         if self.sweep and self.folds:

@@ -136,7 +136,7 @@ def conclude(out: Path, plan: Plan) -> dict[str, Any]:
         "recipe_hash": header.recipe.hash(),
         "config_hash": fingerprint(training["config"]),
         "best_epoch": best_epoch,
-        "chosen_by": _chosen_by(outputs["validation"]),
+        "chosen_by": _chosen_by(outputs["validation"], plan.config.choose),
         "split": plan.summary(),
         **results,
         "breakdown": _breakdown(outputs.get("test", held_out), logit or 0.0),
@@ -215,9 +215,13 @@ def _calibrated(held_out: Outputs, how: Aggregation, plan: Plan) -> Calibration 
     return fitted.model_copy(update={"threshold": None if point is None else float(expit(point))})
 
 
-def _chosen_by(held_out: Outputs) -> str:
+def _chosen_by(held_out: Outputs, choose: str) -> str:
+    if choose == "last":
+        return "being the last"
     if len(np.unique(held_out.faces[1])) < 2:
         return "being the last: the validation side lacks a class"
+    if choose == "auc":
+        return "validation AUC by video"
     return "validation log loss by frame, both classes weighed alike"
 
 

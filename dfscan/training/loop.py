@@ -322,11 +322,13 @@ class _Run:
         Where the validation side lacks a class the last epoch is the best: a loss over reals alone is
         lowest before anything was learned.
         """
-        loss = row["val_loss"]
+        auc = row["val_video_auc"]
+        by = {"loss": row["val_loss"], "auc": None if auc is None else -auc, "last": None}
+        worse = by[self._config.choose]
         self._history.append(row)
         self._phase_of.append(self._first)
-        if loss is None or self._best is None or loss < self._best:
-            self._best, self._waited = loss, 0
+        if worse is None or self._best is None or worse < self._best:
+            self._best, self._waited = worse, 0
             return True
         self._waited += 1
         patience = self._config.patience

@@ -204,6 +204,23 @@ def test_a_head_learns_and_everything_before_it_stays(settings: Settings) -> Non
     assert changed == {"model.fc.weight", "model.fc.bias"}
 
 
+@pytest.mark.parametrize(("choose", "kept"), [("loss", 2), ("auc", 3), ("last", 4)])
+def test_the_epoch_that_is_kept(
+    choose: str, kept: int, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses, aucs = iter([0.7, 0.5, 0.6, 0.9]), iter([0.6, 0.7, 0.9, 0.8])
+    validated = _Run._validated
+
+    def told(self: _Run, outputs: dict[str, Any]) -> dict[str, Any]:
+        return validated(self, outputs) | {"val_loss": next(losses), "val_video_auc": next(aucs)}
+
+    monkeypatch.setattr(_Run, "_validated", told)
+    result = train(settings(epochs=4, choose=choose))
+    assert result.metrics["best_epoch"] == kept
+    with pytest.raises(ValueError, match="leave patience out"):
+        settings(choose="last", patience=1)
+
+
 def test_patience_ends_a_phase_and_the_next_one_still_runs(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
