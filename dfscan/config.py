@@ -374,16 +374,6 @@ class TrainConfig(VerbConfig):
             raise ValueError(
                 "loss.apart and balance: weights both even out the classes: use one of them"
             )
-        if self.inline and self.gpus > 1:
-            raise ValueError(
-                f"inline trains in this process, on one GPU at most, got gpus {self.gpus}: leave "
-                "inline out, or give gpus 1"
-            )
-        if self.gpus and not self.inline and self.workers not in (None, self.gpus):
-            raise ValueError(
-                f"on GPUs there is one worker a GPU, got workers {self.workers} and gpus "
-                f"{self.gpus}: leave workers out"
-            )
         if self.fold is not None and self.fold >= (self.folds or 0):
             raise ValueError(f"fold must be below folds, got fold {self.fold} of {self.folds}")
         if self.choose == "last" and self.patience is not None:
@@ -394,6 +384,20 @@ class TrainConfig(VerbConfig):
             raise ValueError("sweep and folds exclude each other: give one of them")
         if self.val_fraction + self.test_fraction >= 1:
             raise ValueError("val_fraction and test_fraction leave nothing to train on")
+        return self
+
+    @model_validator(mode="after")
+    def _one_worker_a_gpu(self) -> "TrainConfig":
+        if self.inline and self.gpus > 1:
+            raise ValueError(
+                f"inline trains in this process, on one GPU at most, got gpus {self.gpus}: leave "
+                "inline out, or give gpus 1"
+            )
+        if self.gpus and not self.inline and self.workers not in (None, self.gpus):
+            raise ValueError(
+                f"on GPUs there is one worker a GPU, got workers {self.workers} and gpus "
+                f"{self.gpus}: leave workers out"
+            )
         return self
 
     def stages(self) -> tuple[Phase, ...]:
