@@ -268,3 +268,27 @@ def test_verifying_takes_from_the_file_what_scoring_says(folder):
 def test_what_verify_takes_from_score_is_there(folder):
     assert VerifyConfig.from_score.keys() <= VerifyConfig.model_fields.keys()
     assert set(VerifyConfig.from_score.values()) <= ScoreConfig.model_fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"inline": True, "gpus": 2}, "train: inline trains in this process, on one GPU at most"),
+        ({"gpus": 2, "workers": 4}, "train: on GPUs there is one worker a GPU, got workers 4"),
+        ({"choose": "last", "patience": 2}, "train: choose: last finds every epoch better"),
+    ],
+)
+def test_settings_that_would_be_passed_over_are_refused(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(TrainConfig, flags)
+
+
+def test_workers_and_gpus_that_agree_are_taken():
+    assert resolve(TrainConfig, {"gpus": 2, "workers": 2}).gpus == 2
+    assert resolve(TrainConfig, {"inline": True, "gpus": 1, "workers": 4}).workers == 4
+
+
+def test_triage_is_known_of_one_model_and_the_mean():
+    for flags in ({"model": ["a", "b"]}, {"sampling": "nearest"}, {"aggregation": "trimmed"}):
+        with pytest.raises(ConfigError, match="triage is known of one model"):
+            resolve(ScoreConfig, {"triage": True, **flags})
