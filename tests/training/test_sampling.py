@@ -43,6 +43,7 @@ def invented(seed: int) -> FaceIndex:
         fake=columns[3].astype(bool),
         frame=columns[4].astype(np.int32),
         key_frame=np.zeros(size, bool),
+        track=np.full(size, -1, np.int16),
         box=np.tile(np.float32(BOX), (size, 1)),
         crop_box=np.tile(np.float32(BOX), (size, 1)),
         detector_score=np.ones(size, np.float32),
