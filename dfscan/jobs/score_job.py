@@ -261,7 +261,7 @@ def _compare_counts(table: pa.Table, step: ScoreStep, progress: Progress) -> Non
     if not usual / OFF <= here <= usual * OFF:
         progress.note(
             f"{here:g} faces a video (median), {usual:g} where the model was calibrated: p_fake is "
-            "too sure of itself with fewer and not sure enough with more; take as many with "
+            "too sure of itself with fewer and not sure enough with more; of videos take as many with "
             "--frames or --stride"
         )
 
