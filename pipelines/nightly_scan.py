@@ -8,8 +8,9 @@ Source, model, output and limits come from the section ``score`` of the configur
 for node exporter's textfile collector. The text is printed too.
 
 Exit codes are those of ``dfscan score``: 0 done, 3 too many videos failed, 4 fakes were found, 6 the
-time limit left some to the next night, 1 and 2 it could not be done. A scheduler should tell someone
-of 1, 2 and 3, and take 4 as news.
+time limit left some to the next night, 1 and 2 it could not be done, 130 it was interrupted. A scheduler
+should tell someone of 1, 2 and 3, and take 4 as news. A second run on one day replaces that day's
+report; ``events.jsonl`` keeps both.
 """
 
 import argparse
@@ -41,6 +42,9 @@ def main() -> int:
     except DfscanError as error:
         print(f"nightly scan: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("nightly scan: interrupted; the next night continues", file=sys.stderr)
+        return 130
     night = datetime.now().astimezone().date().isoformat()
     text = in_words(night, config, result)
     report = {"night": night, "exit_code": result.exit_code, **dataclasses.asdict(result)}

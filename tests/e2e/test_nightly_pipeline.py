@@ -154,6 +154,19 @@ def test_a_night_that_cannot_begin_says_so(
     assert not (house / "verdicts.parquet").exists()
 
 
+def test_a_night_that_is_interrupted_continues_the_next(
+    pipeline: ModuleType, monkeypatch: pytest.MonkeyPatch, house: Path, capsys: Any
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "run", stop)
+    monkeypatch.setattr(sys, "argv", ["nightly_scan.py", "--quiet"])
+    assert pipeline.main() == 130
+    assert "the next night continues" in capsys.readouterr().err
+    assert not (house / "nights").exists()
+
+
 # ---------------------------------------------------------------- schedules
 
 
