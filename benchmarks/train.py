@@ -1,12 +1,12 @@
 """Does the reader keep a network busy, and what is learned from scratch in a given time?
 
     python benchmarks/train.py reader FACES [--backbone efficientnet_b0] [--size 224] [--device cpu]
-    python benchmarks/train.py scratch FACES --backbones A@128 B@256 --minutes 10 [--folds 5] [--set KEY=VALUE …]
+    python benchmarks/train.py scratch FACES --backbones A@128 B@256:40 --minutes 10 [--folds 5] [--set KEY=VALUE …]
 
 ``reader``: training steps from dfscan's reader with augmentation, against the same steps on one batch
 that lies in memory; turn about, medians. ``scratch``: a cross-validation of each backbone at its
-size in pixels, as many epochs as two trial epochs say will fit into the minutes a fold, everything
-else alike; AUC of all folds' held-out sides together, with an interval over groups, and of the
+size in pixels, as many epochs as two trial epochs say will fit into the minutes a fold, or fewer
+where a number is given, everything else alike; AUC of all folds' held-out sides together, with an interval over groups, and of the
 difference over the same resamples.
 """
 
@@ -106,14 +106,16 @@ def scratch(given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         configs = {}
         for number, wanted in enumerate(given.backbones):
-            backbone, _, size = wanted.partition("@")
+            name, _, most = wanted.partition(":")
+            backbone, _, size = name.partition("@")
             own = settings | {"backbone": backbone}
             if size:
                 own["input"] = {"size": int(size)}
             out = f"{folder}/trial_{number}"
             trial = build(TrainConfig, own | {"out": out, "fold": 0, "epochs": TRIAL})
             seconds = train_job.run(trial, Progress()).history[-1]["seconds"]
-            epochs = max(TRIAL, int(given.minutes * 60 / seconds))
+            fit = max(TRIAL, int(given.minutes * 60 / seconds))
+            epochs = min(fit, int(most or fit))
             print(f"{wanted}: {seconds:.1f} s an epoch, {epochs} epochs a fold", flush=True)
             out = f"{folder}/folds_{number}"
             configs[wanted] = build(TrainConfig, own | {"out": out, "epochs": epochs})

@@ -15,6 +15,7 @@ from dfscan.config import InputConfig
 from dfscan.errors import ConfigError, did_you_mean
 from dfscan.models.dctresnet import DctResNet
 from dfscan.models.heads import TimmClassifier, classifiers, make_head
+from dfscan.models.hogmlp import HogMlp
 from dfscan.models.mesonet import Meso4, MesoInception4
 from dfscan.models.plaincnn import cnn1, cnn2
 from dfscan.models.weights import load_weights
@@ -42,6 +43,7 @@ OWN: Final[Mapping[str, OwnBackbone]] = {
     "mesoinception4": OwnBackbone(MesoInception4, 256, 32),
     "meso4": OwnBackbone(Meso4, 256, 32),
     "dct_resnet": OwnBackbone(DctResNet, 256, 32),
+    "hog_mlp": OwnBackbone(HogMlp, 256, 32),
     "cnn1": OwnBackbone(cnn1, 128, 4, _HALF, _HALF),
     "cnn2": OwnBackbone(cnn2, 128, 4, _HALF, _HALF),
 }

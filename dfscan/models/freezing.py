@@ -35,13 +35,17 @@ def unfreeze(network: nn.Module, what: str | tuple[str, ...]) -> tuple[int, int]
 
 
 def train_mode(network: nn.Module) -> None:
-    """``network.train()``, but frozen normalisations keep their running statistics."""
+    """``network.train()``, but frozen normalisations keep their running statistics.
+
+    One without parameters is frozen where everything before the head is.
+    """
     network.train()
+    head = {p for module in head_of(network) for p in module.parameters()}
+    body = [p for p in network.parameters() if p not in head]
     for module in network.modules():
         if getattr(module, "running_mean", None) is None:
             continue
-        parameters = list(module.parameters())
-        if parameters and not any(p.requires_grad for p in parameters):
+        if not any(p.requires_grad for p in list(module.parameters()) or body):
             module.eval()
 
 
