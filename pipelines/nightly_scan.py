@@ -9,12 +9,12 @@ for node exporter's textfile collector. The text is printed too.
 
 Exit codes are those of ``dfscan score``: 0 done, 3 too many videos failed, 4 fakes were found, 6 the
 time limit left some to the next night, 1 and 2 it could not be done, 130 it was interrupted. A scheduler
-should tell someone of 1, 2 and 3, and take 4 as news. A second run on one day replaces that day's
-report; ``events.jsonl`` keeps both.
+should tell someone of 1, 2 and 3, and take 4 as news. A second run on one day is ``2026-11-21_2``.
 """
 
 import argparse
 import dataclasses
+import itertools
 import sys
 from collections import Counter
 from datetime import datetime
@@ -45,7 +45,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("nightly scan: interrupted; the next night continues", file=sys.stderr)
         return 130
-    night = datetime.now().astimezone().date().isoformat()
+    night = free_name(Path(given.nights), datetime.now().astimezone().date().isoformat())
     text = in_words(night, config, result)
     report = {"night": night, "exit_code": result.exit_code, **dataclasses.asdict(result)}
     nights = Path(given.nights)
@@ -53,6 +53,12 @@ def main() -> int:
     storage.commit_bytes(nights / f"{night}.txt", text.encode())
     print(text, end="")
     return int(result.exit_code)
+
+
+def free_name(nights: Path, day: str) -> str:
+    """The day, with a number from the second report of that day on."""
+    names = itertools.chain([day], (f"{day}_{number}" for number in itertools.count(2)))
+    return next(name for name in names if not storage.exists(nights / f"{name}.json"))
 
 
 def _arguments() -> argparse.Namespace:

@@ -89,9 +89,9 @@ def night(
     def scan(*more: str) -> tuple[int, dict[str, Any], str]:
         monkeypatch.setattr(sys, "argv", ["nightly_scan.py", "--quiet", *more])
         code = pipeline.main()
-        (report,) = (house / "nights").glob("*.json")
-        (text,) = (house / "nights").glob("*.txt")
-        return code, json.loads(report.read_text()), text.read_text()
+        reports = sorted((house / "nights").glob("*.json"), key=lambda r: r.stat().st_mtime_ns)
+        text = reports[-1].with_suffix(".txt").read_text()
+        return code, json.loads(reports[-1].read_text()), text
 
     return scan
 
@@ -137,6 +137,10 @@ def test_nights_over_a_folder_that_changes(
     assert (code, report["new"]) == (4, 4)  # fakes were found
     assert {c[1:] for c in changes(report)} == {("changed", "REAL", "FAKE")}
     assert "4 video(s) newly called FAKE" in text
+    day = min(report.stem for report in (house / "nights").glob("*.json"))
+    assert {report.stem for report in (house / "nights").glob("*.json")} == {
+        day, *(f"{day}_{number}" for number in range(2, 6))
+    }  # fmt: skip
     lines = (house / "nights" / "events.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
     assert sum(e["event"] == "run_finished" for e in events) == 5
