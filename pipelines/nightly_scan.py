@@ -25,6 +25,7 @@ from dfscan import storage
 from dfscan.cli.progress import pick_progress
 from dfscan.config import ScoreConfig, resolve
 from dfscan.errors import DfscanError
+from dfscan.jobs.changes import Change
 from dfscan.jobs.results import ScoreResult
 from dfscan.jobs.score_job import run
 
@@ -109,10 +110,19 @@ def in_words(night: str, config: ScoreConfig, result: ScoreResult) -> str:
     ):
         if some:
             lines += ["", f"{title}:"]
-            lines += [f"  {c.video_id}: {c.before or '–'} → {c.after or '–'}" for c in some[:FEW]]
+            lines += [f"  {c.video_id}: {_told(c)}" for c in some[:FEW]]
             lines += [f"  … and {len(some) - FEW:,} more"] if len(some) > FEW else []
     lines += ["", f"verdicts in {config.out}"]
     return "\n".join(lines) + "\n"
+
+
+def _told(change: Change) -> str:
+    before = change.before or "no verdict"
+    if change.change == "new":
+        return change.after or "no verdict"
+    if change.change in ("gone", "came_back"):
+        return f"{change.change.replace('_', ' ')} (was {before})"
+    return f"{before} → {change.after or 'no verdict'}"
 
 
 if __name__ == "__main__":

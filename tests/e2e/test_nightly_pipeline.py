@@ -128,6 +128,9 @@ def test_nights_over_a_folder_that_changes(
         ("videos/c.mp4", "gone", "REAL", "REAL"),
     }  # fmt: skip
 
+    assert "  videos/c.mp4: gone (was REAL)\n" in text
+    assert "  videos/d.mp4: REAL\n" in text
+
     code, report, text = night("--set", "score.model=strict.safetensors")
     assert (code, report["new"], report["stale"]) == (0, 0, 4)
     assert "4 verdict(s) are of another model" in text
@@ -137,6 +140,7 @@ def test_nights_over_a_folder_that_changes(
     assert (code, report["new"]) == (4, 4)  # fakes were found
     assert {c[1:] for c in changes(report)} == {("changed", "REAL", "FAKE")}
     assert "4 video(s) newly called FAKE" in text
+    assert "  videos/a.mp4: REAL → FAKE\n" in text
     day = min(report.stem for report in (house / "nights").glob("*.json"))
     assert {report.stem for report in (house / "nights").glob("*.json")} == {
         day, *(f"{day}_{number}" for number in range(2, 6))
