@@ -133,6 +133,8 @@ def _lower(value: Any) -> Any:
 
 FailOn = Annotated[tuple[Literal["fake", "uncertain", "failed"], ...], BeforeValidator(_lower)]
 Statuses = Annotated[tuple[Annotated[str, AfterValidator(_status)], ...], BeforeValidator(_names)]
+Precision = Literal["float32", "bfloat16", "float16"]
+BatchSize = Literal["auto"] | Annotated[int, Field(ge=1)]
 
 
 class VerbConfig(Strict):
@@ -453,7 +455,16 @@ class ScoreConfig(LookConfig):
     )
     aggregation: Aggregation = Field("mean", description="how the faces' scores become one")
     evidence: Evidence = Evidence()
-    batch_size: int = Field(32, ge=1, description="faces that go through the network together")
+    precision: Literal["auto"] | Precision = Field(
+        "auto",
+        description="what the network computes in; auto: float32, on GPUs bfloat16 or float16, "
+        "whichever the card has",
+    )
+    batch_size: BatchSize = Field(
+        "auto",
+        description="faces that go through the network together; auto: 32, on GPUs 256; "
+        "halved where they do not fit into a GPU's memory",
+    )
     stale: Literal["keep", "rescan"] = Field(
         "keep", description="verdicts of another model or configuration; rescan: after new files"
     )
@@ -492,6 +503,26 @@ class ScoreConfig(LookConfig):
                 "others out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _has_precision(self) -> "ScoreConfig":
+        if self.precision == "float16" and not self.gpus:
+            raise ValueError(
+                "precision: float16 needs a GPU (--gpus 1): use float32, or bfloat16 on a CPU"
+            )
+        return self
+
+    def computes_in(self) -> Precision | Literal["half"]:
+        """``precision`` as far as it is known before a card is seen: half is what the card has."""
+        if self.precision != "auto":
+            return self.precision
+        return "half" if self.gpus else "float32"
+
+    def faces_together(self) -> int:
+        """``batch_size`` as a number."""
+        if self.batch_size != "auto":
+            return self.batch_size
+        return 256 if self.gpus else 32
 
     def frames_of(self, mode: SamplingMode) -> Sampling:
         """32 frames spread evenly, unless told otherwise, of one kind."""
@@ -605,8 +636,12 @@ class VerifyConfig(OpenConfig):
     video: Paths = ()
     sample: int | None = Field(None, ge=1, description="so many verdicts, chosen at random")
     seed: int = Field(0, ge=0, description="of the choice")
-    tolerance: float = Field(1e-3, ge=0, description="how far two logits may lie apart")
-    batch_size: int = Field(32, ge=1)
+    tolerance: float = Field(
+        1e-3,
+        ge=0,
+        description="how far two logits may lie apart; left alone, more where one is of half precision",
+    )
+    batch_size: BatchSize = "auto"
 
     @model_validator(mode="after")
     def _one_choice(self) -> "VerifyConfig":

@@ -13,6 +13,9 @@ from dfscan.records import HEALTHY, FrameScore
 
 TOP_FRAMES: Final = 5
 
+DISAGREE: Final = "frames_disagree"
+"""The one reason to be UNCERTAIN that depends on the scores."""
+
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
@@ -134,7 +137,7 @@ def _thin(
     if len(frames) > 1:
         spread = statistics.stdev(f.score_raw for f in frames) / math.sqrt(len(frames))
         if abs(score - _border(rule, people)) < needed.errors * spread:
-            reasons.append("frames_disagree")
+            reasons.append(DISAGREE)
     return reasons
 
 

@@ -340,6 +340,12 @@ def score(
             show_default=False,
         ),
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="auto (float32; half precision on GPUs), float32, bfloat16 or float16 (default: auto)."
+        ),
+    ] = None,
     layout: LayoutFlag = None,
     stale: Annotated[
         str | None,
@@ -386,7 +392,7 @@ def score(
         "source": source or None, "model": model or None, "out": out, "frames": frames,
         "every": every, "stride": stride, "phase": phase, "threshold": threshold,
         "at_fpr": at_fpr, "prevalence": prevalence, "aggregation": aggregation, "sampling": sampling, "triage": triage,
-        "layout": layout, "stale": stale, "since": since, "limit_time": limit_time,
+        "precision": precision, "layout": layout, "stale": stale, "since": since, "limit_time": limit_time,
         "fail_on": fail_on, "diff": diff, "log": log, "metrics_file": metrics_file,
         "allow_gone": allow_gone, "max_failed": max_failed, "inline": inline, "workers": workers,
         "gpus": gpus, "ray_address": ray_address, "overwrite": overwrite,

@@ -304,6 +304,8 @@ def _step(
     for key in ("at_fpr", "prevalence"):  # keys that came later count only where they are set
         if getattr(config, key) is not None:
             deciding[key] = getattr(config, key)
+    if config.computes_in() != "float32":
+        deciding["precision"] = config.computes_in()
     quick = _quick(config, header, rule, progress) if config.triage else None
     if quick is not None:
         deciding["triage"] = quick.rule.threshold
@@ -313,7 +315,8 @@ def _step(
         calibrations=calibrations,
         rule=rule,
         quick=quick,
-        batch_size=config.batch_size,
+        precision=config.computes_in(),
+        batch_size=config.faces_together(),
         config_hash=fingerprint(deciding),
         deciding=deciding,
         target=target,

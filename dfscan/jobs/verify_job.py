@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dfscan import storage
-from dfscan.config import OpenConfig, ScoreConfig, VerifyConfig, build
+from dfscan.config import Evidence, OpenConfig, ScoreConfig, VerifyConfig, build
 from dfscan.errors import ConfigError, DfscanError, SourceError, VideoError, did_you_mean
-from dfscan.jobs.comparing import Tolerance, changed_since, compare
+from dfscan.jobs.comparing import HALF, Tolerance, changed_since, compare
 from dfscan.jobs.custody import KEY, hash_of, load_verdicts, recipe_of, record_of, records
 from dfscan.jobs.pool import check_cluster, ray_session, run_units
 from dfscan.jobs.progress import Progress
@@ -25,15 +25,17 @@ from dfscan.jobs.results import Checked, Difference, VerifyResult
 from dfscan.jobs.score_job import make_step
 from dfscan.models.modelfile import find_model, read_header
 from dfscan.recipe import differences
-from dfscan.records import VideoRef
+from dfscan.records import FrameScore, VideoRef
 from dfscan.steps.score import ScoreStep
 from dfscan.steps.units import plan_units
 from dfscan.storage import Lock
+from dfscan.verdicts import DISAGREE, Rule, judge
 
 _OF_THE_MACHINE: Final = frozenset(("missing", "crashed", "timeout"))
 """Statuses that say nothing about a file's content: another machine need not come to them."""
 
 _PLANNED_BY: Final = ("video_id", "uri", "label", "bytes", "version", "status")
+_MADE_BY: Final = ("config_hash", "models", "decoder", "precision")
 _NEEDED: Final = (*_PLANNED_BY, "content_sha256", "verdict", "reason", "frames", "top_frames_s")
 
 
@@ -87,16 +89,20 @@ class _Verdicts:
         table = self.table.take(pa.array([self.places[n] for n in names], pa.int64()))
         custody = table.column("custody")
         columns = {name: table.column(name) for name in _PLANNED_BY}
-        columns |= {n: pc.struct_field(custody, n) for n in ("config_hash", "models", "decoder")}
+        columns |= {name: pc.struct_field(custody, name) for name in _MADE_BY}
         rows: list[dict[str, Any]] = pa.table(columns).to_pylist()
         return rows
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Videos that one step makes the verdicts of again; ``notes`` hold for each of them."""
+    """Videos that one step makes the verdicts of again; ``notes`` hold for each of them.
+
+    ``precision`` is the recorded one; the step's is another where this machine has not got it.
+    """
 
     step: ScoreStep
+    precision: str
     max_bytes: int
     videos: list[VideoRef]
     notes: list[str]
@@ -187,8 +193,16 @@ def _unchecked(video_id: str, reason: str) -> Checked:
     return Checked(video_id, "unchecked", reason)
 
 
-def _made_by(config_hash: str, record: Mapping[str, Any]) -> list[str] | Difference | ConfigError:
-    """The models of a record; a difference where it is not the one that was written."""
+@dataclass(frozen=True)
+class _MadeBy:
+    """The models of a record, and the precisions that its rows may have."""
+
+    models: list[str]
+    precisions: tuple[str, ...]
+
+
+def _made_by(config_hash: str, record: Mapping[str, Any]) -> _MadeBy | Difference | ConfigError:
+    """What a record says; a difference where it is not the one that was written."""
     try:
         now = hash_of(record)
     except ConfigError as error:
@@ -196,12 +210,13 @@ def _made_by(config_hash: str, record: Mapping[str, Any]) -> list[str] | Differe
     if now != config_hash:
         what = f"the record of how it was scored ({KEY.decode()})"
         return Difference(what, config_hash, now)
-    return sorted(record["models"])
+    precision = record.get("precision", "float32")
+    return _MadeBy(sorted(record["models"]), tuple(HALF) if precision == "half" else (precision,))
 
 
 def _at_once(
     row: Mapping[str, Any],
-    made_by: Mapping[str, list[str] | Difference | ConfigError],
+    made_by: Mapping[str, _MadeBy | Difference | ConfigError],
     models: Mapping[str, Path],
 ) -> Checked | None:
     """What can be said of a row without opening its video; None where that is nothing."""
@@ -211,8 +226,11 @@ def _at_once(
         return _unchecked(name, f"the file does not say how {row['config_hash']} scored")
     if isinstance(recorded, ConfigError):
         return _unchecked(name, str(recorded))
-    if not isinstance(recorded, Difference) and sorted(own) != recorded:
-        recorded = Difference("custody.models", own, recorded)
+    if isinstance(recorded, _MadeBy) and sorted(own) != recorded.models:
+        recorded = Difference("custody.models", own, recorded.models)
+    if isinstance(recorded, _MadeBy) and row["precision"] not in recorded.precisions:
+        said = " or ".join(recorded.precisions)
+        recorded = Difference("custody.precision", row["precision"], said)
     if isinstance(recorded, Difference):
         return Checked(name, "differs", None, [recorded])
     if not models.keys() >= set(own):
@@ -262,30 +280,38 @@ def _plan(
     folder: Path,
     progress: Progress,
 ) -> tuple[list[_Group], list[Checked]]:
-    """A step for each configuration and decoder; and the rows whose configuration cannot be had."""
-    sets: dict[tuple[str, str, tuple[str, ...]], list[VideoRef]] = {}
+    """A step for each configuration, decoder and precision; and the rows that none can be had for."""
+    sets: dict[tuple[str, str, str, tuple[str, ...]], list[VideoRef]] = {}
     for row, ref in left:
         decoder = "decord" if (row["decoder"] or "").startswith("decord2 ") else "auto"
-        sets.setdefault((row["config_hash"], decoder, tuple(row["models"])), []).append(ref)
+        key = (row["config_hash"], decoder, row["precision"], tuple(row["models"]))
+        sets.setdefault(key, []).append(ref)
     groups: list[_Group] = []
     refused: list[Checked] = []
-    for number, ((config_hash, decoder, own), videos) in enumerate(sorted(sets.items())):
+    for number, (key, videos) in enumerate(sorted(sets.items())):
+        config_hash, decoder, precision, own = key
         record = made_with[config_hash]
         files = tuple(str(models[sha256]) for sha256 in own)
         try:
-            scoring = _replayed(config, record, files, decoder)
+            scoring = _replayed(config, record, files, decoder, precision)
             step = make_step(scoring, folder / str(number), progress)
             notes = _same_deciding(record, step)
-            groups.append(_Group(step, scoring.max_bytes, videos, notes))
+            groups.append(_Group(step, precision, scoring.max_bytes, videos, notes))
         except ConfigError as error:
             refused += (_unchecked(v.video_id, str(error)) for v in videos)
     return groups, refused
 
 
 def _replayed(
-    config: VerifyConfig, record: Mapping[str, Any], models: tuple[str, ...], decoder: str
+    config: VerifyConfig,
+    record: Mapping[str, Any],
+    models: tuple[str, ...],
+    decoder: str,
+    precision: str,
 ) -> ScoreConfig:
     """The scoring configuration that comes to a record, run as this verb is told to.
+
+    float16 becomes float32 where there is no GPU.
 
     :raises ConfigError: this dfscan does not take one of its values.
     """
@@ -302,17 +328,21 @@ def _replayed(
         "phase": sampling.phase,
         "sampling": None if triage else sampling.mode,
     }
-    others = {"model": models, "decoder": decoder, "triage": triage}
+    if precision == "float16" and not config.gpus:
+        precision = "float32"
+    others = {"model": models, "decoder": decoder, "triage": triage, "precision": precision}
     return build(ScoreConfig, {**decided, **running, **frames, **others})
 
 
 def _same_deciding(record: Mapping[str, Any], step: ScoreStep) -> list[str]:
-    """What decides now and the record does not name.
+    """What decides now and the record does not name; precisions are compared row by row.
 
     :raises ConfigError: something that it does name cannot be had here.
     """
     now = json.loads(json.dumps(record_of(step)[step.config_hash]))
     then = {**record, "recipe": recipe_of(record).model_dump(mode="json")}
+    for each in (now, then):
+        each.pop("precision", None)
     apart = differences(then, {key: now.get(key) for key in then})
     if apart:
         raise ConfigError(
@@ -330,13 +360,19 @@ def _check(
     units = plan_units(group.videos, config.unit_size, step.config_hash)
     run_units(step, units, config, progress, lock.lease)
     tolerance = Tolerance(config.tolerance, _steepest(step))
+    notes = group.notes
+    if "tolerance" not in config.model_fields_set:
+        tolerance = tolerance.within(group.precision, step.precision)
+    if group.precision in HALF:
+        notes = [*notes, f"scored in {group.precision}: logits to {tolerance.score:g}"]
     waiting = {video.video_id for video in group.videos}
     for _, table in storage.read_tables(step.target):
         for found in table.to_pylist():
             waiting.discard(found["video_id"])
             recorded = verdicts.row(found["video_id"])
-            checked = _compared(recorded, found, tolerance, group.max_bytes)
-            yield replace(checked, notes=group.notes + checked.notes)
+            now = _as_recorded(recorded, found, step) if group.precision in HALF else found
+            checked = _compared(recorded, now, tolerance, group.max_bytes)
+            yield replace(checked, notes=notes + checked.notes)
     if waiting:
         raise DfscanError(
             f"{len(waiting)} verdict(s) made again did not arrive in {step.target}: workers on other "
@@ -348,6 +384,39 @@ def _steepest(step: ScoreStep) -> float:
     """The largest slope of a step's calibrations; 1 without any."""
     ways = [step.full, *([step.quick] if step.quick else [])]
     return max((w.rule.calibration.scale for w in ways if w.rule.calibration), default=1.0)
+
+
+def _as_recorded(
+    recorded: Mapping[str, Any], found: dict[str, Any], step: ScoreStep
+) -> dict[str, Any]:
+    """A verdict as the recorded scores would have it: rounding may move one across the threshold.
+
+    So a recorded verdict must follow from recorded scores, and these must be near those found now.
+    """
+    if not recorded["frames"] or None in (recorded["score_raw"], found["score_raw"]):
+        return found
+    rule = step.quick.rule if step.quick and recorded["look"] == "quick" else step.rule
+    verdict, reason = _rejudged(recorded, found["reason"], rule)
+    return found | {"verdict": verdict, "reason": reason}
+
+
+def _rejudged(
+    recorded: Mapping[str, Any], found: str | None, rule: Rule
+) -> tuple[str | None, str | None]:
+    """Verdict and reason of the recorded scores; reasons that no score decides about are the found."""
+    errors = rule.evidence.errors if rule.evidence else 0.0
+    needed = Evidence(frames=0, face_px=0, sharpness=0, errors=errors)
+    frames = [
+        FrameScore(f["pts_s"], f["frame_index"], f["track_id"], tuple(f["box"]), f["score_raw"])
+        for f in recorded["frames"]
+    ]
+    judged = judge(recorded["status"], None, frames, replace(rule, evidence=needed))
+    thin = [r for r in (found or "").split("; ") if r and r != DISAGREE]
+    if judged.reason == DISAGREE:
+        thin.append(DISAGREE)
+    if judged.reason not in (None, DISAGREE) or not thin:
+        return judged.verdict, judged.reason
+    return "UNCERTAIN", "; ".join(thin)
 
 
 def _compared(

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib.metadata
+import math
 import statistics
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from dfscan import __version__, storage
@@ -66,12 +68,17 @@ class ScoreStep:
     (:func:`~dfscan.verdicts.combine`). ``calibrations`` are theirs, in their order. What the ``quick``
     way calls REAL is settled, all else is looked at in full.
     ``deciding`` is everything that decides about a verdict, ``config_hash`` its fingerprint.
+
+    :param precision: what the networks compute in: ``float32``, ``bfloat16``, ``float16``, or
+        ``half``, which each worker's card settles (:func:`computes_in`).
+    :param batch_size: faces that go through a network together, where so many fit.
     """
 
     look: Looker
     models: tuple[NamedModel, ...]
     calibrations: tuple[Calibration | None, ...]
     rule: Rule
+    precision: str
     batch_size: int
     config_hash: str
     deciding: Mapping[str, Any]
@@ -144,9 +151,52 @@ class ScoreStep:
                 recipe = model.header.recipe.input
                 assert recipe is not None
                 shown = [cut_out(crop, face.crop_box, face.box, recipe) for crop, face in pairs]
-                tensor = torch.from_numpy(np.stack(shown)).to(self.look.device)
-                own.extend(model.network(normalise(tensor, recipe)).float().cpu().tolist())
+                own.extend(self._logits(model, np.stack(shown)))
         return combine(logits, self.calibrations), sharp
+
+    def _logits(self, model: Model, shown: npt.NDArray[np.uint8]) -> list[float]:
+        """A model's logits of faces (N, S, S, 3) uint8 RGB, as many together as fit.
+
+        How many fit a GPU's memory is remembered for the next faces.
+
+        :raises ModelError: not even one does.
+        """
+        key = (model.sha256, self.look.device, self.precision)
+        found: list[float] = []
+        while len(found) < len(shown):
+            some = shown[len(found) :][: min(self.batch_size, _fitting.get(key, self.batch_size))]
+            try:
+                found += self._forward(model, some)
+                continue
+            except torch.cuda.OutOfMemoryError:
+                pass  # what did not fit is freed only outside of here, with the error
+            if len(some) == 1:
+                raise ModelError(
+                    f"not even one face of {shown.shape[1]} pixels fits into the GPU's memory beside "
+                    "the networks: use a GPU with more, or --gpus 0"
+                )
+            _fitting[key] = len(some) // 2
+            torch.cuda.empty_cache()
+        return found
+
+    def _forward(self, model: Model, shown: npt.NDArray[np.uint8]) -> list[float]:
+        """Logits of faces that go through the network together.
+
+        A logit beyond float16's range is computed again in float32.
+        """
+        recipe, dtype = model.header.recipe.input, computes_in(self.precision)
+        assert recipe is not None
+        pixels = normalise(torch.from_numpy(shown).to(self.look.device), recipe)
+        if dtype is torch.float32:
+            return _as_floats(model.network(pixels))
+        with torch.autocast(self.look.device, dtype):
+            logits = _as_floats(model.network(pixels))
+        beyond = [place for place, logit in enumerate(logits) if not math.isfinite(logit)]
+        if beyond:
+            again = _as_floats(model.network(pixels[beyond]))
+            for place, logit in zip(beyond, again, strict=True):
+                logits[place] = logit
+        return logits
 
     def _verdict(
         self,
@@ -205,7 +255,7 @@ class ScoreStep:
             models=tuple(model.sha256 for model in self.models),
             decoder=decoder,
             device=self.look.device,
-            precision="float32",
+            precision=str(computes_in(self.precision)).removeprefix("torch."),
             libraries={name: importlib.metadata.version(name) for name in _LIBRARIES},
         )
 
@@ -217,6 +267,27 @@ class ScoreStep:
         )
         faces = sum(len(v.frames) for v in verdicts)
         return UnitResult(len(verdicts), faces, Counter(v.status for v in verdicts))
+
+
+_fitting: Final[dict[tuple[str, str, str], int]] = {}
+"""Faces that fit the GPU's memory together, by model, device and precision, where they were too many.
+Of the process: a step is sent to its worker anew with every unit."""
+
+
+@functools.cache
+def computes_in(precision: str) -> torch.dtype:
+    """What a precision comes to here: ``half`` is bfloat16 on a card that has it, else float16."""
+    if precision != "half":
+        return {
+            "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
+        }[precision]  # fmt: skip
+    native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float16
+
+
+def _as_floats(logits: torch.Tensor) -> list[float]:
+    found: list[float] = logits.float().cpu().tolist()
+    return found
 
 
 @functools.lru_cache(maxsize=16)

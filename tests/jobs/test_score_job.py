@@ -11,16 +11,17 @@ import torch
 
 from dfscan import calibration, storage
 from dfscan.calibration import Calibration
-from dfscan.config import InputConfig, ScoreConfig
+from dfscan.config import InputConfig, ScoreConfig, build
 from dfscan.errors import ConfigError, ModelError, OutputError, UsageError
-from dfscan.jobs import score_job
+from dfscan.jobs import custody, score_job
+from dfscan.jobs.comparing import HALF
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import ScoreResult
 from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, Triage, load_model, save_model
 from dfscan.recipe import FaceRecipe, Sampling, Stride
 from dfscan.records import VERDICT_SCHEMA
-from dfscan.steps.score import ScoreStep
+from dfscan.steps.score import ScoreStep, computes_in
 from dfscan.synthetic import Corpus
 
 SAMPLING = Sampling(stride=Stride(real=30, fake=30))
@@ -327,6 +328,66 @@ def test_far_more_faces_than_at_calibration_are_told(corpus: Corpus, tmp_path: P
         out = str(tmp_path / f"{usual}.parquet")
         score_job.run(ScoreConfig(**values, out=out), Told())
         assert sum("where the model was calibrated" in note for note in told) == expected
+
+
+# ---------------------------------------------------------------- precision and batches
+
+
+def logits(path: Path) -> np.ndarray[Any, Any]:
+    return np.array([f["score_raw"] for row in rows(path).values() for f in row["frames"]])
+
+
+def test_half_precision_is_used_named_and_near(corpus: Corpus, model: Path, tmp_path: Path) -> None:
+    for precision in ("auto", "float32", "bfloat16"):
+        score(str(corpus.test), model, tmp_path / f"{precision}.parquet", precision=precision)
+        (found,) = {
+            r["custody"]["precision"] for r in rows(tmp_path / f"{precision}.parquet").values()
+        }
+        assert found == ("bfloat16" if precision == "bfloat16" else "float32")
+    full, half = logits(tmp_path / "float32.parquet"), logits(tmp_path / "bfloat16.parquet")
+    assert len(full) == len(half) > 0
+    assert 0 < np.abs(full - half).max() <= HALF["bfloat16"][1]
+    assert np.array_equal(full, logits(tmp_path / "auto.parquet"))
+
+
+def test_only_half_precision_is_another_configuration(
+    corpus: Corpus, model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "v.parquet"
+    score(str(corpus.test), model, out)
+    (record,) = custody.records(out).values()
+    assert "precision" not in record
+    assert score(str(corpus.test), model, out, precision="float32").stale == 0
+    assert score(str(corpus.test), model, out, precision="bfloat16").stale == 4
+    score(str(corpus.test), model, out, precision="bfloat16", stale="rescan")
+    (record,) = custody.records(out).values()
+    assert record["precision"] == "bfloat16"
+
+
+def test_a_gpus_precision_is_settled_by_its_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [ScoreConfig(gpus=g).computes_in() for g in (0, 1)]
+    assert asked == ["float32", "half"]
+    assert ScoreConfig(gpus=1, precision="float32").computes_in() == "float32"
+    for native in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: native)  # noqa: B023
+        computes_in.cache_clear()
+        assert computes_in("half") is (torch.bfloat16 if native else torch.float16)
+    computes_in.cache_clear()
+
+
+def test_float16_on_a_cpu_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"float16 needs a GPU \(--gpus 1\): use float32, or"
+    ) as told:
+        build(ScoreConfig, {"precision": "float16"})
+    assert "\n" not in str(told.value)
+    build(ScoreConfig, {"precision": "float16", "gpus": 1})
+
+
+def test_batches_are_sized_to_the_device() -> None:
+    assert [ScoreConfig(gpus=g).faces_together() for g in (0, 1)] == [32, 256]
+    assert ScoreConfig(gpus=1, batch_size=48).faces_together() == 48
 
 
 # ---------------------------------------------------------------- triage

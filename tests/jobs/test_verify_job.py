@@ -4,7 +4,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from dfscan.calibration import Calibration
 from dfscan.config import InputConfig
 from dfscan.errors import ConfigError, ModelError, SourceError
 from dfscan.jobs import custody
-from dfscan.jobs.results import Checked, VerifyResult
+from dfscan.jobs.results import Checked, Difference, VerifyResult
 from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, Triage, save_model
 from dfscan.recipe import FaceRecipe, Sampling, Stride, fingerprint
@@ -212,6 +212,113 @@ def test_a_quick_look_is_replayed(corpus: Corpus, tmp_path: Path) -> None:
     name = next(name for name, look in looks.items() if look == "quick")
     result = verify(out, name, model=model)
     assert (only(result).outcome, result.notes) == ("agrees", [])
+
+
+@pytest.fixture(scope="module")
+def halved(scored: Scored, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Scored:
+    """The same verdicts in bfloat16. Not to be written to."""
+    out = tmp_path_factory.mktemp("halved") / "v.parquet"
+    score(str(corpus.test), scored.model, out, precision="bfloat16")
+    return replace(scored, path=out)
+
+
+def as_float16(halved: Scored, out: Path) -> Path:
+    """Verdicts as a card without bfloat16 would have written them."""
+
+    def say(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            row["custody"]["precision"] = "float16"
+
+    with_record(halved.path, out, lambda record: record.update(precision="half"))
+    return rewrite(out, out, say)
+
+
+def test_half_precision_is_replayed(halved: Scored) -> None:
+    result = verify(halved.path, model=halved.model)
+    assert result.counts == {"agrees": 4, "differs": 0, "unchecked": 0}
+    assert result.notes == ["scored in bfloat16: logits to 0.25 (4 of 4)"]
+    exact = verify(halved.path, model=halved.model, tolerance=1e-5)  # the same arithmetic here
+    assert exact.counts["agrees"] == 4
+    assert exact.notes == ["scored in bfloat16: logits to 1e-05 (4 of 4)"]
+
+
+def test_float16_is_compared_with_float32_where_there_is_no_gpu(
+    halved: Scored, tmp_path: Path
+) -> None:
+    path = as_float16(halved, tmp_path / "v.parquet")
+    result = verify(path, model=halved.model)
+    assert result.counts == {"agrees": 4, "differs": 0, "unchecked": 0}
+    assert result.notes == [
+        "precision float16 → float32 (4 of 4)",
+        "scored in float16: logits to 0.1 (4 of 4)",
+    ]
+    assert verify(path, model=halved.model, tolerance=1e-5).counts["differs"] > 0
+
+
+@pytest.mark.parametrize(("by", "outcome"), [(0.2, "agrees"), (0.3, "differs")])
+def test_how_far_half_precision_may_be_off(
+    halved: Scored, tmp_path: Path, by: float, outcome: str
+) -> None:
+    name = halved.names[0]
+
+    def tamper(rows: list[dict[str, Any]]) -> None:
+        row = next(r for r in rows if r["video_id"] == name)
+        for part in (row, *row["frames"], *row["tracks"]):
+            part["score_raw"] += by
+
+    path = rewrite(halved.path, tmp_path / "v.parquet", tamper)
+    assert only(verify(path, name, model=halved.model)).outcome == outcome
+
+
+def test_rounding_may_move_a_verdict_across_the_threshold_and_nothing_else_may(
+    corpus: Corpus, scored: Scored, tmp_path: Path
+) -> None:
+    name, out = scored.names[0], tmp_path / "v.parquet"
+    p_fake = _of(storage.read_table(scored.path), name)["p_fake"]
+    no_more = {"frames": 0, "errors": 0, "sharpness": 0, "face_px": 0}
+    threshold = p_fake + 1e-4
+    score(
+        str(corpus.test), scored.model, out,
+        precision="bfloat16", threshold=threshold, evidence=no_more,
+    )  # fmt: skip
+    verdict = _of(storage.read_table(out), name)["verdict"]
+
+    def move(by: float, verdict: str) -> Callable[[list[dict[str, Any]]], None]:
+        def change(rows: list[dict[str, Any]]) -> None:
+            row = next(r for r in rows if r["video_id"] == name)
+            for part in (row, *row["frames"], *row["tracks"]):
+                part["score_raw"] += by
+            row["verdict"] = verdict
+
+        return change
+
+    other = {"REAL": "FAKE", "FAKE": "REAL"}[verdict]
+    far = 0.1 if other == "FAKE" else -0.1
+    crossed = rewrite(out, tmp_path / "crossed.parquet", move(far, other))
+    assert only(verify(crossed, name, model=scored.model)).outcome == "agrees"
+    lied = rewrite(out, tmp_path / "lied.parquet", move(0.0, other))
+    (difference,) = only(verify(lied, name, model=scored.model)).differences
+    assert (difference.what, difference.recorded) == ("verdict", other)
+
+
+def test_a_precision_that_the_record_does_not_know(
+    scored: Scored, halved: Scored, tmp_path: Path
+) -> None:
+    def say(precision: str) -> Callable[[list[dict[str, Any]]], None]:
+        return lambda rows: [r["custody"].update(precision=precision) for r in rows] and None
+
+    name = scored.names[0]
+    for source, precision, recorded in (
+        (scored, "bfloat16", "float32"),
+        (halved, "float32", "bfloat16"),
+    ):
+        path = rewrite(source.path, tmp_path / "v.parquet", say(precision))
+        (difference,) = only(verify(path, name, model=scored.model)).differences
+        assert difference == Difference("custody.precision", precision, recorded)
+
+
+def _of(table: pa.Table, name: str) -> dict[str, Any]:
+    return next(row for row in table.to_pylist() if row["video_id"] == name)
 
 
 def test_null_verdicts_agree_too(stripes: Scored) -> None:
