@@ -480,6 +480,7 @@ class ScoreConfig(LookConfig):
     diff: bool = Field(False, description="tell what changed against the verdicts of before")
     log: PathText | None = Field(None, description="events as JSON lines, appended")
     metrics_file: PathText | None = Field(None, description="a summary in Prometheus' text format")
+    dry_run: bool = Field(False, description="only say what there is to do")
 
     @model_validator(mode="after")
     def _can_continue(self) -> "ScoreConfig":

@@ -85,6 +85,7 @@ def _settings(given: argparse.Namespace) -> ScoreConfig:
         "limit_time": given.limit_time,
         "log": str(Path(given.nights) / "events.jsonl"),
         "metrics_file": str(Path(given.nights) / "dfscan.prom"),
+        "dry_run": False,
     }
     return resolve(ScoreConfig, flags, config_file=given.config, sets=given.sets)
 

@@ -72,6 +72,7 @@ Retry = Annotated[
     str | None,
     typer.Option(help="Only videos that ended so: timeout,crashed.", metavar="STATUS,…"),
 ]
+DryRun = Annotated[bool | None, typer.Option("--dry-run", help="Only say what there is to do.")]
 Decoder = Annotated[
     str | None,
     typer.Option(help="auto, decord or pyav: the same frames; auto decodes least to get them."),
@@ -166,9 +167,7 @@ def extract(
     timeout: Timeout = None,
     decoder: Decoder = None,
     decoders: Decoders = None,
-    dry_run: Annotated[
-        bool | None, typer.Option("--dry-run", help="Only say what there is to do.")
-    ] = None,
+    dry_run: DryRun = None,
     max_failed: MaxFailed = None,
     inline: Inline = None,
     workers: Workers = None,
@@ -374,6 +373,7 @@ def score(
         typer.Option(help="Write a summary in Prometheus' text format.", metavar="FILE"),
     ] = None,
     allow_gone: AllowGone = None,
+    dry_run: DryRun = None,
     max_failed: MaxFailed = None,
     inline: Inline = None,
     workers: Workers = None,
@@ -394,6 +394,7 @@ def score(
         "at_fpr": at_fpr, "prevalence": prevalence, "aggregation": aggregation, "sampling": sampling, "triage": triage,
         "precision": precision, "layout": layout, "stale": stale, "since": since, "limit_time": limit_time,
         "fail_on": fail_on, "diff": diff, "log": log, "metrics_file": metrics_file,
+        "dry_run": dry_run,
         "allow_gone": allow_gone, "max_failed": max_failed, "inline": inline, "workers": workers,
         "gpus": gpus, "ray_address": ray_address, "overwrite": overwrite,
     }  # fmt: skip

@@ -19,6 +19,7 @@ from dfscan.jobs.results import (
     PlanResult,
     PurgeResult,
     QuickstartResult,
+    ScorePlan,
     ScoreResult,
     TrainResult,
     VerifyResult,
@@ -286,6 +287,25 @@ def _(value: PlanResult) -> None:
         console.print(f"estimates: from a look at {value.looked_at} of the videos")
     elif value.todo:
         console.print("no estimates: none of the videos looked at could be decoded")
+    console.print("nothing was written")
+
+
+@result.register
+def _(value: ScorePlan) -> None:
+    console = _console()
+    table = _table("plan", "", "")
+    table.show_header = False
+    table.add_row("videos at the source", f"{value.videos:,}")
+    table.add_row("new", f"{value.new:,}")
+    table.add_row("changed, or tried again", f"{value.changed:,}")
+    table.add_row("of another model or configuration", f"{value.stale:,}")
+    if value.older:
+        table.add_row("left out by --since", f"{value.older:,}")
+    table.add_row("gone from the source", f"{value.gone:,}")
+    table.add_row("to do", f"{value.todo:,} ({_bytes(value.bytes)}), {value.units:,} unit(s)")
+    console.print(table)
+    if value.todo:
+        console.print("files of known content among those to do are recognised when they are read")
     console.print("nothing was written")
 
 

@@ -27,6 +27,7 @@ from dfscan.jobs.results import (
     PlanResult,
     PurgeResult,
     QuickstartResult,
+    ScorePlan,
     ScoreResult,
     TrainResult,
     VerifyResult,
@@ -40,6 +41,7 @@ __all__ = [
     "Progress",
     "PurgeResult",
     "QuickstartResult",
+    "ScorePlan",
     "ScoreResult",
     "TrainResult",
     "VerifyResult",
@@ -79,8 +81,10 @@ def train(*faces: str, progress: Progress | None = None, **config: Any) -> Train
     return run(build(TrainConfig, _with(config, faces=faces)), progress or Progress())
 
 
-def score(*source: str, progress: Progress | None = None, **config: Any) -> ScoreResult:
+def score(*source: str, progress: Progress | None = None, **config: Any) -> ScoreResult | ScorePlan:
     """Videos → one verdict each; keys of :class:`~dfscan.config.ScoreConfig`.
+
+    With ``dry_run=True`` nothing is written and the plan is returned.
 
     :raises UsageError: the configuration, a source, the model or the output cannot be used.
     """

@@ -148,6 +148,29 @@ class PlanResult:
 
 
 @dataclass(frozen=True)
+class ScorePlan:
+    """What a scoring run would do (``--dry-run``); no video was opened.
+
+    Of the ``videos`` at the source ``new`` have no verdict, ``changed`` are other files by now or are
+    tried again, ``stale`` have one of another model or configuration; ``older`` are left out by
+    ``since``. ``gone`` have a verdict and are not at the source. ``todo`` are left to do, with their
+    ``bytes``, in so many ``units``: those of known content among them are found only by reading.
+    """
+
+    out: str
+    videos: int
+    new: int
+    changed: int
+    stale: int
+    gone: int
+    older: int
+    todo: int
+    bytes: int
+    units: int
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
 class PurgeResult:
     """Rows and faces that were removed.
 

@@ -23,7 +23,7 @@ from dfscan.jobs.looking import list_sources, make_looker
 from dfscan.jobs.pool import Deadline, check_cluster, run_units
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.recognise import Recogniser
-from dfscan.jobs.results import ScoreResult
+from dfscan.jobs.results import ScorePlan, ScoreResult
 from dfscan.jobs.score_log import (
     EventLog,
     LoggedProgress,
@@ -38,15 +38,17 @@ from dfscan.models.modelfile import ModelHeader, find_model, load_model
 from dfscan.recipe import SamplingMode, differences, fingerprint
 from dfscan.records import VideoRef
 from dfscan.steps.score import NamedModel, ScoreStep, Way
-from dfscan.steps.units import plan_units
+from dfscan.steps.units import Unit, plan_units
 from dfscan.verdicts import Rule, ensemble
 
 
-def run(config: ScoreConfig, progress: Progress) -> ScoreResult:
+def run(config: ScoreConfig, progress: Progress) -> ScoreResult | ScorePlan:
     """Score, or continue to; pictures without an ``out`` are judged here and now, and told.
 
     :raises UsageError: no model, nothing at the source, or the output cannot be used.
     """
+    if config.dry_run:
+        return _dry_run(config, progress)
     stop = Deadline(config.limit_time)
     check_reports(config)
     with open_log(config) as log:
@@ -58,8 +60,7 @@ def run(config: ScoreConfig, progress: Progress) -> ScoreResult:
 
 
 def _run(config: ScoreConfig, progress: Progress, log: EventLog, stop: Deadline) -> ScoreResult:
-    pictures = config.source and all(is_picture(s) and Path(s).is_file() for s in config.source)
-    if not pictures or "out" in config.model_fields_set:
+    if not _only_told(config):
         return _score(config, progress, log, stop)
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/verdicts.parquet"
@@ -69,8 +70,40 @@ def _run(config: ScoreConfig, progress: Progress, log: EventLog, stop: Deadline)
     return replace(result, out="", rows=table.to_pylist())
 
 
-def _score(config: ScoreConfig, progress: Progress, log: EventLog, stop: Deadline) -> ScoreResult:
-    """Score into a file of verdicts, or continue to.
+def _only_told(config: ScoreConfig) -> bool:
+    """Whether all that is asked for is the verdicts of some pictures, on the screen."""
+    pictures = config.source and all(is_picture(s) and Path(s).is_file() for s in config.source)
+    return bool(pictures) and "out" not in config.model_fields_set
+
+
+def _dry_run(config: ScoreConfig, progress: Progress) -> ScorePlan:
+    """What there is to do; nothing is written and no video is opened.
+
+    :raises UsageError: as scoring itself would, but for the lock and for too many that are gone:
+        whether those were only moved takes reading.
+    """
+    out, videos, step = _prepared(config, progress)
+    known = Known.read(out, step.config_hash, config.overwrite or _only_told(config))
+    plan = make_plan(known.rows, videos, config, step.config_hash)
+    changed = plan.again(known)
+    return ScorePlan(
+        out=str(out),
+        videos=len(videos),
+        new=len(plan.new) - changed,
+        changed=changed,
+        stale=len(plan.stale) + plan.kept,
+        gone=len(plan.gone),
+        older=plan.older,
+        todo=len(plan.todo),
+        bytes=sum(v.bytes for v in plan.todo),
+        units=len(_units(plan, step, config)),
+    )
+
+
+def _prepared(
+    config: ScoreConfig, progress: Progress
+) -> tuple[Path, Sequence[VideoRef], ScoreStep]:
+    """Where verdicts go, of which videos, and how they are made.
 
     :raises UsageError: no model, nothing at the source, or the output cannot be used.
     """
@@ -81,7 +114,15 @@ def _score(config: ScoreConfig, progress: Progress, log: EventLog, stop: Deadlin
     models = _models(config)
     check_cluster(config)
     videos = list_sources(config, progress)
-    step = _step(config, models, parts_folder(out), progress)
+    return out, videos, _step(config, models, parts_folder(out), progress)
+
+
+def _score(config: ScoreConfig, progress: Progress, log: EventLog, stop: Deadline) -> ScoreResult:
+    """Score into a file of verdicts, or continue to.
+
+    :raises UsageError: no model, nothing at the source, or the output cannot be used.
+    """
+    out, videos, step = _prepared(config, progress)
     if step.rule.calibration is None and not step.rule.forced:
         progress.note(
             f"{_uncalibrated(config)}: every verdict will be UNCERTAIN; --threshold 0.5 "
@@ -181,14 +222,18 @@ def _work(
     """Score what is left to do, new videos first; returns how many were."""
     assert step.lease is not None
     progress.start("score", len(plan.todo), "videos")
-    units = [
+    units = _units(plan, step, config)
+    result = run_units(step, units, config, progress, step.lease, stop)
+    progress.stop()
+    return result.videos
+
+
+def _units(plan: Plan, step: ScoreStep, config: ScoreConfig) -> list[Unit]:
+    return [
         unit
         for videos in (plan.new, plan.stale)
         for unit in plan_units(videos, config.unit_size, step.config_hash)
     ]
-    result = run_units(step, units, config, progress, step.lease, stop)
-    progress.stop()
-    return result.videos
 
 
 def _merge(

@@ -46,13 +46,13 @@ class Known:
     def read(cls, out: Path, config_hash: str, fresh: bool) -> "Known":
         """What is there.
 
-        :param fresh: leave out what the file holds.
+        :param fresh: leave out whatever is there.
         :raises OutputError: ``out`` is no verdict file.
         """
         before = brief(VERDICT_SCHEMA.empty_table())
         if storage.exists(out) and not fresh:
             before = read_brief(out)
-        left = briefs(read_parts(out, config_hash))
+        left = briefs([] if fresh else read_parts(out, config_hash))
         both = pa.concat_tables([before, left])
         kept, _ = latest(both)
         return cls(before, left, both.take(kept).combine_chunks(), pa.array(kept))
@@ -71,6 +71,11 @@ class Plan:
     gone: pa.Array
     older: int = 0
     kept: int = 0
+
+    def again(self, known: Known) -> int:
+        """How many of ``new`` have a verdict: their file was changed, or they are tried again."""
+        names = pa.array([v.video_id for v in self.new], pa.string())
+        return int(truth(pc.is_in(names, value_set=known.rows.column("video_id"))).sum())
 
     @property
     def todo(self) -> list[VideoRef]:

@@ -64,6 +64,8 @@ BAD = [
     (("score", "x"), "no model: give --model"),
     (("score", "x", "--model", "nothing"), "no model at 'nothing'"),
     (("score", "x", "--frames", "3", "--stride", "3"), "exclude each other"),
+    (("score", "x", "--precision", "float16"), "float16 needs a GPU (--gpus 1): use float32"),
+    (("score", "x", "--precision", "half"), "score.precision: got 'half'"),
     (("verify", "none.parquet"), "none.parquet': give what dfscan score wrote"),
 ]
 
@@ -113,6 +115,10 @@ def test_the_three_verbs_take_what_is_missing_from_the_file(
         run("score", str(corpus.test), "--out", "verdicts.parquet", "--json", "-q").stdout
     )
     assert again["new"] == 0
+    plan = run("score", str(corpus.test), "--out", "verdicts.parquet", "--dry-run", "-q")
+    assert plan.returncode == 0, plan.stderr
+    assert "videos at the source" in plan.stdout
+    assert plan.stdout.endswith("nothing was written\n")
     verify = run("verify")  # verdicts and model are those of score
     assert verify.returncode == 0, verify.stderr
     assert "4 verdicts: 4 agree, 0 differ, 0 cannot be checked (logits to 0.001)" in verify.stdout

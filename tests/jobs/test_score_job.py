@@ -16,7 +16,7 @@ from dfscan.errors import ConfigError, ModelError, OutputError, UsageError
 from dfscan.jobs import custody, score_job
 from dfscan.jobs.comparing import HALF
 from dfscan.jobs.progress import Progress
-from dfscan.jobs.results import ScoreResult
+from dfscan.jobs.results import ScorePlan, ScoreResult
 from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, Triage, load_model, save_model
 from dfscan.recipe import FaceRecipe, Sampling, Stride
@@ -199,6 +199,65 @@ def test_no_model_is_one_clear_line(corpus: Corpus, tmp_path: Path) -> None:
         score_job.run(
             ScoreConfig(source=(str(corpus.test),), out=str(tmp_path / "v.parquet")), Progress()
         )
+
+
+# ---------------------------------------------------------------- plans
+
+
+def test_a_plan_counts_and_writes_and_opens_nothing(
+    model: Path,
+    tmp_path: Path,
+    write_clip: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, source = tmp_path / "v.parquet", write_clip("src/a.mp4").parent
+    reports = {"log": str(tmp_path / "log.jsonl"), "metrics_file": str(tmp_path / "m.prom")}
+
+    def plan(**changes: Any) -> ScorePlan:
+        before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "read_bytes", _no_reading)
+            patch.setattr(storage, "content_sha256", _no_reading)
+            found = score(str(source), model, out, dry_run=True, **reports, **changes)
+        assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+        assert isinstance(found, ScorePlan)
+        assert found.exit_code == 0
+        return found
+
+    first = plan()
+    assert (first.videos, first.new, first.todo, first.units) == (1, 1, 1, 1)
+    for name in "bc":
+        write_clip(f"src/{name}.mp4")
+    score(str(source), model, out)
+    assert plan().todo == 0
+    assert (plan(overwrite=True).new, plan(overwrite=True).gone) == (3, 0)
+    write_clip("src/b.mp4", frames=33)
+    write_clip("src/d.mp4")
+    (source / "c.mp4").unlink()
+    found = plan()
+    assert (found.videos, found.new, found.changed, found.stale, found.gone) == (3, 1, 1, 0, 1)
+    assert found.bytes == sum((source / f"{n}.mp4").stat().st_size for n in "bd")
+    kept, rescanned = plan(min_frames=2), plan(min_frames=2, stale="rescan")
+    assert (kept.stale, kept.todo) == (1, 2)
+    assert (rescanned.stale, rescanned.todo, rescanned.units) == (1, 3, 2)
+
+
+def _no_reading(path: Any, *_: Any) -> Any:
+    if str(path).endswith(".mp4"):
+        raise AssertionError(f"{path} was opened")
+    return Path(path).read_bytes()
+
+
+def test_a_plan_for_pictures_knows_no_verdicts(
+    corpus: Corpus, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    score(str(corpus.test), model, tmp_path / "verdicts.parquet")  # the default's name
+    (tmp_path / "who.png").write_bytes(b"\x89PNG")
+    config = ScoreConfig(source="who.png", model=str(model), inline=True, dry_run=True)
+    found = score_job.run(config, Progress())
+    assert isinstance(found, ScorePlan)
+    assert (found.new, found.gone) == (1, 0)
 
 
 # ---------------------------------------------------------------- models and rules
