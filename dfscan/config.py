@@ -457,8 +457,7 @@ class ScoreConfig(LookConfig):
     evidence: Evidence = Evidence()
     precision: Literal["auto"] | Precision = Field(
         "auto",
-        description="what the network computes in; auto: float32, on GPUs bfloat16 or float16, "
-        "whichever the card has",
+        description="what the network computes in; auto: float32, on GPUs float16",
     )
     batch_size: BatchSize = Field(
         "auto",
@@ -513,11 +512,15 @@ class ScoreConfig(LookConfig):
             )
         return self
 
-    def computes_in(self) -> Precision | Literal["half"]:
-        """``precision`` as far as it is known before a card is seen: half is what the card has."""
+    def computes_in(self) -> Precision:
+        """``precision``, ``auto`` settled.
+
+        float16, not bfloat16: rounding moved logits a tenth as far on every network tried, and what
+        it cannot hold is computed again.
+        """
         if self.precision != "auto":
             return self.precision
-        return "half" if self.gpus else "float32"
+        return "float16" if self.gpus else "float32"
 
     def faces_together(self) -> int:
         """``batch_size`` as a number."""

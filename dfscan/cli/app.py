@@ -342,7 +342,7 @@ def score(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="auto (float32; half precision on GPUs), float32, bfloat16 or float16 (default: auto)."
+            help="auto (float32; float16 on GPUs), float32, bfloat16 or float16 (default: auto)."
         ),
     ] = None,
     layout: LayoutFlag = None,

@@ -195,10 +195,10 @@ def _unchecked(video_id: str, reason: str) -> Checked:
 
 @dataclass(frozen=True)
 class _MadeBy:
-    """The models of a record, and the precisions that its rows may have."""
+    """The models of a record, and the precision that its rows have."""
 
     models: list[str]
-    precisions: tuple[str, ...]
+    precision: str
 
 
 def _made_by(config_hash: str, record: Mapping[str, Any]) -> _MadeBy | Difference | ConfigError:
@@ -211,7 +211,7 @@ def _made_by(config_hash: str, record: Mapping[str, Any]) -> _MadeBy | Differenc
         what = f"the record of how it was scored ({KEY.decode()})"
         return Difference(what, config_hash, now)
     precision = record.get("precision", "float32")
-    return _MadeBy(sorted(record["models"]), tuple(HALF) if precision == "half" else (precision,))
+    return _MadeBy(sorted(record["models"]), precision)
 
 
 def _at_once(
@@ -228,9 +228,8 @@ def _at_once(
         return _unchecked(name, str(recorded))
     if isinstance(recorded, _MadeBy) and sorted(own) != recorded.models:
         recorded = Difference("custody.models", own, recorded.models)
-    if isinstance(recorded, _MadeBy) and row["precision"] not in recorded.precisions:
-        said = " or ".join(recorded.precisions)
-        recorded = Difference("custody.precision", row["precision"], said)
+    if isinstance(recorded, _MadeBy) and row["precision"] != recorded.precision:
+        recorded = Difference("custody.precision", row["precision"], recorded.precision)
     if isinstance(recorded, Difference):
         return Checked(name, "differs", None, [recorded])
     if not models.keys() >= set(own):

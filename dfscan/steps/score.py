@@ -18,6 +18,7 @@ import torch
 
 from dfscan import __version__, storage
 from dfscan.calibration import Calibration
+from dfscan.config import Precision
 from dfscan.errors import ModelError
 from dfscan.faces.crops import cut_out, decode
 from dfscan.faces.quality import sharpness
@@ -69,8 +70,7 @@ class ScoreStep:
     way calls REAL is settled, all else is looked at in full.
     ``deciding`` is everything that decides about a verdict, ``config_hash`` its fingerprint.
 
-    :param precision: what the networks compute in: ``float32``, ``bfloat16``, ``float16``, or
-        ``half``, which each worker's card settles (:func:`computes_in`).
+    :param precision: what the networks compute in, torch's name of it.
     :param batch_size: faces that go through a network together, where so many fit.
     """
 
@@ -78,7 +78,7 @@ class ScoreStep:
     models: tuple[NamedModel, ...]
     calibrations: tuple[Calibration | None, ...]
     rule: Rule
-    precision: str
+    precision: Precision
     batch_size: int
     config_hash: str
     deciding: Mapping[str, Any]
@@ -184,7 +184,7 @@ class ScoreStep:
 
         A logit beyond float16's range is computed again in float32.
         """
-        recipe, dtype = model.header.recipe.input, computes_in(self.precision)
+        recipe, dtype = model.header.recipe.input, getattr(torch, self.precision)
         assert recipe is not None
         pixels = normalise(torch.from_numpy(shown).to(self.look.device), recipe)
         if dtype is torch.float32:
@@ -255,8 +255,8 @@ class ScoreStep:
             models=tuple(model.sha256 for model in self.models),
             decoder=decoder,
             device=self.look.device,
-            precision=str(computes_in(self.precision)).removeprefix("torch."),
-            libraries={name: importlib.metadata.version(name) for name in _LIBRARIES},
+            precision=self.precision,
+            libraries=_versions(),
         )
 
     def _commit(self, unit: Unit, verdicts: Sequence[Verdict]) -> UnitResult:
@@ -275,14 +275,9 @@ Of the process: a step is sent to its worker anew with every unit."""
 
 
 @functools.cache
-def computes_in(precision: str) -> torch.dtype:
-    """What a precision comes to here: ``half`` is bfloat16 on a card that has it, else float16."""
-    if precision != "half":
-        return {
-            "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
-        }[precision]  # fmt: skip
-    native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if native else torch.float16
+def _versions() -> dict[str, str]:
+    """Of the libraries that move a pixel or a logit; a process keeps those it began with."""
+    return {name: importlib.metadata.version(name) for name in _LIBRARIES}
 
 
 def _as_floats(logits: torch.Tensor) -> list[float]:

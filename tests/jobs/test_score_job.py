@@ -21,7 +21,7 @@ from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, Triage, load_model, save_model
 from dfscan.recipe import FaceRecipe, Sampling, Stride
 from dfscan.records import VERDICT_SCHEMA
-from dfscan.steps.score import ScoreStep, computes_in
+from dfscan.steps.score import ScoreStep
 from dfscan.synthetic import Corpus
 
 SAMPLING = Sampling(stride=Stride(real=30, fake=30))
@@ -423,16 +423,10 @@ def test_only_half_precision_is_another_configuration(
     assert record["precision"] == "bfloat16"
 
 
-def test_a_gpus_precision_is_settled_by_its_card(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_compute_in_float16_unless_told() -> None:
     asked = [ScoreConfig(gpus=g).computes_in() for g in (0, 1)]
-    assert asked == ["float32", "half"]
+    assert asked == ["float32", "float16"]
     assert ScoreConfig(gpus=1, precision="float32").computes_in() == "float32"
-    for native in (True, False):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: native)  # noqa: B023
-        computes_in.cache_clear()
-        assert computes_in("half") is (torch.bfloat16 if native else torch.float16)
-    computes_in.cache_clear()
 
 
 def test_float16_on_a_cpu_is_refused() -> None:

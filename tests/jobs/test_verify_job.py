@@ -223,13 +223,13 @@ def halved(scored: Scored, corpus: Corpus, tmp_path_factory: pytest.TempPathFact
 
 
 def as_float16(halved: Scored, out: Path) -> Path:
-    """Verdicts as a card without bfloat16 would have written them."""
+    """Verdicts as a card would have written them."""
 
     def say(rows: list[dict[str, Any]]) -> None:
         for row in rows:
             row["custody"]["precision"] = "float16"
 
-    with_record(halved.path, out, lambda record: record.update(precision="half"))
+    with_record(halved.path, out, lambda record: record.update(precision="float16"))
     return rewrite(out, out, say)
 
 
