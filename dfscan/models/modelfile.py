@@ -19,7 +19,7 @@ from torch import nn
 from dfscan import __version__, storage
 from dfscan.aggregation import Aggregation
 from dfscan.calibration import Calibration
-from dfscan.errors import ModelError, VideoError
+from dfscan.errors import ConfigError, ModelError, VideoError
 from dfscan.models.backbones import create_network
 from dfscan.models.weights import refuse_pickle
 from dfscan.operatingpoint import OperatingPoint
@@ -29,6 +29,7 @@ from dfscan.records import LABELS
 FILE_NAME: Final = "model.safetensors"
 FORMAT: Final = 4
 _KEY: Final = "dfscan"
+_REMEDY: Final = f"give a {FILE_NAME} as dfscan train writes it, copied whole"
 
 
 class Triage(Strict):
@@ -128,21 +129,22 @@ def read_header(path: Path) -> ModelHeader:
     length = int.from_bytes(start[:8], "little")
     refuse_pickle(path, start)
     if len(start) < 8 or not 0 < length <= 64 << 20:
-        raise ModelError(f"{path} is not a safetensors file, or is cut off")
+        raise ModelError(f"{path} is not a safetensors file, or is cut off: {_REMEDY}")
     text = storage.read_start(path, 8 + length)[8:]
     try:
         metadata = json.loads(text).get("__metadata__") or {}
         content = json.loads(metadata[_KEY])
-    except (ValueError, AttributeError):
-        raise ModelError(f"{path} is not a safetensors file, or is damaged") from None
+        written = content.get("format", 0)
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        raise ModelError(f"{path} is not a safetensors file, or is damaged: {_REMEDY}") from None
     except KeyError:
         raise ModelError(
-            f"{path} holds tensors but no dfscan header: it is another program's model"
+            f"{path} holds tensors but no dfscan header, it is another program's model: {_REMEDY}"
         ) from None
-    if isinstance(content, dict) and content.get("format", 0) > FORMAT:
+    if isinstance(written, int) and written > FORMAT:
         raise ModelError(
-            f"{path} has model format {content['format']} (dfscan {content.get('dfscan')}); this "
-            f"dfscan reads up to {FORMAT}: upgrade dfscan"
+            f"{path} has model format {written} (dfscan {content.get('dfscan')}); this dfscan reads "
+            f"up to {FORMAT}: upgrade dfscan"
         )
     try:
         return ModelHeader.model_validate(content)
@@ -162,10 +164,13 @@ def load_model(path: Path) -> Model:
         data = storage.read_bytes(str(path))
         tensors = load_tensors(data)
     except (SafetensorError, VideoError) as error:
-        raise ModelError(f"{path} is damaged or cut off: {error}") from None
+        raise ModelError(f"{path} is damaged or cut off ({error}): {_REMEDY}") from None
     if header.recipe.input is None:
         raise ModelError(f"{path}: its recipe says nothing about the network's input")
-    network = create_network(header.backbone, header.recipe.input.size, head=header.head)
+    try:
+        network = create_network(header.backbone, header.recipe.input.size, head=header.head)
+    except ConfigError as error:
+        raise ModelError(f"{path}: its network cannot be made here: {error}") from None
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:

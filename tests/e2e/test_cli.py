@@ -2,17 +2,20 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from dfscan.config import InputConfig
 from dfscan.models.backbones import create_network, network_input
-from dfscan.models.modelfile import ModelHeader, save_model
+from dfscan.models.modelfile import ModelHeader, read_header, save_model
 from dfscan.recipe import FaceRecipe, Sampling
 from dfscan.synthetic import Corpus
 
@@ -128,6 +131,81 @@ def test_the_three_verbs_take_what_is_missing_from_the_file(
     other = run("verify", "--json", "-q")
     assert other.returncode == 3, other.stderr
     assert json.loads(other.stdout)["counts"] == {"agrees": 0, "differs": 0, "unchecked": 4}
+
+
+class Harm:
+    """Unpickled, it leaves a file behind."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.mark,)
+
+
+def cut(model: Path) -> None:
+    model.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
+
+
+def newer(model: Path) -> None:
+    header = json.dumps(read_header(model).model_dump(mode="json") | {"format": 99})
+    save_file(load_file(model), model, metadata={"dfscan": header})
+
+
+def pickled(model: Path) -> None:
+    model.write_bytes(pickle.dumps(Harm(model.with_name("harm"))))
+
+
+def early_pickled(model: Path) -> None:
+    model.write_bytes(pickle.dumps(Harm(model.with_name("harm")), protocol=0))
+
+
+def text(model: Path) -> None:
+    model.write_text("a model\n" * 20)
+
+
+def folder(model: Path) -> None:
+    model.unlink()
+    model.mkdir()
+
+
+def foreign(model: Path) -> None:
+    save_file({"weight": torch.zeros(3)}, model, metadata={"format": "pt"})
+
+
+WRONG = [
+    (cut, "is damaged or cut off", "give a model.safetensors"),
+    (newer, "has model format 99", "upgrade dfscan"),
+    (pickled, "which can run code when loaded", "convert it with safetensors.torch.save_file"),
+    (early_pickled, "is not a safetensors file", "give a model.safetensors"),
+    (text, "is not a safetensors file", "give a model.safetensors"),
+    (folder, "no model at", "give a model.safetensors or a run folder"),
+    (foreign, "it is another program's model", "give a model.safetensors"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "wrong", "remedy"), WRONG, ids=[w[0].__name__ for w in WRONG])
+def test_a_file_that_is_no_model_is_one_line_and_nothing_is_written(
+    run: Run, write_clip: Callable[..., Path], tmp_path: Path,
+    spoil: Callable[[Path], None], wrong: str, remedy: str,
+) -> None:  # fmt: skip
+    model = tmp_path / "bad.safetensors"
+    recipe = FaceRecipe(
+        sampling=Sampling(frames=2), input=network_input("mesoinception4", InputConfig(size=64))
+    )
+    header = ModelHeader(backbone="mesoinception4", recipe=recipe)
+    save_model(model, create_network("mesoinception4", 64), header)
+    spoil(model)
+    write_clip()
+    before = sorted(tmp_path.rglob("*"))
+    done = run("score", "clip.mp4", "--model", model.name, "--inline")
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("dfscan: ")
+    for part in (model.name, wrong, remedy):
+        assert part in line
+    assert done.stdout == ""
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_bad_files_are_rows_and_exit_code_3(run: Run, tmp_path: Path) -> None:

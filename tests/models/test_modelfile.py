@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from dfscan.calibration import Calibration
 from dfscan.errors import ModelError
@@ -147,6 +147,24 @@ def test_a_newer_format_asks_for_an_upgrade(model: Path) -> None:
     header = read_header(model).model_dump(mode="json") | {"format": 99}
     save_file({"w": torch.zeros(1)}, model, metadata={"dfscan": json.dumps(header)})
     with pytest.raises(ModelError, match="upgrade dfscan"):
+        load_model(model)
+
+
+@pytest.mark.parametrize("metadata", [
+    [1], {"dfscan": 5}, {"dfscan": "[1]"}, {"dfscan": "[" * 100_000}, {"dfscan": '{"format": null}'},
+    {"dfscan": '{"format": "4"}'}, {"dfscan": '{"format": 4}'},
+], ids=lambda metadata: str(metadata)[:30])  # fmt: skip
+def test_a_header_of_another_shape_is_refused(model: Path, metadata: object) -> None:
+    text = json.dumps({"__metadata__": metadata}).encode()
+    model.write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(ModelError, match=r"model\.safetensors"):
+        read_header(model)
+
+
+def test_an_unknown_network_is_the_models_fault(model: Path) -> None:
+    header = read_header(model).model_dump(mode="json") | {"backbone": "resnet5"}
+    save_file(load_file(model), model, metadata={"dfscan": json.dumps(header)})
+    with pytest.raises(ModelError, match=r"model\.safetensors: its network cannot be made here"):
         load_model(model)
 
 
