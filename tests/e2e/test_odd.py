@@ -5,9 +5,18 @@ from typing import Any
 
 import av
 import pytest
+import torch
 
 from dfscan import extract, storage
+from dfscan.config import InputConfig, ScoreConfig
 from dfscan.errors import VideoError
+from dfscan.jobs import score_job
+from dfscan.jobs.progress import Progress
+from dfscan.jobs.results import ScoreResult
+from dfscan.models.backbones import create_network, network_input
+from dfscan.models.modelfile import ModelHeader, save_model
+from dfscan.recipe import FaceRecipe, Sampling
+from dfscan.records import HEALTHY
 from dfscan.video import containers
 
 Shown = dict[int | None, tuple[float | None, int, int, int]]
@@ -82,3 +91,47 @@ def test_frames_times_and_sizes_are_those_of_the_container(samples: Path, datase
                 assert seconds == pytest.approx(times[index], abs=1e-3), name
     assert compared >= 60
     assert rotated >= 2
+
+
+def score_odd(samples: Path, folder: Path, max_failed: float = 1) -> ScoreResult:
+    torch.manual_seed(0)
+    recipe = FaceRecipe(
+        sampling=Sampling(frames=2), input=network_input("mesoinception4", InputConfig(size=64))
+    )
+    model = folder / "m.safetensors"
+    header = ModelHeader(backbone="mesoinception4", recipe=recipe)
+    save_model(model, create_network("mesoinception4", 64), header)
+    config = ScoreConfig(
+        source=(str(samples / "odd"),), model=(str(model),), out=str(folder / "v.parquet"),
+        inline=True, frames=2, threshold=0.5, timeout=60, max_failed=max_failed,
+    )  # fmt: skip
+    return score_job.run(config, Progress())
+
+
+def test_every_odd_file_has_one_verdict_or_a_reason(
+    samples: Path, dataset: Path, tmp_path: Path
+) -> None:
+    result = score_odd(samples, tmp_path)
+    rows = storage.read_table(tmp_path / "v.parquet").to_pylist()
+    names = sorted(p.name for p in (samples / "odd").iterdir())
+    assert sorted(Path(r["video_id"]).name for r in rows) == names
+    extracted = {r["video_id"]: r for r in read(dataset / "videos")}
+    for row in rows:
+        name, known = row["video_id"], extracted[row["video_id"]]
+        if row["verdict"] is None:
+            assert row["reason"], name
+            assert row["score_raw"] is row["p_fake"] is row["llr"] is None, name
+            assert row["frames"] == row["tracks"] == row["top_frames_s"] == [], name
+        else:
+            assert row["verdict"] == ("FAKE" if row["p_fake"] >= 0.5 else "REAL"), name
+            assert row["frames"], name
+            assert row["score_raw"] is not None, name
+        if row["status"] not in HEALTHY:
+            assert (row["verdict"], row["reason"]) == (None, known["reason"]), name
+        assert (row["status"] in HEALTHY) == (known["status"] in HEALTHY), name
+    failed = sum(r["status"] not in HEALTHY for r in rows)
+    assert (result.videos, result.new, result.failed) == (len(names), len(names), failed)
+    assert sum(r["verdict"] is not None for r in rows) >= 20
+    assert result.exit_code == 0
+    assert score_odd(samples, tmp_path).new == 0
+    assert score_odd(samples, tmp_path, max_failed=0.05).exit_code == 3
