@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import ray
+from making_verdicts import apart, make_model, verdicts
 
 from dfscan import storage
 from dfscan.config import ExtractConfig, InputConfig, ScoreConfig, TrainConfig, VerifyConfig
@@ -59,6 +60,22 @@ def test_decoders_feed_the_detector_of_their_worker(
     )  # fmt: skip
     assert extract_job.run(config, Progress()).videos == 12
     assert face_rows(tmp_path) == face_rows(faceset.root)
+
+
+def test_verdicts_of_two_workers_are_those_of_one_process(corpus: Corpus, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "m.safetensors")
+    source = tuple(str(p) for p in (*corpus.parts, corpus.test))
+    inline = ScoreConfig(
+        source=source, model=(str(model),), out=str(tmp_path / "inline.parquet"), frames=3,
+        inline=True,
+    )  # fmt: skip
+    changes = {"inline": False, "workers": 2, "unit_size": 2, "source": source[::-1]}
+    two = inline.model_copy(update={**changes, "out": str(tmp_path / "two.parquet")})
+    assert [score_job.run(c, Progress()).new for c in (inline, two)] == [16, 16]
+    expected, found = (verdicts(Path(c.out)) for c in (inline, two))
+    assert list(found) == list(expected)
+    assert apart(found, expected) == []
+    assert len({round(row["score_raw"], 3) for row in expected.values()}) > 8
 
 
 def test_two_workers_train_and_score(corpus: Corpus, faceset: FaceSet, tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import av
+import making_verdicts
 import numpy as np
 import pytest
 import torch
+from making_verdicts import apart, verdicts
 
 from dfscan import calibration, storage
 from dfscan.calibration import Calibration
@@ -178,12 +180,34 @@ def test_an_unmounted_source_is_refused(
     assert score(str(source), model, out).gone == 1  # accepted once is accepted
 
 
-def test_verdicts_do_not_depend_on_batches(corpus: Corpus, model: Path, tmp_path: Path) -> None:
-    score(str(corpus.test), model, tmp_path / "a.parquet", batch_size=1, unit_size=1)
-    score(str(corpus.test), model, tmp_path / "b.parquet", batch_size=32, unit_size=16)
-    one, two = rows(tmp_path / "a.parquet"), rows(tmp_path / "b.parquet")
-    for name in one:
-        assert one[name]["score_raw"] == pytest.approx(two[name]["score_raw"], abs=1e-5)
+@pytest.mark.parametrize("changes", [
+    {"batch_size": 1, "unit_size": 1}, {"batch_size": 7, "unit_size": 3}, {"decoders": 2},
+], ids=str)  # fmt: skip
+def test_verdicts_do_not_depend_on_batches_units_or_the_order_of_sources(
+    corpus: Corpus, tmp_path: Path, changes: dict[str, int]
+) -> None:
+    model = making_verdicts.make_model(tmp_path / "m.safetensors")
+    source = [str(path) for path in (*corpus.parts, corpus.test)]
+    score(source, model, tmp_path / "a.parquet", batch_size=32, unit_size=16)
+    score(source[::-1], model, tmp_path / "b.parquet", **changes)
+    one, two = verdicts(tmp_path / "a.parquet"), verdicts(tmp_path / "b.parquet")
+    assert list(one) == list(two)
+    assert apart(one, two) == []
+    assert len({round(row["score_raw"], 3) for row in one.values()}) > 8
+
+
+def test_verdicts_do_not_depend_on_the_order_of_a_list(corpus: Corpus, tmp_path: Path) -> None:
+    model = making_verdicts.make_model(tmp_path / "m.safetensors", detector="none")
+    with zipfile.ZipFile(corpus.test) as archive:
+        archive.extractall(tmp_path / "clips")
+    clips = sorted(str(path) for path in (tmp_path / "clips").rglob("*.mp4"))
+    for folder, order in (("a", clips), ("b", clips[::-1])):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "list.txt").write_text("\n".join(order))
+        score(str(tmp_path / folder / "list.txt"), model, tmp_path / f"{folder}.parquet")
+    one, two = verdicts(tmp_path / "a.parquet"), verdicts(tmp_path / "b.parquet")
+    assert len(one) == 4
+    assert apart(one, two) == []
 
 
 def test_a_foreign_file_is_not_overwritten(corpus: Corpus, model: Path, tmp_path: Path) -> None:
