@@ -14,7 +14,7 @@ from dfscan.jobs.custody import load_verdicts
 from dfscan.jobs.extract_job import dataset_card
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import PurgeResult
-from dfscan.jobs.verdict_file import history_folder, parts_folder
+from dfscan.jobs.verdict_file import history_folder, parts_folder, sweep
 
 
 def run(config: PurgeConfig, progress: Progress) -> PurgeResult:
@@ -70,7 +70,7 @@ def _purge_verdicts(path: Path, videos: set[str]) -> PurgeResult:
         raise SourceError(f"{str(path)!r} does not exist: give a face dataset or a verdict file")
     rows, found = 0, set[str]()
     with storage.Lock(path.with_name(f".{path.name}.lock"), path) as lock:
-        storage.sweep(path.parent, lock.now)
+        sweep(path, lock.now)
         folders = (parts_folder(path), history_folder(path))
         for file in (path, *(f for folder in folders for f in storage.parquet_files(folder))):
             table = load_verdicts(file)

@@ -33,7 +33,15 @@ from dfscan.jobs.score_log import (
     write_metrics,
 )
 from dfscan.jobs.score_plan import Known, Plan, check_gone, count_stale, make_plan
-from dfscan.jobs.verdict_file import brief, briefs, merge, parts_folder, read_parts, undo_history
+from dfscan.jobs.verdict_file import (
+    brief,
+    briefs,
+    merge,
+    parts_folder,
+    read_parts,
+    sweep,
+    undo_history,
+)
 from dfscan.models.modelfile import ModelHeader, find_model, load_model
 from dfscan.recipe import SamplingMode, differences, fingerprint
 from dfscan.records import VideoRef
@@ -130,6 +138,7 @@ def _score(config: ScoreConfig, progress: Progress, log: EventLog, stop: Deadlin
         )
     with storage.Lock(out.with_name(f".{out.name}.lock"), out) as lock:
         step = replace(step, lease=lock.lease)
+        sweep(out, lock.now)
         known = _known(out, step, config)
         plan, recognised = _plan(out, known, videos, step, config, progress, log, stop)
         done = _work(plan, step, config, progress, stop)

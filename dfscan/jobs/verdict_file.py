@@ -183,6 +183,16 @@ def _keep_in_history(out: Path, rows: pa.Table, check: Callable[[], None]) -> No
     storage.commit_table(history_folder(out) / f"{name}.parquet", rows, check=check)
 
 
+def sweep(out: Path, now: float) -> None:
+    """Remove what runs left behind that died while writing; the caller holds the lock.
+
+    :param now: when it was taken.
+    """
+    storage.sweep(out.parent, now, age_s=0, name=out.name)
+    for folder in (parts_folder(out), history_folder(out)):
+        storage.sweep(folder, now, age_s=0)
+
+
 def undo_history(out: Path) -> None:
     """Take back what a run put into the history that died before it replaced the file.
 

@@ -5,6 +5,7 @@ A commit is built whole under a temporary name in the same folder, synced to dis
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import shutil
@@ -126,13 +127,15 @@ def remove(path: str | Path) -> None:
         target.unlink(missing_ok=True)
 
 
-def sweep(folder: str | Path, now: float, age_s: float = STALE_S) -> None:
+def sweep(folder: str | Path, now: float, age_s: float = STALE_S, name: str | None = None) -> None:
     """Remove what runs left behind that died while writing; fresh temporaries are someone's.
 
     :param now: the time by the clock of the folder's file system, seconds since the epoch.
     :param age_s: younger ones stay.
+    :param name: only those of this file.
     """
-    for path in Path(folder).glob(f".*{TEMPORARY}*"):
+    of = "*" if name is None else glob.escape(name)
+    for path in Path(folder).glob(f".{of}{TEMPORARY}*"):
         with contextlib.suppress(FileNotFoundError):
             if now - path.stat().st_mtime > age_s:
                 path.unlink()

@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from pathlib import Path
 from unittest import mock
@@ -71,6 +72,20 @@ def test_verdicts_are_purged(tmp_path: Path) -> None:
     storage.commit_table(path, pa.Table.from_pylist(rows, schema=VERDICT_SCHEMA))
     assert purge(str(path), "a").rows == 1
     assert storage.read_table(path).column("video_id").to_pylist() == ["b"]
+
+
+def test_what_a_killed_run_left_is_purged_and_nobody_elses_file(tmp_path: Path) -> None:
+    path, parts = tmp_path / "v.parquet", tmp_path / "v.parquet.parts"
+    storage.commit_table(path, VERDICT_SCHEMA.empty_table())
+    parts.mkdir()
+    ours = [tmp_path / f".v.parquet{TEMPORARY}1", parts / f".unit.parquet{TEMPORARY}2"]
+    other = tmp_path / f".w.parquet{TEMPORARY}3"
+    for file in (*ours, other):
+        file.touch()
+        os.utime(file, (1, 1))
+    purge(str(path), "a")
+    assert not any(file.exists() for file in ours)
+    assert other.exists()
 
 
 def test_only_verdicts_and_datasets_are_purged(dataset: Path, tmp_path: Path) -> None:

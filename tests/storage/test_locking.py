@@ -83,7 +83,9 @@ def test_old_temporaries_are_swept_and_fresh_ones_left(tmp_path):
     os.utime(old, (1, 1))
     storage.sweep(tmp_path, fresh.stat().st_mtime)
     assert list(tmp_path.iterdir()) == [fresh]
-    storage.sweep(tmp_path, fresh.stat().st_mtime + 1, age_s=0)
+    storage.sweep(tmp_path, fresh.stat().st_mtime + 1, age_s=0, name="a.parquet")
+    assert list(tmp_path.iterdir()) == [fresh]
+    storage.sweep(tmp_path, fresh.stat().st_mtime + 1, age_s=0, name="b.parquet")
     assert list(tmp_path.iterdir()) == []
 
 
