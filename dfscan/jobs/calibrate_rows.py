@@ -5,7 +5,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -15,14 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from dfscan import storage
 from dfscan.aggregation import AGGREGATIONS, TRACK_FACES, aggregate
 from dfscan.config import CalibrateConfig
 from dfscan.corpora.base import Given
 from dfscan.corpora.labels import Matched, groups, match, read_labels
 from dfscan.errors import ConfigError, SourceError
 from dfscan.jobs.calibrate_fit import Videos
-from dfscan.jobs.custody import KEY
+from dfscan.jobs.custody import KEY, open_verdicts
 from dfscan.models.modelfile import Model
 from dfscan.recipe import FaceRecipe, Sampling
 from dfscan.records import LABELS
@@ -71,7 +69,7 @@ def read_material(config: CalibrateConfig, model: Model) -> Material:
     :raises SourceError: the verdicts or the labels cannot be read, or none can be used.
     :raises ConfigError: it is not clear how the verdicts were sampled.
     """
-    file = _open(config.verdicts)
+    file = open_verdicts(config.verdicts)
     rows = _rows(file)
     state = np.full(len(rows.ids), "used", object)
     # Scores of several models together are no one model's.
@@ -144,25 +142,6 @@ class _Rows:
     recipes: npt.NDArray[Any]
     configs: npt.NDArray[Any]
     models: Sequence[Sequence[str]]
-
-
-def _open(path: str) -> pq.ParquetFile:
-    if not storage.exists(path):
-        raise SourceError(
-            f"no verdicts at {path!r}: dfscan score SOURCE --model MODEL --out {path} makes them"
-        )
-    if Path(path).is_dir():
-        raise SourceError(f"verdicts {path!r} is a folder: give the .parquet file score wrote")
-    try:
-        file = storage.open_parquet(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        detail = " ".join(str(error).split())[:160]
-        raise SourceError(f"{path} is not a readable Parquet file: {detail}") from None
-    kind = (file.schema_arrow.metadata or {}).get(b"dfscan")
-    if kind != b"verdicts":
-        found = f"a table of {kind.decode()}" if kind else "another program's table"
-        raise SourceError(f"{path} is {found}: give the verdicts that dfscan score wrote")
-    return file
 
 
 def _rows(file: pq.ParquetFile) -> _Rows:

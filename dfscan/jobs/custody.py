@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from dfscan import storage
@@ -21,21 +22,27 @@ from dfscan.steps.score import ScoreStep
 KEY: Final = b"dfscan.score"
 
 
-def load_verdicts(file: Path) -> pa.Table:
+def open_verdicts(file: str | Path) -> pq.ParquetFile:
     """A verdict file, or a unit of one.
 
-    :raises SourceError: it is neither.
+    :raises SourceError: it is neither, or not there.
     """
+    if not storage.exists(file):
+        raise SourceError(
+            f"no verdicts at {str(file)!r}: dfscan score SOURCE --model MODEL --out {file} makes them"
+        )
+    if Path(file).is_dir():
+        raise SourceError(f"verdicts {str(file)!r} is a folder: give the .parquet file score wrote")
     try:
-        table = storage.read_table(file)
+        opened = storage.open_parquet(file)
     except (pa.ArrowInvalid, OSError) as error:
         detail = " ".join(str(error).split())[:160]
         raise SourceError(f"{file} is not a readable Parquet file: {detail}") from None
-    if (table.schema.metadata or {}).get(b"dfscan") != b"verdicts":
-        raise SourceError(
-            f"{file} holds no verdicts of dfscan: give a verdict file, or the folder of a face dataset"
-        )
-    return table
+    kind = (opened.schema_arrow.metadata or {}).get(b"dfscan")
+    if kind != b"verdicts":
+        found = f"a table of {kind.decode()}" if kind else "another program's table"
+        raise SourceError(f"{file} holds no verdicts of dfscan but is {found}")
+    return opened
 
 
 def records(file: Path) -> dict[str, Any]:

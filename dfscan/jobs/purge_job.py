@@ -10,7 +10,7 @@ from dfscan import storage
 from dfscan.config import PurgeConfig
 from dfscan.errors import SourceError
 from dfscan.facesets import MARKER, FaceSet
-from dfscan.jobs.custody import load_verdicts
+from dfscan.jobs.custody import open_verdicts
 from dfscan.jobs.extract_job import dataset_card
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import PurgeResult
@@ -73,7 +73,7 @@ def _purge_verdicts(path: Path, videos: set[str]) -> PurgeResult:
         sweep(path, lock.now)
         folders = (parts_folder(path), history_folder(path))
         for file in (path, *(f for folder in folders for f in storage.parquet_files(folder))):
-            table = load_verdicts(file)
+            table = open_verdicts(file).read()
             mine = pc.is_in(table.column("video_id"), value_set=pa.array(sorted(videos)))
             count = pc.sum(mine).as_py() or 0
             rows += count

@@ -18,7 +18,7 @@ from dfscan import storage
 from dfscan.config import Evidence, OpenConfig, ScoreConfig, VerifyConfig, build
 from dfscan.errors import ConfigError, DfscanError, SourceError, VideoError, did_you_mean
 from dfscan.jobs.comparing import HALF, Tolerance, changed_since, compare
-from dfscan.jobs.custody import KEY, hash_of, load_verdicts, recipe_of, record_of, records
+from dfscan.jobs.custody import KEY, hash_of, open_verdicts, recipe_of, record_of, records
 from dfscan.jobs.pool import check_cluster, ray_session, run_units
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import Checked, Difference, VerifyResult
@@ -50,9 +50,7 @@ class _Verdicts:
 
     @classmethod
     def read(cls, path: Path) -> "_Verdicts":
-        if not storage.exists(path) or path.is_dir():
-            raise SourceError(f"no verdict file at {str(path)!r}: give what dfscan score wrote")
-        table, made_with = load_verdicts(path), records(path)
+        table, made_with = open_verdicts(path).read(), records(path)
         lacking = [n for n in (*_NEEDED, "custody") if n not in table.column_names]
         if lacking:
             raise SourceError(

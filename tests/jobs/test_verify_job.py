@@ -433,7 +433,7 @@ def test_a_file_that_does_not_say_how_it_was_scored(stripes: Scored, tmp_path: P
 
 
 def test_what_is_no_verdict_file(stripes: Scored, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="no verdict file at"):
+    with pytest.raises(SourceError, match="no verdicts at"):
         verify(tmp_path / "nothing.parquet", model=stripes.model)
     table = storage.read_table(stripes.path)
     bad = tmp_path / "bad.parquet"
