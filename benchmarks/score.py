@@ -5,39 +5,21 @@
 ``dfscan extract`` and ``dfscan score`` look at the same frames (every 30th) of the same clips with as
 many workers under Ray, turn about. Seconds are the difference between a third and all of the copies,
 so that start-up drops out: medians of the repeats. The forward pass is that of as many faces, already
-tensors, in as many processes of one thread. Asked: at most 1.15 of the sum.
+tensors, in as many processes of one thread. Wanted: at most 1.15 of the sum.
 """
 
 import argparse
 import multiprocessing
 import os
-import shutil
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-STRIDE = 30
+from making import STRIDE, copied, make_model
+
 BATCH = 32
-
-
-def make_model(backbone: str, size: int, path: Path) -> None:
-    """A network with random weights: what it says does not matter here."""
-    import torch
-
-    from dfscan.config import InputConfig
-    from dfscan.models.backbones import create_network, network_input
-    from dfscan.models.modelfile import ModelHeader, save_model
-    from dfscan.recipe import FaceRecipe, Sampling, Stride
-
-    torch.manual_seed(0)
-    recipe = FaceRecipe(
-        sampling=Sampling(stride=Stride(real=STRIDE, fake=STRIDE)),
-        input=network_input(backbone, InputConfig(size=size)),
-    )
-    network = create_network(backbone, size)
-    save_model(path, network, ModelHeader(backbone=backbone, recipe=recipe))
 
 
 def forward(task: tuple[str, int]) -> float:
@@ -58,16 +40,6 @@ def forward(task: tuple[str, int]) -> float:
         for left in range(faces, 0, -BATCH):
             model.network(batch[: min(left, BATCH)])
         return time.perf_counter() - began
-
-
-def copied(clips: list[Path], copies: int, folder: Path) -> Path:
-    """The clips so many times; each copy is looked at anew."""
-    for number in range(copies):
-        for clip in clips:
-            place = folder / f"{number:03d}_{clip.name}"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(clip, place)
-    return folder
 
 
 def run(verb: str, source: Path, workers: int, **more: Any) -> tuple[float, int]:

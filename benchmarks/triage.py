@@ -5,7 +5,7 @@
 ``dfscan score`` of the same clips without and with ``--triage``, by a model that calls every key
 frame REAL, so that all videos end at the first look; turn about, in one process and its decoding
 children. Core-seconds (user and system time of all of them) are the difference between a third and all
-of the copies, so that start-up drops out: medians of the repeats. Asked: at least 8 times fewer.
+of the copies, so that start-up drops out: medians of the repeats. Wanted: at least 8 times fewer.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from score import copied, make_model
+from making import copied, make_model
 
 FRAMES = 32
 
@@ -33,14 +33,17 @@ def settle_all(path: Path) -> None:
 
 
 def core_seconds() -> float:
-    """Of this process and of its children, which decode and live as long as it does."""
+    """Of this process and of its children, which decode: those that live and those that have ended."""
     parents = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-    pids = [os.getpid(), *(int(pid) for path in parents for pid in path.read_text().split())]
-    ticks = 0
-    for pid in pids:
-        after_the_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(after_the_name[11]) + int(after_the_name[12])  # utime, stime: see proc(5)
+    children = [int(pid) for path in parents for pid in path.read_text().split()]
+    ticks = sum(_times(os.getpid())) + sum(sum(_times(pid)[:2]) for pid in children)
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _times(pid: int) -> list[int]:
+    """utime, stime, cutime, cstime of proc(5)."""
+    after_the_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return [int(ticks) for ticks in after_the_name[11:15]]
 
 
 def run(source: Path, model: Path, triage: bool) -> tuple[float, dict[str, int]]:

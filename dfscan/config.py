@@ -515,8 +515,8 @@ class ScoreConfig(LookConfig):
     def computes_in(self) -> Precision:
         """``precision``, ``auto`` settled.
 
-        float16, not bfloat16: rounding moved logits a tenth as far on every network tried, and what
-        it cannot hold is computed again.
+        float16, not bfloat16: rounding moved logits a tenth as far on every network tried, and a
+        logit that is not finite is computed again in float32.
         """
         if self.precision != "auto":
             return self.precision

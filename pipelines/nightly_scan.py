@@ -9,7 +9,8 @@ for node exporter's textfile collector. The text is printed too.
 
 Exit codes are those of ``dfscan score``: 0 done, 3 too many videos failed, 4 fakes were found, 6 the
 time limit left some to the next night, 1 and 2 it could not be done, 130 it was interrupted. A scheduler
-should tell someone of 1, 2 and 3, and take 4 as news. A second run on one day is ``2026-11-21_2``.
+should tell someone of 1, 2 and 3, and take 4 as news. A second report of a day is
+``2026-11-21_2``.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from typing import Any
 from dfscan import storage
 from dfscan.cli.progress import pick_progress
 from dfscan.config import ScoreConfig, resolve
-from dfscan.errors import DfscanError
+from dfscan.errors import ConfigError, DfscanError
 from dfscan.jobs.changes import Change
 from dfscan.jobs.results import ScoreResult
 from dfscan.jobs.score_job import run
@@ -85,9 +86,11 @@ def _settings(given: argparse.Namespace) -> ScoreConfig:
         "limit_time": given.limit_time,
         "log": str(Path(given.nights) / "events.jsonl"),
         "metrics_file": str(Path(given.nights) / "dfscan.prom"),
-        "dry_run": False,
     }
-    return resolve(ScoreConfig, flags, config_file=given.config, sets=given.sets)
+    config = resolve(ScoreConfig, flags, config_file=given.config, sets=given.sets)
+    if config.dry_run:
+        raise ConfigError("score.dry_run: a night scans: use dfscan score --dry-run")
+    return config
 
 
 def in_words(night: str, config: ScoreConfig, result: ScoreResult) -> str:
@@ -121,8 +124,10 @@ def _told(change: Change) -> str:
     before = change.before or "no verdict"
     if change.change == "new":
         return change.after or "no verdict"
-    if change.change in ("gone", "came_back"):
-        return f"{change.change.replace('_', ' ')} (was {before})"
+    if change.change == "gone":
+        return f"gone (was {before})"
+    if change.change == "came_back":
+        return f"came back ({change.after or 'no verdict'})"
     return f"{before} → {change.after or 'no verdict'}"
 
 

@@ -548,7 +548,10 @@ def verify(
         ),
     ] = None,
     tolerance: Annotated[
-        float | None, typer.Option(help="How far two logits may lie apart (default: 0.001).")
+        float | None,
+        typer.Option(
+            help="How far two logits may lie apart (default: 0.001; more for half precision)."
+        ),
     ] = None,
     timeout: Timeout = None,
     max_failed: Annotated[

@@ -333,7 +333,7 @@ def _(value: VerifyResult) -> None:
     counts = value.counts
     console.print(
         f"{len(value.videos):,} verdicts: {counts['agrees']:,} agree, {counts['differs']:,} differ, "
-        f"{counts['unchecked']:,} cannot be checked (logits to {value.tolerance:g}); "
+        f"{counts['unchecked']:,} cannot be checked (float32 logits to {value.tolerance:g}); "
         f"{value.elapsed_s:.1f} s"
     )
 

@@ -216,7 +216,8 @@ class Checked:
 class VerifyResult:
     """Verdicts made again, by ``video_id``; ``counts`` by outcome.
 
-    ``tolerance`` is on logits. ``notes`` are those of all videos, each with the number of them.
+    ``tolerance`` is on logits of float32. ``notes`` are those of all videos, each with the number of
+    them; they say where another tolerance was used.
     """
 
     verdicts: str

@@ -87,15 +87,17 @@ def _only_told(config: ScoreConfig) -> bool:
 def _dry_run(config: ScoreConfig, progress: Progress) -> ScorePlan:
     """What there is to do; nothing is written and no video is opened.
 
-    :raises UsageError: as scoring itself would, but for the lock and for too many that are gone:
-        whether those were only moved takes reading.
+    :raises UsageError: as scoring itself would, but for the lock, the reports, and too many that are
+        gone: whether those were only moved takes reading.
     """
-    out, videos, step = _prepared(config, progress)
-    known = Known.read(out, step.config_hash, config.overwrite or _only_told(config))
+    told = _only_told(config)
+    given = config.model_copy(update={"inline": True}) if told else config
+    out, videos, step = _prepared(given, progress)
+    known = Known.read(out, step.config_hash, config.overwrite or told)
     plan = make_plan(known.rows, videos, config, step.config_hash)
     changed = plan.again(known)
     return ScorePlan(
-        out=str(out),
+        out="" if told else str(out),
         videos=len(videos),
         new=len(plan.new) - changed,
         changed=changed,

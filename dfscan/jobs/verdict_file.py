@@ -189,6 +189,7 @@ def sweep(out: Path, now: float) -> None:
     :param now: when it was taken.
     """
     storage.sweep(out.parent, now, age_s=0, name=out.name)
+    storage.sweep(out.parent, now, name=f"{out.name}.lock")  # somebody may be about to ask for it
     for folder in (parts_folder(out), history_folder(out)):
         storage.sweep(folder, now, age_s=0)
 

@@ -29,7 +29,7 @@ from dfscan.records import FrameScore, VideoRef
 from dfscan.steps.score import ScoreStep
 from dfscan.steps.units import plan_units
 from dfscan.storage import Lock
-from dfscan.verdicts import DISAGREE, Rule, judge
+from dfscan.verdicts import DISAGREE, Judgement, Rule, judge
 
 _OF_THE_MACHINE: Final = frozenset(("missing", "crashed", "timeout"))
 """Statuses that say nothing about a file's content: another machine need not come to them."""
@@ -367,7 +367,13 @@ def _check(
         for found in table.to_pylist():
             waiting.discard(found["video_id"])
             recorded = verdicts.row(found["video_id"])
-            now = _as_recorded(recorded, found, step) if group.precision in HALF else found
+            half = group.precision in HALF
+            if half and step.quick and _another_look(recorded, found):
+                looks = f"{recorded['look']} look when it was scored, {found['look']} now"
+                why = f"{looks}: rounding may decide where key frames are near deep_if"
+                yield replace(_unchecked(found["video_id"], why), notes=notes)
+                continue
+            now = _as_recorded(recorded, found, step) if half else found
             checked = _compared(recorded, now, tolerance, group.max_bytes)
             yield replace(checked, notes=notes + checked.notes)
     if waiting:
@@ -383,6 +389,13 @@ def _steepest(step: ScoreStep) -> float:
     return max((w.rule.calibration.scale for w in ways if w.rule.calibration), default=1.0)
 
 
+def _another_look(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Whether triage sent the same video another way."""
+    same = recorded["content_sha256"] == found["content_sha256"]
+    looks = {recorded["look"], found["look"]}
+    return same and looks == {"quick", "full"}
+
+
 def _as_recorded(
     recorded: Mapping[str, Any], found: dict[str, Any], step: ScoreStep
 ) -> dict[str, Any]:
@@ -393,14 +406,13 @@ def _as_recorded(
     if not recorded["frames"] or None in (recorded["score_raw"], found["score_raw"]):
         return found
     rule = step.quick.rule if step.quick and recorded["look"] == "quick" else step.rule
-    verdict, reason = _rejudged(recorded, found["reason"], rule)
-    return found | {"verdict": verdict, "reason": reason}
+    judged = _rejudged(recorded, found["reason"], rule)
+    names = ("verdict", "reason", "score_raw", "p_fake", "llr")
+    return found | {name: getattr(judged, name) for name in names}
 
 
-def _rejudged(
-    recorded: Mapping[str, Any], found: str | None, rule: Rule
-) -> tuple[str | None, str | None]:
-    """Verdict and reason of the recorded scores; reasons that no score decides about are the found."""
+def _rejudged(recorded: Mapping[str, Any], found: str | None, rule: Rule) -> Judgement:
+    """What the recorded scores come to; reasons that no score decides about are the found."""
     errors = rule.evidence.errors if rule.evidence else 0.0
     needed = Evidence(frames=0, face_px=0, sharpness=0, errors=errors)
     frames = [
@@ -412,8 +424,8 @@ def _rejudged(
     if judged.reason == DISAGREE:
         thin.append(DISAGREE)
     if judged.reason not in (None, DISAGREE) or not thin:
-        return judged.verdict, judged.reason
-    return "UNCERTAIN", "; ".join(thin)
+        return judged
+    return replace(judged, verdict="UNCERTAIN", reason="; ".join(thin))
 
 
 def _compared(

@@ -29,7 +29,7 @@ _EPSILON: Final = 1e-6
 class OrientedGradients(nn.Module):
     """Histograms of the directions of gradients, over cells of a picture.
 
-    Forward: (N, 3, H, W) in [0, 1] → (N, 9, H/cell, W/cell) in [0, 1]. Of the square root of the
+    Forward: (N, 3, H, W) in [0, 1] → (N, 9, H/cell, W/cell), from 0 to less than √3. Of the square root of the
     grey values; every gradient weighs by its length, goes to its two nearest orientations and its
     four nearest cells, and a cell is divided by the length of its 3 by 3 neighbourhood's mean. The
     square root of that is returned, which makes distances Hellinger's (Arandjelović and Zisserman,
@@ -82,6 +82,7 @@ class HogMlp(nn.Module):
     generators that draw near the mean of what they know (the truncation trick, Karras et al., A
     Style-Based Generator Architecture for GANs, CVPR 2019) make faces too usual.
 
+    Train with many faces a batch: statistics come from batches of two and more.
     It learns where things are, so it suits faces that are cut alike and may learn who someone is:
     hold out identities, not frames.
 
@@ -117,8 +118,7 @@ class HogMlp(nn.Module):
 
 def _standard(norm: nn.Module, numbers: Tensor) -> Tensor:
     """A face alone in its batch has no deviation: it takes what is known already."""
-    assert isinstance(norm, nn.BatchNorm1d | nn.SyncBatchNorm)
-    if norm.training and len(numbers) == 1:
+    if isinstance(norm, nn.BatchNorm1d) and norm.training and len(numbers) == 1:
         return batch_norm(numbers, norm.running_mean, norm.running_var, eps=norm.eps)
     standard: Tensor = norm(numbers)
     return standard

@@ -168,12 +168,13 @@ class ScoreStep:
             try:
                 found += self._forward(model, some)
                 continue
-            except torch.cuda.OutOfMemoryError:
-                pass  # what did not fit is freed only outside of here, with the error
+            except RuntimeError as error:
+                if not _is_lack_of_memory(error):
+                    raise  # else what did not fit is freed only outside of here, with the error
             if len(some) == 1:
                 raise ModelError(
                     f"not even one face of {shown.shape[1]} pixels fits into the GPU's memory beside "
-                    "the networks: use a GPU with more, or --gpus 0"
+                    "the networks: use one with more memory free, or --gpus 0"
                 )
             _fitting[key] = len(some) // 2
             torch.cuda.empty_cache()
@@ -182,7 +183,7 @@ class ScoreStep:
     def _forward(self, model: Model, shown: npt.NDArray[np.uint8]) -> list[float]:
         """Logits of faces that go through the network together.
 
-        A logit beyond float16's range is computed again in float32.
+        A logit that is not finite in half precision is computed again in float32.
         """
         recipe, dtype = model.header.recipe.input, getattr(torch, self.precision)
         assert recipe is not None
@@ -272,6 +273,11 @@ class ScoreStep:
 _fitting: Final[dict[tuple[str, str, str], int]] = {}
 """Faces that fit the GPU's memory together, by model, device and precision, where they were too many.
 Of the process: a step is sent to its worker anew with every unit."""
+
+
+def _is_lack_of_memory(error: RuntimeError) -> bool:
+    """cuBLAS and cuDNN ask for memory of their own and have their own words where there is none."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
 
 
 @functools.cache

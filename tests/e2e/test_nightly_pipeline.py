@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from datetime import datetime, tzinfo
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -86,6 +87,13 @@ def put(corpus: Corpus, house: Path) -> Callable[[str, int], Path]:
 def night(
     pipeline: ModuleType, house: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[int, dict[str, Any], str]]:
+    class ThatNight(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "ThatNight":
+            return cls(2026, 11, 21, 3, tzinfo=tz)
+
+    monkeypatch.setattr(pipeline, "datetime", ThatNight)
+
     def scan(*more: str) -> tuple[int, dict[str, Any], str]:
         monkeypatch.setattr(sys, "argv", ["nightly_scan.py", "--quiet", *more])
         code = pipeline.main()
@@ -141,9 +149,8 @@ def test_nights_over_a_folder_that_changes(
     assert {c[1:] for c in changes(report)} == {("changed", "REAL", "FAKE")}
     assert "4 video(s) newly called FAKE" in text
     assert "  videos/a.mp4: REAL → FAKE\n" in text
-    day = min(report.stem for report in (house / "nights").glob("*.json"))
     assert {report.stem for report in (house / "nights").glob("*.json")} == {
-        day, *(f"{day}_{number}" for number in range(2, 6))
+        "2026-11-21", *(f"2026-11-21_{number}" for number in range(2, 6))
     }  # fmt: skip
     lines = (house / "nights" / "events.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
@@ -160,6 +167,36 @@ def test_a_night_that_cannot_begin_says_so(
     assert pipeline.main() == 2
     assert capsys.readouterr().err.startswith("nightly scan: ")
     assert not (house / "verdicts.parquet").exists()
+
+
+def test_what_came_back_is_told_with_its_verdict(
+    night: Callable[..., tuple[int, dict[str, Any], str]],
+    house: Path,
+    put: Callable[[str, int], Path],
+) -> None:
+    put("a.mp4", 0)
+    gone = put("b.mp4", 1)
+    night()
+    gone.unlink()
+    night("--set", "score.allow_gone=true")
+    put("b.mp4", 1)
+    _, report, text = night()
+    assert ("videos/b.mp4", "came_back", "REAL", "REAL") in changes(report)
+    assert "  videos/b.mp4: came back (REAL)\n" in text
+
+
+def test_a_night_does_not_only_plan(
+    night: Callable[..., tuple[int, dict[str, Any], str]],
+    put: Callable[[str, int], Path],
+    pipeline: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:
+    put("a.mp4", 0)
+    argv = ["nightly_scan.py", "--quiet", "--set", "score.dry_run=true"]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert pipeline.main() == 2
+    assert "score.dry_run: a night scans" in capsys.readouterr().err
 
 
 def test_a_night_that_is_interrupted_continues_the_next(

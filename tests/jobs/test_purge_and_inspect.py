@@ -78,7 +78,10 @@ def test_what_a_killed_run_left_is_purged_and_nobody_elses_file(tmp_path: Path) 
     path, parts = tmp_path / "v.parquet", tmp_path / "v.parquet.parts"
     storage.commit_table(path, VERDICT_SCHEMA.empty_table())
     parts.mkdir()
-    ours = [tmp_path / f".v.parquet{TEMPORARY}1", parts / f".unit.parquet{TEMPORARY}2"]
+    ours = [
+        tmp_path / f".v.parquet{TEMPORARY}1", tmp_path / f".v.parquet.lock{TEMPORARY}4",
+        parts / f".unit.parquet{TEMPORARY}2",
+    ]  # fmt: skip
     other = tmp_path / f".w.parquet{TEMPORARY}3"
     for file in (*ours, other):
         file.touch()

@@ -242,6 +242,23 @@ def test_half_precision_is_replayed(halved: Scored) -> None:
     assert exact.notes == ["scored in bfloat16: logits to 1e-05 (4 of 4)"]
 
 
+def test_rounding_that_sends_a_video_another_way_is_no_difference(
+    scored: Scored, corpus: Corpus, tmp_path: Path
+) -> None:
+    out, moved = tmp_path / "v.parquet", tmp_path / "moved.parquet"
+    ways = {"triage": True, "evidence": {"errors": 0, "frames": 0}}
+    score(str(corpus.test), scored.model, out, precision="bfloat16", **ways)
+
+    def other_look(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            row["look"] = {"quick": "full", "full": "quick"}[row["look"]]
+
+    assert verify(rewrite(out, moved, other_look), model=scored.model).counts["unchecked"] == 4
+    score(str(corpus.test), scored.model, out, stale="rescan", **ways)
+    rewrite(out, moved, other_look)
+    assert verify(moved, model=scored.model).counts["differs"] == 4
+
+
 def test_float16_is_compared_with_float32_where_there_is_no_gpu(
     halved: Scored, tmp_path: Path
 ) -> None:

@@ -1,0 +1,34 @@
+"""What several benchmarks make: copies of clips, and a model whose verdicts do not matter."""
+
+import shutil
+from pathlib import Path
+
+STRIDE = 30
+
+
+def make_model(backbone: str, size: int, path: Path) -> None:
+    """A network with random weights: what it says does not matter here."""
+    import torch
+
+    from dfscan.config import InputConfig
+    from dfscan.models.backbones import create_network, network_input
+    from dfscan.models.modelfile import ModelHeader, save_model
+    from dfscan.recipe import FaceRecipe, Sampling, Stride
+
+    torch.manual_seed(0)
+    recipe = FaceRecipe(
+        sampling=Sampling(stride=Stride(real=STRIDE, fake=STRIDE)),
+        input=network_input(backbone, InputConfig(size=size)),
+    )
+    network = create_network(backbone, size)
+    save_model(path, network, ModelHeader(backbone=backbone, recipe=recipe))
+
+
+def copied(clips: list[Path], copies: int, folder: Path) -> Path:
+    """The clips so many times; each copy is looked at anew."""
+    for number in range(copies):
+        for clip in clips:
+            place = folder / f"{number:03d}_{clip.name}"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(clip, place)
+    return folder
