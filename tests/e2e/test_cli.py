@@ -69,7 +69,7 @@ BAD = [
     (("score", "x", "--frames", "3", "--stride", "3"), "exclude each other"),
     (("score", "x", "--precision", "float16"), "float16 needs a GPU (--gpus 1): use float32"),
     (("score", "x", "--precision", "half"), "score.precision: got 'half'"),
-    (("verify", "none.parquet"), "none.parquet': give what dfscan score wrote"),
+    (("verify", "none.parquet"), "no verdicts at 'none.parquet': dfscan score"),
 ]
 
 
@@ -124,7 +124,10 @@ def test_the_three_verbs_take_what_is_missing_from_the_file(
     assert plan.stdout.endswith("nothing was written\n")
     verify = run("verify")  # verdicts and model are those of score
     assert verify.returncode == 0, verify.stderr
-    assert "4 verdicts: 4 agree, 0 differ, 0 cannot be checked (logits to 0.001)" in verify.stdout
+    assert (
+        "4 verdicts: 4 agree, 0 differ, 0 cannot be checked (float32 logits to 0.001)"
+        in verify.stdout
+    )
     (tmp_path / "run" / "model.safetensors").write_bytes(
         (tmp_path / "run" / "model.safetensors").read_bytes() + b"\0"
     )
