@@ -69,7 +69,7 @@ BAD = [
     (("score", "x", "--frames", "3", "--stride", "3"), "exclude each other"),
     (("score", "x", "--precision", "float16"), "float16 needs a GPU (--gpus 1): use float32"),
     (("score", "x", "--precision", "half"), "score.precision: got 'half'"),
-    (("verify", "none.parquet"), "no verdicts at 'none.parquet': dfscan score"),
+    (("verify", "none.parquet"), "none.parquet': dfscan score SOURCE"),
 ]
 
 
