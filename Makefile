@@ -8,7 +8,7 @@ DONE   := $(VENV)/.installed
 
 help:
 	@echo "make quickstart  a synthetic corpus through extract, train and score (under 6 minutes)"
-	@echo "make test        the test suite (about 16 minutes on two cores)"
+	@echo "make test        the test suite (about 20 minutes on two cores)"
 	@echo "make chaos       300 processes and nodes killed, every dataset compared (about 40 minutes)"
 	@echo "make lint        ruff, mypy, import-linter"
 	@echo "make format      ruff's formatter and safe fixes"
