@@ -9,7 +9,7 @@ for node exporter's textfile collector. The text is printed too.
 
 Exit codes are those of ``dfscan score``: 0 done, 3 too many videos failed, 4 fakes were found, 6 the
 time limit left some to the next night, 1 and 2 it could not be done, 130 it was interrupted. A scheduler
-should tell someone of 1, 2 and 3, and take 4 as news. A second report of a day is
+should tell someone of 1, 2 and 3, and take 4 as news. A second report of one day is named
 ``2026-11-21_2``.
 """
 

@@ -29,8 +29,8 @@ _EPSILON: Final = 1e-6
 class OrientedGradients(nn.Module):
     """Histograms of the directions of gradients, over cells of a picture.
 
-    Forward: (N, 3, H, W) in [0, 1] → (N, 9, H/cell, W/cell), from 0 to less than √3. Of the square root of the
-    grey values; every gradient weighs by its length, goes to its two nearest orientations and its
+    Forward: (N, 3, H, W) in [0, 1] → (N, 9, H/cell, W/cell), from 0 to less than √3. Of the square
+    root of the grey values; every gradient weighs by its length, goes to its two nearest orientations and its
     four nearest cells, and a cell is divided by the length of its 3 by 3 neighbourhood's mean. The
     square root of that is returned, which makes distances Hellinger's (Arandjelović and Zisserman,
     Three things everyone should know to improve object retrieval, CVPR 2012). Always in float32.
