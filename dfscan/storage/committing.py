@@ -35,22 +35,37 @@ def commit_bytes(
     :param check: called at the last moment; what it raises leaves the old content in place.
     :raises DfscanError: the disk is full or the folder cannot be written.
     """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            file.write(data)
+
+    commit_file(path, write, check)
+
+
+def commit_file(
+    path: str | Path, write: Callable[[Path], None], check: Callable[[], None] | None = None
+) -> None:
+    """Put at ``path`` what ``write`` writes, whole or not at all, even after a crash.
+
+    :param write: writes the file it is given; what it raises leaves the old content in place.
+    :param check: as in :func:`commit_bytes`.
+    :raises DfscanError: as in :func:`commit_bytes`.
+    """
     target = Path(path)
     temporary = target.with_name(f".{target.name}{TEMPORARY}{uuid.uuid4().hex}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         faults.reach("commit.begun", target.parent.name)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            faults.reach("commit.written", target.parent.name)
-            os.fsync(file.fileno())
+        write(temporary)
+        faults.reach("commit.written", target.parent.name)
+        _sync(temporary)
         faults.reach("commit.synced", target.parent.name)
         if check is not None:
             check()
         temporary.replace(target)
         faults.reach("commit.renamed", target.parent.name)
-        _sync_folder(target.parent)
+        _sync(target.parent)
     except OSError as error:
         raise write_error(target, error) from None
     finally:
@@ -94,8 +109,9 @@ def commit_json(path: str | Path, value: Any, check: Callable[[], None] | None =
     commit_bytes(path, text.encode(errors="backslashreplace"), check)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Wait until a file or a folder is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

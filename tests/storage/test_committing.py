@@ -34,6 +34,26 @@ def test_content_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     assert seen == [False, True]
 
 
+def test_a_file_that_is_written_in_steps_is_there_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "new" / "a.bin"
+
+    def write(path, breaks=False):
+        path.write_bytes(b"first ")
+        if breaks:
+            raise KeyError("half way")
+        with path.open("ab") as file:
+            file.write(b"second")
+
+    with pytest.raises(KeyError, match="half way"):
+        storage.commit_file(target, lambda path: write(path, breaks=True))
+    assert list(target.parent.iterdir()) == []
+    storage.commit_file(target, write)
+    with pytest.raises(KeyError, match="half way"):
+        storage.commit_file(target, lambda path: write(path, breaks=True))
+    assert target.read_bytes() == b"first second"
+    assert list(target.parent.iterdir()) == [target]
+
+
 def test_remove_takes_files_folders_and_nothing(tmp_path):
     storage.commit_bytes(tmp_path / "d" / "f", b"")
     storage.remove(tmp_path / "d")
