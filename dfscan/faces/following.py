@@ -1,0 +1,139 @@
+"""Boxes that follow faces: from the frames that were looked at to every frame of the video.
+
+A face is looked at some times a second; between two looks its box moves in a straight line. It
+does not move across a cut in the film, nor over a gap in which nobody saw it.
+"""
+
+import bisect
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from dfscan.faces.crops import Box
+from dfscan.video import Frame
+
+MISSED: Final = 2.5
+"""A face that is missed in one look between two others is still there: the gap in looks."""
+
+CUT: Final = 30.0
+"""Two frames whose grey levels differ so much on average belong to different shots."""
+
+AHEAD_BYTES: Final = 128 << 20
+"""Frames that may wait while those behind them are searched for a cut."""
+
+_SAMPLES: Final = 48
+"""Two frames are compared at about so many rows and columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a face is in a frame, ``box`` in pixels, and its score there, a logit."""
+
+    box: Box
+    score_raw: float
+
+
+@dataclass(frozen=True, slots=True)
+class InShot:
+    """A frame, and when its shot begins and ends, seconds; infinite where no cut is near."""
+
+    frame: Frame
+    begins_s: float
+    ends_s: float
+
+
+class Path:
+    """One person's boxes over time.
+
+    :param times: seconds, ascending, when the person was seen. :param boxes: (N, 4) pixels, x0, y0,
+        x1, y1. :param scores: (N,) logits.
+    :param every_s: seconds between two looks at the video.
+    """
+
+    def __init__(
+        self, times: Sequence[float], boxes: Any, scores: Sequence[float], every_s: float
+    ) -> None:
+        self._times = list(times)
+        self._values = np.column_stack([np.asarray(boxes, np.float64), scores])
+        self._every_s = every_s
+
+    def at(self, when_s: float, begins_s: float, ends_s: float) -> Placed | None:
+        """Where the person is; None where they are not, or nobody knows.
+
+        Before the first look and after the last the box stays for half the time to the next look,
+        up to a cut for all of it.
+
+        :param begins_s: of the shot that ``when_s`` lies in, and ``ends_s``.
+        """
+        place = bisect.bisect_right(self._times, when_s)
+        before = place - 1 if place and self._times[place - 1] >= begins_s else None
+        after = place if place < len(self._times) and self._times[place] < ends_s else None
+        if before is not None and after is not None:
+            gap = self._times[after] - self._times[before]
+            if gap <= MISSED * self._every_s:
+                share = (when_s - self._times[before]) / gap
+                values = self._values
+                return _placed(values[before] * (1 - share) + values[after] * share)
+        if before is not None and self._reaches(when_s - self._times[before], ends_s - when_s):
+            return _placed(self._values[before])
+        if after is not None and self._reaches(self._times[after] - when_s, when_s - begins_s):
+            return _placed(self._values[after])
+        return None
+
+    def _reaches(self, from_look_s: float, to_cut_s: float) -> bool:
+        """Whether a look holds so far from it: half an interval, or one with a cut within it."""
+        near_cut = from_look_s + to_cut_s <= self._every_s
+        return from_look_s <= self._every_s * (1.0 if near_cut else 0.5)
+
+
+def _placed(values: npt.NDArray[np.float64]) -> Placed:
+    x0, y0, x1, y1, score = (float(v) for v in values)
+    return Placed((x0, y0, x1, y1), score)
+
+
+def in_shots(frames: Iterable[Frame], ahead_s: float) -> Iterator[InShot]:
+    """Each frame with the ends of its shot, as far as ``ahead_s`` seconds and memory allow to see.
+
+    The last shot ends just behind the last frame.
+    """
+    waiting: deque[Frame] = deque()
+    cuts: deque[float] = deque()
+    begins_s, held, last = -np.inf, 0, None
+
+    def passed() -> InShot:
+        nonlocal begins_s, held
+        frame = waiting.popleft()
+        held -= frame.rgb.nbytes
+        while cuts and cuts[0] <= frame.pts_s:
+            begins_s = cuts.popleft()
+        return InShot(frame, begins_s, cuts[0] if cuts else np.inf)
+
+    for frame in frames:
+        sample = _sample(frame.rgb)
+        if last is not None and _differ(last, sample):
+            cuts.append(frame.pts_s)
+        last = sample
+        waiting.append(frame)
+        held += frame.rgb.nbytes
+        while frame.pts_s - waiting[0].pts_s > ahead_s or held > AHEAD_BYTES:
+            yield passed()
+            if not waiting:
+                break
+    if waiting:
+        cuts.append(float(np.nextafter(waiting[-1].pts_s, np.inf)))
+    while waiting:
+        yield passed()
+
+
+def _sample(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    rows, columns = (max(1, side // _SAMPLES) for side in rgb.shape[:2])
+    grey: npt.NDArray[np.float32] = rgb[::rows, ::columns].mean(axis=2, dtype=np.float32)
+    return grey
+
+
+def _differ(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> bool:
+    return one.shape != other.shape or float(np.abs(one - other).mean()) > CUT

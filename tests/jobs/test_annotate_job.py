@@ -1,0 +1,257 @@
+import io
+import zipfile
+from pathlib import Path
+
+import av
+import making_verdicts
+import numpy as np
+import pytest
+from making_sound import sound_of, with_tone
+from PIL import Image
+
+from dfscan import storage
+from dfscan.cli import show, show_judging  # noqa: F401  (it registers the table)
+from dfscan.config import AnnotateConfig, ScoreConfig
+from dfscan.errors import ConfigError, OutputError, SourceError
+from dfscan.jobs import annotate_job, score_job
+from dfscan.jobs.progress import Progress
+from dfscan.models.modelfile import load_model, save_model
+from dfscan.reporting.boxes import COLOURS
+from dfscan.video import open_video
+from dfscan.video.writing import VideoWriter
+
+FPS = 15
+
+
+def frames_of(data):
+    video = open_video(data, "pyav")
+    return [frame for batch in video.read(range(video.count)) for frame in batch]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return making_verdicts.make_model(tmp_path_factory.mktemp("model") / "m.safetensors")
+
+
+@pytest.fixture(scope="module")
+def uncalibrated(model, tmp_path_factory):
+    loaded = load_model(model)
+    path = tmp_path_factory.mktemp("uncalibrated") / "u.safetensors"
+    save_model(path, loaded.network, loaded.header.model_copy(update={"calibration": None}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def clip(corpus, tmp_path_factory):
+    """Two people side by side, at an uneven pace, an odd size, with a tone."""
+    found = {}
+    with zipfile.ZipFile(corpus.parts[0]) as archive:
+        for name in sorted(n for n in archive.namelist() if n.endswith(".mp4")):
+            frames = frames_of(archive.read(name))
+            other = found.setdefault(frames[0].rgb.shape, frames)
+            if other is not frames:
+                break
+    path = tmp_path_factory.mktemp("clip") / "two.mp4"
+    sound = with_tone(2.0)
+    times = np.cumsum([0.0, *([1 / FPS, 2 / FPS] * 6)])
+    rgb = [np.hstack([a.rgb, b.rgb])[:-1] for a, b in zip(other, frames, strict=True)]
+    with VideoWriter(path, rgb[0].shape[1], rgb[0].shape[0], FPS, sound=sound) as writer:
+        for picture, when in zip(rgb, times, strict=False):
+            writer.write(picture, float(when))
+    return path
+
+
+def annotate(file, model, out=None, **keys):
+    config = AnnotateConfig(
+        file=str(file), model=(str(model),), out=str(out) if out else None, isolate=False, **keys
+    )
+    return annotate_job.run(config, Progress())
+
+
+@pytest.fixture(scope="module")
+def fake(clip, model, tmp_path_factory):
+    """The clip, judged with a threshold that calls everybody FAKE."""
+    out = tmp_path_factory.mktemp("fake") / "two.mp4"
+    return annotate(clip, model, out, threshold=0.0)
+
+
+def drawn(rgb, box, colour):
+    """The share of a box's right side that has a colour, compression and movement forgiven."""
+    _, y0, x1, y1 = (round(v) for v in box)
+    near = np.abs(rgb[y0:y1].astype(int) - np.array(colour)).max(-1) < 60
+    return max(near[:, x : x + 2].mean() for x in range(x1 - 12, x1 + 13))
+
+
+def test_every_frame_is_there_at_its_time(clip, fake):
+    before, after = frames_of(clip.read_bytes()), frames_of(Path(fake.out).read_bytes())
+    assert len(after) == len(before) == fake.frames
+    times = [frame.pts_s for frame in before]
+    assert [frame.pts_s for frame in after] == pytest.approx(times, abs=1e-4)
+    assert after[0].rgb.shape == before[0].rgb.shape
+
+
+def test_each_person_gets_a_box_and_it_lies_where_the_face_is(clip, fake):
+    assert [person["verdict"] for person in fake.people] == ["FAKE", "FAKE"]
+    width = frames_of(clip.read_bytes())[0].rgb.shape[1]
+    centres = sorted((p["box"][0] + p["box"][2]) / 2 / width for p in fake.people)
+    assert centres[0] < 0.5 < centres[1]
+    frames = frames_of(Path(fake.out).read_bytes())
+    for person in fake.people:
+        shares = [drawn(frame.rgb, person["box"], COLOURS["FAKE"]) for frame in frames]
+        assert min(shares) > 0.6
+
+
+def test_sound_is_kept(clip, fake):
+    before, after = (sound_of(Path(p).read_bytes()) for p in (clip, fake.out))
+    assert after[0] == before[0] == "aac"
+    assert after[1:] == pytest.approx(before[1:], rel=0.01)
+    assert fake.notes == []
+
+
+def test_the_verdict_is_that_of_scoring_the_same_frames(clip, model, tmp_path):
+    judged = annotate(clip, model, tmp_path / "a.mp4")
+    config = ScoreConfig(
+        source=(str(clip),), model=(str(model),), out=str(tmp_path / "v.parquet"),
+        every=0.2, phase=0, inline=True, isolate=False,
+    )  # fmt: skip
+    score_job.run(config, Progress())
+    (row,) = storage.read_table(tmp_path / "v.parquet").to_pylist()
+    told = (judged.verdict, judged.reason, judged.calibrated)
+    assert told == (row["verdict"], row["reason"], row["calibrated"])
+    assert judged.p_fake == pytest.approx(row["p_fake"], abs=1e-6)
+    assert judged.judged == len({frame["frame_index"] for frame in row["frames"]})
+    for person, track in zip(judged.people, row["tracks"], strict=True):
+        assert person["p_fake"] == pytest.approx(track["p_fake"], abs=1e-6)
+        assert person["faces"] == track["faces"]
+
+
+@pytest.mark.parametrize(("threshold", "verdict"), [(1.0, "REAL"), (None, "UNCERTAIN")])
+def test_the_colour_of_a_picture_s_boxes_says_the_verdict(
+    clip, uncalibrated, tmp_path, threshold, verdict
+):
+    first = frames_of(clip.read_bytes())[0].rgb
+    picture = tmp_path / "two.people.png"
+    Image.fromarray(first).save(picture)
+    result = annotate(picture, uncalibrated, threshold=threshold)
+    assert result.out == str(tmp_path / "two.people_results.png")
+    assert [person["verdict"] for person in result.people] == [verdict] * 2
+    assert (result.verdict, result.calibrated) == (verdict, False)
+    sheet = np.asarray(Image.open(result.out))
+    counts = {name: int((sheet == colour).all(-1).sum()) for name, colour in COLOURS.items()}
+    assert counts[verdict] > 1000
+    others = [counts[name] for name in COLOURS if name != verdict]
+    assert sum(others) < counts[verdict] / 10
+    height, width = first.shape[:2]
+    assert sheet.shape[1] > 2 * width
+    assert sheet.shape[0] > height + 192
+
+
+def test_a_model_without_a_calibration_is_called_that(clip, uncalibrated, tmp_path, capsys):
+    result = annotate(clip, uncalibrated, tmp_path / "a.mp4")
+    assert {p["verdict"] for p in result.people} == {"UNCERTAIN"}
+    assert {p["reason"] for p in result.people} == {"model_uncalibrated"}
+    box = result.people[0]["box"]
+    frame = frames_of((tmp_path / "a.mp4").read_bytes())[0].rgb
+    assert drawn(frame, box, COLOURS["UNCERTAIN"]) > 0.2
+    show.result(result)
+    told = capsys.readouterr().out
+    assert "UNCERTAIN (model_uncalibrated)" in told
+    assert "p_fake 0" not in told
+
+
+def test_a_video_without_a_face_is_written_and_told(write_clip, model, tmp_path, capsys):
+    silent = write_clip("stripes.mp4", frames=10, width=160, height=120)
+    result = annotate(silent, model)
+    assert result.out == str(silent.with_name("stripes_annotated.mp4"))
+    assert (result.verdict, result.reason, result.people) == (None, "no_face", [])
+    before, after = (frames_of(Path(p).read_bytes()) for p in (silent, result.out))
+    assert len(after) == len(before)
+    changed = np.abs(after[5].rgb.astype(int) - before[5].rgb).max(-1) > 60
+    rows, columns = np.nonzero(changed)
+    assert rows.min() > 90  # the caption, at the bottom
+    assert columns.max() < 110
+    show.result(result)
+    assert "no face found" in capsys.readouterr().out
+
+
+def test_a_member_of_an_archive_is_written_here(corpus, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile(corpus.parts[0]) as archive:
+        name = next(n for n in archive.namelist() if n.endswith(".mp4"))
+    result = annotate(f"{corpus.parts[0]}!/{name}", model)
+    assert Path(result.out) == tmp_path / f"{Path(name).stem}_annotated.mp4"
+    assert len(frames_of(Path(result.out).read_bytes())) == result.frames
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.mp4", b"no video", r"a\.mp4: not_video: a text file, not a video"),
+        ("a.mp4", b"\0\0\0\x18ftypmp42" + bytes(400), r"a\.mp4: decode_error: "),
+        ("a.png", b"\x89PNG\r\n\x1a\n" + bytes(40), r"a\.png: decode_error: "),
+        ("a.m3u8", b"#EXTM3U\n", r"a\.m3u8: refused: an HLS playlist"),
+    ],
+)
+def test_a_broken_file_is_one_line_and_leaves_nothing(tmp_path, model, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(SourceError, match=message):
+        annotate(tmp_path / name, model)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_what_is_no_file_is_told(tmp_path, model):
+    with pytest.raises(SourceError, match="no file: give a video"):
+        annotate_job.run(AnnotateConfig(model=(str(model),)), Progress())
+    with pytest.raises(SourceError, match=r"there is no file at .*none\.mp4"):
+        annotate(tmp_path / "none.mp4", model)
+    with pytest.raises(SourceError, match="is a folder: give one video"):
+        annotate(tmp_path, model)
+
+
+def test_what_is_there_stays_unless_told_otherwise(write_clip, model, tmp_path):
+    silent, out = write_clip(frames=4), tmp_path / "out.mp4"
+    out.write_bytes(b"mine")
+    with pytest.raises(OutputError, match="exists: give another --out, or --overwrite"):
+        annotate(silent, model, out)
+    with pytest.raises(OutputError, match="is the file itself"):
+        annotate(silent, model, silent, overwrite=True)
+    with pytest.raises(ConfigError, match=r"of a video a \.mp4 file is written"):
+        annotate(silent, model, tmp_path / "out.png")
+    assert out.read_bytes() == b"mine"
+    annotate(silent, model, out, overwrite=True)
+    assert len(frames_of(out.read_bytes())) == 4
+
+
+def test_a_write_that_fails_leaves_nothing_behind(write_clip, model, tmp_path, monkeypatch):
+    silent, out = write_clip("in/a.mp4", frames=4), tmp_path / "out" / "a.mp4"
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(VideoWriter, "write", fail)
+    with pytest.raises(Exception, match="No space left on device"):
+        annotate(silent, model, out)
+    assert list(out.parent.iterdir()) == []
+
+
+def test_frames_lost_to_damage_are_left_out_and_counted(write_clip, model, tmp_path):
+    whole = write_clip(frames=30, width=160, height=120, options={"movflags": "faststart"})
+    data = bytearray(whole.read_bytes())
+    data[-len(data) // 3 :] = bytes(len(data) // 3)
+    (tmp_path / "damaged.mp4").write_bytes(data)
+    result = annotate(tmp_path / "damaged.mp4", model)
+    assert 0 < result.frames < 30
+    assert any("damaged or missing and were left out" in note for note in result.notes)
+
+
+def test_a_rotated_phone_clip_comes_out_upright(samples, model, tmp_path):
+    for degrees in (90, 180):
+        clip = samples / "odd" / f"decord__video_{degrees}.mov"
+        before = frames_of(clip.read_bytes())
+        result = annotate(clip, model, tmp_path / f"{degrees}.mp4")
+        after = frames_of(Path(result.out).read_bytes())
+        assert [f.rgb.shape for f in after] == [f.rgb.shape for f in before]
+        top = slice(0, after[0].rgb.shape[0] * 3 // 4)  # below is the caption
+        assert np.abs(after[0].rgb[top].astype(int) - before[0].rgb[top]).mean() < 3
+        with av.open(io.BytesIO(Path(result.out).read_bytes())) as opened:
+            assert next(opened.decode(video=0)).rotation == 0
