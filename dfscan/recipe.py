@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[float, float, float]
 SamplingMode = Literal["exact", "nearest", "keyframes"]
+Square = Literal["stretch", "pad", "grow"]
 
 
 class Strict(BaseModel):
@@ -132,14 +133,15 @@ class NetworkInput(Strict):
     """What a network sees of a stored crop.
 
     The box plus ``margin`` on each side is cut out of the crop (clipped where the frame ends),
-    made square by ``stretch`` (aspect ratio changes) or ``pad`` (zeros around the centred
-    picture), scaled to ``size`` pixels with an antialiasing filter, divided by 255, then
-    normalised as (x - mean) / std per RGB channel.
+    made square by ``stretch`` (aspect ratio changes), ``pad`` (zeros around the centred
+    picture) or ``grow`` (its shorter side grows about the centre to the longer one, and is
+    stretched only where the crop ends before), scaled to ``size`` pixels with an antialiasing
+    filter, divided by 255, then normalised as (x - mean) / std per RGB channel.
     """
 
     size: int = Field(ge=16, le=2048)
     margin: float = Field(0.3, ge=0, le=3)
-    square: Literal["stretch", "pad"] = "stretch"
+    square: Square = "stretch"
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
     mean: Triple = (0.0, 0.0, 0.0)
     std: Triple = (1.0, 1.0, 1.0)

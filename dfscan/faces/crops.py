@@ -98,9 +98,9 @@ def cut_out(
 ) -> npt.NDArray[np.uint8]:
     """As :func:`cut`, of a crop that is decoded already: (H, W, 3) uint8."""
     picture = Image.fromarray(crop)
-    region = region_of(picture.size, crop_box, grow(box, recipe.margin))
+    region = region_of(picture.size, crop_box, wanted_region(box, recipe))
     size, resample = recipe.size, _FILTERS[recipe.interpolation]
-    if recipe.square == "stretch":
+    if recipe.square != "pad":
         return np.asarray(picture.resize((size, size), resample, box=region))
     width, height = region[2] - region[0], region[3] - region[1]
     scale = size / max(width, height)
@@ -111,6 +111,19 @@ def cut_out(
         ((size - fitted[0]) // 2, (size - fitted[1]) // 2),
     )
     return np.asarray(canvas)
+
+
+def wanted_region(box: Box, recipe: NetworkInput) -> Box:
+    """What a network wants to see of a face: box and margin, grown to a square where it says so.
+
+    :param box: in pixels of the frame, as is what is returned; it may lie outside of the frame.
+    """
+    x0, y0, x1, y1 = grow(box, recipe.margin)
+    if recipe.square == "grow":
+        missing = ((y1 - y0) - (x1 - x0)) / 2
+        x0, x1 = x0 - max(0.0, missing), x1 + max(0.0, missing)
+        y0, y1 = y0 - max(0.0, -missing), y1 + max(0.0, -missing)
+    return x0, y0, x1, y1
 
 
 def region_of(size: tuple[int, int], crop_box: Box, wanted: Box) -> Box:

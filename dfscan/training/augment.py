@@ -25,7 +25,7 @@ from pydantic import AfterValidator, Field
 from scipy.ndimage import correlate1d
 from torch.nn.functional import grid_sample
 
-from dfscan.faces.crops import Box, grow
+from dfscan.faces.crops import Box, wanted_region
 from dfscan.recipe import Fraction, NetworkInput, Strict
 
 Picture = npt.NDArray[np.uint8]
@@ -482,9 +482,9 @@ def landmarks_in_cut(
     """
     points = np.asarray(landmarks, np.float64).reshape(5, 2)
     crop = np.array(crop_box, np.float64).reshape(2, 2)
-    shown = np.clip(np.array(grow(box, recipe.margin)).reshape(2, 2), crop[0], crop[1])
+    shown = np.clip(np.array(wanted_region(box, recipe)).reshape(2, 2), crop[0], crop[1])
     found: Matrix = (points - shown[0]) / (shown[1] - shown[0])  # 0 to 1 over what is shown
-    if recipe.square == "stretch":
+    if recipe.square != "pad":
         found *= recipe.size
     else:
         sides = (shown[1] - shown[0]) / (crop[1] - crop[0]) * stored_size

@@ -81,6 +81,29 @@ def test_padding_keeps_the_aspect_ratio_and_stretching_does_not() -> None:
     assert stretched.min() == 255
 
 
+@pytest.mark.parametrize("box", [(250.0, 150.0, 310.0, 230.0), (250.0, 150.0, 330.0, 210.0)])
+def test_growing_shows_a_square_about_the_centre_of_the_face(box: tuple[float, ...]) -> None:
+    crop = store(ramp(), box, Crop(context=0.6, codec="png"))
+    assert crop is not None
+    recipe = NetworkInput(size=64, margin=0.1, square="grow")
+    pixels = cut(crop.image, crop.crop_box, box, recipe).astype(float)
+    x, y, half = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, 80 * 1.2 / 2
+    assert pixels[32, 0, 0] == pytest.approx((x - half) / 600 * 255, abs=2)
+    assert pixels[32, -1, 0] == pytest.approx((x + half) / 600 * 255, abs=2)
+    assert pixels[0, 32, 1] == pytest.approx((y - half) / 400 * 255, abs=2)
+    assert pixels[-1, 32, 1] == pytest.approx((y + half) / 400 * 255, abs=2)
+
+
+def test_growing_ends_where_the_stored_crop_does() -> None:
+    box = (250.0, 100.0, 290.0, 300.0)  # five times as high as wide
+    crop = store(ramp(), box, Crop(context=0.6, codec="png"))
+    assert crop is not None
+    pixels = cut(crop.image, crop.crop_box, box, NetworkInput(size=64, margin=0.0, square="grow"))
+    assert pixels[32, 0, 0] == pytest.approx(226 / 600 * 255, abs=2)
+    assert pixels[32, -1, 0] == pytest.approx(314 / 600 * 255, abs=2)
+    assert pixels[0, 32, 1] == pytest.approx(100 / 400 * 255, abs=2)
+
+
 def test_a_picture_that_does_not_decode_is_named() -> None:
     with pytest.raises(PictureError, match="does not decode"):
         cut(b"no picture", (0, 0, 1, 1), (0, 0, 1, 1), NetworkInput(size=32))

@@ -349,7 +349,7 @@ def test_both_labels_see_the_same_strengths() -> None:
 # ---------------------------------------------------------------- landmarks in the network's square
 
 
-@pytest.mark.parametrize("square", ["stretch", "pad"])
+@pytest.mark.parametrize("square", ["stretch", "pad", "grow"])
 @pytest.mark.parametrize(
     ("box", "max_size"),
     [
