@@ -18,6 +18,9 @@ _AUXILIARY: Final = ("AuxLogits.",)
 _MODEL: Final = "model."
 """Before timm's names in a model file of dfscan."""
 
+COUNTER: Final = ".num_batches_tracked"
+"""How the names of batch normalisation's counts end, which nothing is computed from."""
+
 _PICKLES: Final = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -65,15 +68,9 @@ def load_weights(network: nn.Module, path: str, left_out: tuple[nn.Module, ...] 
     ours = {k.removeprefix(_MODEL): v for k, v in tensors.items() if k.startswith(_MODEL)}
     given = _without(ours or tensors, (*skipped, *_AUXILIARY))
     wanted = _without(network.state_dict(), skipped)
-    wrong = _misfits(wanted, given)
-    if wrong:
+    if misfits(wanted, given):
         given = _without(_adapted(network, given), skipped)
-        wrong = _misfits(wanted, given)
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ModelError(
-            f"{path}: its tensors do not fit {type(network).__name__}: {', '.join(wrong[:3])}{more}"
-        )
+    check_fit(path, type(network).__name__, wanted, given)
     network.load_state_dict(given, strict=False)
 
 
@@ -81,9 +78,30 @@ def _without(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[s
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)}
 
 
-def _misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+def check_fit(
+    path: str, network: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]
+) -> None:
+    """Refuse tensors that are not, one for one, those of a network.
+
+    :param path: :param network: where they come from and whose they should be, for the message.
+    :raises ModelError: naming the first three that are missing, unknown or of another shape.
+    """
+    wrong = misfits(wanted, given)
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        first = ", ".join(printable(text) for text in wrong[:3])
+        raise ModelError(f"{path}: its tensors do not fit {network}: {first}{more}")
+
+
+def printable(text: str) -> str:
+    """A name from somebody's file, fit for one line on a terminal: at most 200 plain characters."""
+    plain = "".join(c if c.isprintable() else "?" for c in text)
+    return plain if len(plain) <= 200 else plain[:199] + "…"
+
+
+def misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
     """What keeps ``given`` from being ``wanted``; a count of batches may be missing."""
-    counters = {name for name in wanted if name.endswith(".num_batches_tracked")}
+    counters = {name for name in wanted if name.endswith(COUNTER)}
     missing = [f"no {name}" for name in wanted if name not in given and name not in counters]
     unexpected = [f"an unknown {name}" for name in given if name not in wanted]
     shapes = [
