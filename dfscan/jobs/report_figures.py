@@ -1,0 +1,80 @@
+"""Figures with their intervals as tables of a report."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from dfscan.metrics import SCALARS
+from dfscan.reporting.page import Cell, Table
+
+TITLES: Final = {
+    "auc": "AUC",
+    "average_precision": "average precision",
+    "tpr_at_1pct_fpr": "fakes found at 1 % false alarms",
+    "tpr_at_01pct_fpr": "fakes found at 0.1 % false alarms",
+    "eer": "equal error rate",
+    "log_loss": "log loss",
+    "ece": "calibration error",
+    "cllr": "Cllr",
+    "cllr_min": "Cllr at best",
+    "f1": "F1",
+}
+
+_WAYS: Final = {"by_video": "by video", "by_frame": "by frame"}
+
+
+def title_of(name: str) -> str:
+    """A figure's name in words."""
+    return TITLES.get(name, name.replace("_", " "))
+
+
+def figure(figures: Mapping[str, Any], name: str) -> str | None:
+    """``"0.776 (0.741 to 0.998)"``, in which no line breaks; None where there is none."""
+    value = figures.get(name)
+    if not isinstance(value, int | float):
+        return None
+    bounds = (figures.get("intervals") or {}).get(name)
+    if not bounds:
+        return f"{value:.3f}"
+    return f"{value:.3f}\u00a0({bounds[0]:.3f}\u00a0to\u00a0{bounds[1]:.3f})"
+
+
+def side_table(title: str, ways: Mapping[str, Any]) -> Table:
+    """Every figure by frame and by video.
+
+    :param ways: ``by_frame``, ``by_video`` → what :func:`dfscan.metrics.measure` gives.
+    """
+    shown = {key: said for key, said in _WAYS.items() if isinstance(ways.get(key), Mapping)}
+    rows: list[list[Cell]] = [["reals and fakes", *(_classes(ways[key]) for key in shown)]]
+    for name in (*SCALARS, "cllr_min"):
+        if any(ways[key].get(name) is not None for key in shown):
+            rows.append([title_of(name), *(figure(ways[key], name) for key in shown)])
+    notes = dict.fromkeys(note for key in shown for note in _notes(ways[key]))
+    return Table(title, ("figure", *shown.values()), rows, " ".join(notes))
+
+
+def _classes(figures: Mapping[str, Any]) -> str:
+    return f"{figures.get('reals', 0):,} and {figures.get('fakes', 0):,}"
+
+
+def _notes(figures: Mapping[str, Any]) -> list[str]:
+    how = figures.get("bootstrap") or {}
+    notes = [f"{figures['note'].capitalize()}."] if figures.get("note") else []
+    if how.get("note"):
+        notes.append(f"{how['note'].capitalize()}.")
+    elif how:
+        notes.append(
+            f"In brackets {100 * how['level']:g} % intervals of {how['groups']:,} groups of related "
+            "videos."
+        )
+    return notes
+
+
+def breakdown_table(attribute: str, values: Mapping[str, Mapping[str, Any]]) -> Table:
+    """AUC and the like for each value of an attribute."""
+    names = [n for n in ("auc", "tpr_at_1pct_fpr", "recall", "log_loss") if n in SCALARS]
+    rows: list[list[Cell]] = [
+        [value, f.get("reals"), f.get("fakes"), *(figure(f, name) for name in names)]
+        for value, f in values.items()
+    ]
+    columns = (attribute, "reals", "fakes", *(title_of(name) for name in names))
+    return Table(f"By {attribute}", columns, rows)

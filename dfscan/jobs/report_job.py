@@ -1,0 +1,98 @@
+"""``dfscan report``: one page about a face dataset, a run, verdicts or an evaluation."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from dfscan import storage
+from dfscan.config import ReportConfig
+from dfscan.errors import OutputError, SourceError
+from dfscan.facesets import MARKER
+from dfscan.jobs import report_dataset, report_evaluation, report_run, report_verdicts
+from dfscan.jobs.progress import Progress
+from dfscan.jobs.results import ReportResult
+from dfscan.reporting.page import HEAD_BYTES, Page, about_of, render
+
+PAGE: Final = "report.html"
+
+Collect = Callable[[Path, str, ReportConfig, Progress], Page]
+
+
+def run(config: ReportConfig, progress: Progress) -> ReportResult:
+    """Write the page; nothing else is written.
+
+    A page that is there about the same thing is replaced.
+
+    :raises SourceError: the path is nothing that a page can be about.
+    :raises OutputError: at the output is something else, or a page about another thing.
+    """
+    started = time.monotonic()
+    storage.check_is_local(config.path)
+    path = Path(config.path).absolute()
+    collect = _collector(path)
+    out = _output(config, path)
+    about = os.path.relpath(path, out.parent)
+    _check_output(out, about, config.overwrite)
+    page = collect(path, about, config, progress)
+    document = render(page)
+    storage.commit_bytes(out, document, lambda: _check_output(out, about, config.overwrite))
+    return ReportResult(
+        out=str(out),
+        kind=page.kind.lower(),
+        bytes=len(document),
+        faces=sum(f.jpeg is not None for g in page.galleries for f in g.faces),
+        elapsed_s=time.monotonic() - started,
+    )
+
+
+def _collector(path: Path) -> Collect:
+    """What is at a path, by the file that marks it.
+
+    :raises SourceError: nothing is there, or nothing of dfscan's.
+    """
+    folders: tuple[tuple[str, Collect], ...] = (
+        (MARKER, report_dataset.collect),
+        (report_evaluation.MARKER, report_evaluation.collect),
+        (report_run.MARKER, report_run.collect),
+    )
+    if not storage.exists(path):
+        raise SourceError(
+            f"there is nothing at {path}: give a face dataset, a run folder, a verdict file or an "
+            "evaluation"
+        )
+    if path.suffix == ".parquet" and not path.is_dir():
+        return report_verdicts.collect
+    for marker, collect in folders:
+        if storage.exists(path / marker):
+            return collect
+    raise SourceError(
+        f"{path} is nothing that a page can be about: give a face dataset ({MARKER}), a run folder "
+        f"({report_run.MARKER}), an evaluation ({report_evaluation.MARKER}) or verdicts (.parquet)"
+    )
+
+
+def _output(config: ReportConfig, path: Path) -> Path:
+    if config.out is not None:
+        storage.check_is_local(config.out)
+        return Path(config.out).absolute()
+    return (path if path.is_dir() else path.parent) / PAGE
+
+
+def _check_output(out: Path, about: str, overwrite: bool) -> None:
+    """Refuse to replace anything but a page of ours.
+
+    :raises OutputError: it is no page, or one about another thing and ``overwrite`` is not given.
+    """
+    if out.is_dir():
+        raise OutputError(f"output {str(out)!r} is a folder: give the .html file to write")
+    if not out.exists():
+        return
+    known = about_of(storage.read_start(out, HEAD_BYTES))
+    if known is None:
+        raise OutputError(f"{out} is no page of dfscan report: give another --out")
+    if known != about and not overwrite:
+        raise OutputError(
+            f"{out} is a page about {known!r}, not about {about!r}: give another --out, or --overwrite"
+        )
