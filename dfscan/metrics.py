@@ -1,25 +1,27 @@
 """Metrics over logits and truth, with intervals and thresholds. Pure functions, no torch.
 
 Everywhere ``logits`` are (N,) float64, higher = more fake, ``fake`` is (N,) bool, and a row is a
-face or a video. scikit-learn does the arithmetic of the figures themselves. The bootstrap needs
-the same figures a thousand times, so it sorts once and counts each row as often as its group was
-drawn, which is equal to scikit-learn's ``sample_weight``.
+face or a video. scikit-learn does the arithmetic of most figures. The bootstrap needs the same
+figures a thousand times, so it sorts once, sums up by group, and counts each group as often as it
+was drawn, which is equal to scikit-learn's ``sample_weight``.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 from scipy.special import expit
+from scipy.stats import binomtest
+from sklearn.isotonic import isotonic_regression
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
     balanced_accuracy_score,
     confusion_matrix,
     f1_score,
-    log_loss,
     precision_score,
     recall_score,
     roc_auc_score,
@@ -32,19 +34,26 @@ Logits = npt.NDArray[np.float64]
 Truth = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
-RANKING: Final = ("auc", "average_precision", "tpr_at_1pct_fpr", "eer")
+RANKING: Final = ("auc", "average_precision", "tpr_at_1pct_fpr", "tpr_at_01pct_fpr", "eer")
 """Figures of the order of the scores, whatever the threshold."""
+PROBABILITY: Final = ("log_loss", "ece", "cllr")
+"""Figures of the probabilities."""
 DECISION: Final = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
-"""Figures of the verdicts at a threshold."""
-SCALARS: Final = (*RANKING, "log_loss", *DECISION)
+"""Figures of the verdicts."""
+SCALARS: Final = (*RANKING, *PROBABILITY, *DECISION)
 """Every figure that has an interval."""
 
 LEVEL: Final = 0.95
 LOW_FPR: Final = 0.01
-_CHUNK: Final = 1 << 16
-"""Resamples are drawn so many rows at a time: arrays of half a megabyte stay in a core's cache."""
-_LARGEST_LOSS: Final = -float(np.log(np.finfo(np.float64).eps))
-"""scikit-learn keeps probabilities this far (in nats) from certain and wrong."""
+LOWER_FPR: Final = 0.001
+CLIP: Final = 1e-15
+"""Probabilities are kept this far from 0 and 1, as Kaggle does, and the DFDC competition with it."""
+ECE_BINS: Final = 15
+_LARGEST_LOSS: Final = -float(np.log(CLIP))
+_CHUNK: Final = 1 << 20
+"""Resamples are drawn so many numbers at a time: 8 MB each array."""
+_GRID: Final = 3000
+"""Where there are many more scores, their order is looked at in some four times so many places."""
 
 MIN_PER_CLASS: Final = 8
 """Fewer rows of a class than this say too little about a collapse."""
@@ -54,50 +63,152 @@ FLAT: Final = 0.05
 RANKS_WELL: Final = 0.75
 
 
-def binary_metrics(logits: Logits, fake: Truth, threshold: float = 0.0) -> dict[str, Any]:
-    """Every figure of (N,) logits against (N,) truth.
+@dataclass(frozen=True)
+class Judged:
+    """What was said of rows, and their truth; (N,) each.
 
-    ``auc``, ``average_precision``; ``tpr_at_1pct_fpr``, the largest share of fakes found by a
-    threshold that calls at most 1 % of the reals FAKE (nothing is interpolated, so with fewer
-    than 100 reals it allows none); ``eer``, see :func:`equal_error_rate`; ``log_loss`` in nats;
-    and for FAKE from ``threshold`` (a logit) on: ``accuracy``, ``balanced_accuracy``,
-    ``precision``, ``recall``, ``f1`` and ``confusion`` with its four counts by name.
-
-    What does not exist is None: with one class missing all but ``log_loss``, ``accuracy`` and the
-    recall of fakes, and ``note`` says so, since half a ROC curve is none; ``precision`` where
-    nothing is called FAKE.
+    ``scores`` rank the rows, higher = more fake. ``log_odds`` are the logits of ``p_fake``, ``llr``
+    natural log-likelihood ratios; with NaN among them their figures do not exist. ``called``: FAKE;
+    ``decided``: REAL or FAKE, and not UNCERTAIN.
     """
+
+    scores: Logits
+    fake: Truth
+    log_odds: Floats
+    llr: Floats
+    called: Truth
+    decided: Truth
+
+    @classmethod
+    def from_logits(cls, logits: Logits, fake: Truth, threshold: float = 0.0) -> "Judged":
+        """Logits that are everything at once, and FAKE from ``threshold`` on."""
+        wide = np.asarray(logits, np.float64)
+        return cls(wide, fake, wide, wide, wide >= np.float64(threshold), np.ones(len(fake), bool))
+
+    def part(self, rows: npt.NDArray[Any]) -> "Judged":
+        """Some of the rows: (N,) bool, or places."""
+        return Judged(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+def binary_metrics(logits: Logits, fake: Truth, threshold: float = 0.0) -> dict[str, Any]:
+    """:func:`figures` of logits that are FAKE from ``threshold`` (a logit) on, which is added."""
+    return figures(Judged.from_logits(logits, fake, threshold)) | {"threshold": float(threshold)}
+
+
+def figures(judged: Judged) -> dict[str, Any]:
+    """Every figure, without intervals.
+
+    ``auc``, ``average_precision``; ``tpr_at_1pct_fpr`` and ``tpr_at_01pct_fpr``, the largest share
+    of fakes found by a threshold that calls at most 1 % (0.1 %) of the reals FAKE (nothing is
+    interpolated, so with fewer than 100 (1000) reals it allows none); ``eer``, see
+    :func:`equal_error_rate`; ``log_loss`` in nats, see :func:`log_losses`; ``ece``, see
+    :func:`calibration_error`; ``cllr`` and ``cllr_min`` in bits, see :func:`cllr` and
+    :func:`cllr_min`; and of the rows that are decided ``accuracy``, ``balanced_accuracy``,
+    ``precision``, ``recall``, ``f1`` and ``confusion`` with its four counts by name.
+    ``undecided`` counts the rest.
+
+    What does not exist is None: with one class missing all but ``log_loss``, ``ece``, ``accuracy``
+    and the recall of fakes, and ``note`` says so, since half a ROC curve is none; ``precision``
+    where nothing is called FAKE; those of probabilities where a row has none.
+    """
+    fake = judged.fake
     fakes = int(fake.sum())
-    called = logits >= np.float64(threshold)  # a plain float would be rounded to float32 logits
     result: dict[str, Any] = {"reals": len(fake) - fakes, "fakes": fakes}
-    result |= dict.fromkeys(SCALARS)
-    result |= {"threshold": float(threshold), "confusion": _confusion(called, fake)}
+    result |= dict.fromkeys((*SCALARS, "cllr_min"))
+    result |= _decided(judged)
     if not len(fake):
         return result | {"note": "nothing held out"}
-    result["log_loss"] = float(log_loss(fake, expit(logits), labels=[False, True]))
-    result["accuracy"] = float(accuracy_score(fake, called))
-    if fakes:
-        result["recall"] = float(recall_score(fake, called))
+    if np.isfinite(judged.log_odds).all():
+        result["log_loss"] = float(log_losses(judged.log_odds, fake).mean())
+        result["ece"] = calibration_error(expit(judged.log_odds), fake)
     if fakes in (0, len(fake)):
         only = "FAKE" if fakes else "REAL"
         return result | {"note": f"the held-out side has only {only}: no AUC"}
-    fpr, tpr, _ = roc_curve(fake, logits, drop_intermediate=False)
+    fpr, tpr, _ = roc_curve(fake, judged.scores, drop_intermediate=False)
+    if np.isfinite(judged.llr).all():
+        result["cllr"] = cllr(judged.llr, fake)
+        result["cllr_min"] = cllr_min(judged.scores, fake)
     return result | {
-        "auc": float(roc_auc_score(fake, logits)),
-        "average_precision": float(average_precision_score(fake, logits)),
+        "auc": float(roc_auc_score(fake, judged.scores)),
+        "average_precision": float(average_precision_score(fake, judged.scores)),
         "tpr_at_1pct_fpr": float(tpr[fpr <= LOW_FPR].max()),
+        "tpr_at_01pct_fpr": float(tpr[fpr <= LOWER_FPR].max()),
         "eer": float(equal_error_rate(fpr, tpr)),
-        "balanced_accuracy": float(balanced_accuracy_score(fake, called)),
-        "precision": float(precision_score(fake, called)) if called.any() else None,
-        "f1": float(f1_score(fake, called)),
     }
 
 
-def _confusion(called: Truth, fake: Truth) -> dict[str, int]:
+def _decided(judged: Judged) -> dict[str, Any]:
+    """The :data:`DECISION` figures of what is decided, as far as they exist."""
+    fake, called = judged.fake[judged.decided], judged.called[judged.decided]
+    counts = dict.fromkeys(("tn", "fp", "fn", "tp"), 0)
+    result: dict[str, Any] = {"undecided": int((~judged.decided).sum()), "confusion": counts}
     if not len(fake):
-        return dict.fromkeys(("tn", "fp", "fn", "tp"), 0)
-    counts = confusion_matrix(fake, called, labels=[False, True]).ravel()
-    return dict(zip(("tn", "fp", "fn", "tp"), counts.tolist(), strict=True))
+        return result
+    matrix = confusion_matrix(fake, called, labels=[False, True]).ravel().tolist()
+    result["confusion"] = dict(zip(counts, matrix, strict=True))
+    result["accuracy"] = float(accuracy_score(fake, called))
+    if fake.any():
+        result["recall"] = float(recall_score(fake, called))
+    if 0 < fake.sum() < len(fake):
+        result["balanced_accuracy"] = float(balanced_accuracy_score(fake, called))
+        result["precision"] = float(precision_score(fake, called)) if called.any() else None
+        result["f1"] = float(f1_score(fake, called))
+    return result
+
+
+def log_losses(log_odds: Floats, fake: Truth) -> Floats:
+    """The loss of each row in nats, (N,): minus the logarithm of the probability of its truth.
+
+    Probabilities are kept within [1e-15, 1 - 1e-15], as in Kaggle's log loss, by which the DFDC
+    competition was judged: so none is above 34.54.
+    """
+    losses: Floats = np.logaddexp(0, np.where(fake, -log_odds, log_odds))
+    return np.minimum(losses, _LARGEST_LOSS)
+
+
+def calibration_error(p_fake: Floats, fake: Truth) -> float:
+    """The expected calibration error: how far probabilities lie from shares of fakes, on average.
+
+    Over 15 bins of equal width of ``p_fake``, each weighed by its rows: C. Guo et al., On
+    calibration of modern neural networks, 2017, of the probability of FAKE instead of the
+    confidence in the likelier class. It is for the share of fakes that the rows have.
+    """
+    place = _bin_of(p_fake)
+    gaps = np.bincount(place, weights=p_fake - fake, minlength=ECE_BINS)
+    return float(np.abs(gaps).sum() / len(fake))
+
+
+def _bin_of(p_fake: Floats) -> npt.NDArray[np.int64]:
+    places: npt.NDArray[np.int64] = np.minimum(p_fake * ECE_BINS, ECE_BINS - 1).astype(np.int64)
+    return places
+
+
+def cllr(llr: Floats, fake: Truth) -> float:
+    """The cost of log-likelihood ratios (natural logarithm) in bits, both classes weighed alike.
+
+    0: perfect, 1: what no information costs; whatever the share of fakes. N. Brümmer and J. du
+    Preez, Application-independent evaluation of speaker detection, 2006. Needs both classes.
+    """
+    bits = np.logaddexp(0, -llr[fake]).mean() + np.logaddexp(0, llr[~fake]).mean()
+    return float(bits / (2 * np.log(2)))
+
+
+def cllr_min(scores: Logits, fake: Truth) -> float:
+    """:func:`cllr` after the best rising map of scores to ratios; the rest of it is calibration.
+
+    The map is fitted to these very rows by pooling adjacent violators (same source), so it is
+    optimistic where they are few. Needs both classes.
+    """
+    ranked = _rank(scores, fake)
+    rows = np.diff(ranked.ends, prepend=-1)
+    found = np.diff(np.cumsum(ranked.fake)[ranked.ends], prepend=0)
+    share = isotonic_regression(found / rows, sample_weight=rows, increasing=False)
+    prior = np.log(fake.sum() / (~fake).sum())
+    with np.errstate(divide="ignore"):  # certain and right costs nothing
+        ratio = np.log(share) - np.log1p(-share) - prior
+    fakes, reals = np.repeat(ratio, found), np.repeat(ratio, rows - found)
+    bits = np.logaddexp(0, -fakes).mean() + np.logaddexp(0, reals).mean()
+    return float(bits / (2 * np.log(2)))
 
 
 def equal_error_rate(fpr: Floats, tpr: Floats) -> npt.NDArray[np.float64]:
@@ -142,7 +253,7 @@ def groups_by_video(
 
 @dataclass(frozen=True)
 class Intervals:
-    """Bootstrap intervals of the figures of :func:`binary_metrics`.
+    """Bootstrap intervals of the figures of :func:`figures`.
 
     ``bounds``: figure → (low, high), None where the figure or its interval does not exist.
     ``left_out`` of the ``resamples`` lacked a class and say nothing about either. ``note`` says
@@ -156,15 +267,36 @@ class Intervals:
     level: float = LEVEL
     note: str | None = None
 
+    def as_json(self, seed: int) -> dict[str, Any]:
+        """``intervals`` (figure → [low, high] or None) and ``bootstrap`` (how they were made)."""
+        how = {
+            "level": self.level,
+            "groups": self.groups,
+            "resamples": self.resamples,
+            "left_out": self.left_out,
+            "seed": seed,
+            "note": self.note,
+        }
+        bounds = {name: list(pair) if pair else None for name, pair in self.bounds.items()}
+        return {"intervals": bounds, "bootstrap": how}
+
+
+Groups = Sequence[Any] | npt.NDArray[Any]
+
 
 def bootstrap(
     logits: Logits,
     fake: Truth,
-    groups: Sequence[Any] | npt.NDArray[Any],
+    groups: Groups,
     threshold: float = 0.0,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Intervals:
+    """:func:`intervals` of logits that are FAKE from ``threshold`` (a logit) on."""
+    return intervals(Judged.from_logits(logits, fake, threshold), groups, resamples, seed)
+
+
+def intervals(judged: Judged, groups: Groups, resamples: int = 1000, seed: int = 0) -> Intervals:
     """95 % percentile intervals that resample groups of related rows.
 
     Faces of one video, and videos of one original, are no independent draws: whole groups are
@@ -175,29 +307,36 @@ def bootstrap(
 
     No interval exists where a class lies in fewer than two groups.
     """
+    return _intervals([judged], groups, resamples, seed)
+
+
+def _intervals(sides: Sequence[Judged], groups: Groups, resamples: int, seed: int) -> Intervals:
+    """Of one side, or of the first less the second, of the same rows."""
     names, group = np.unique(np.asarray(groups), return_inverse=True)
-    nothing = dict.fromkeys(SCALARS)
+    fake = sides[0].fake
     spread = min(len(np.unique(group[fake == side])) for side in (False, True))
     if spread < 2:
         note = f"no intervals: a class lies in {spread} group(s), and at least 2 are needed"
-        return Intervals(nothing, len(names), resamples=0, note=note)
-    ranked = _rank(logits, fake, threshold)
+        return Intervals(dict.fromkeys(SCALARS), len(names), resamples=0, note=note)
+    summed = [_sum_up(side, group, len(names)) for side in sides]
     random = np.random.default_rng(seed)
-    size = max(1, _CHUNK // len(logits))
-    drawn = [
-        _resampled(ranked, _multiplicities(len(names), min(size, resamples - start), random), group)
-        for start in range(0, resamples, size)
-    ]
-    values = {name: np.concatenate([part[name] for part in drawn]) for name in SCALARS}
-    used = len(values["auc"])
-    bounds = {name: _percentiles(values[name]) for name in SCALARS}
+    size = max(1, _CHUNK // max(len(names), *(s.fakes.shape[0] for s in summed)))
+    drawn = []
+    for start in range(0, resamples, size):
+        counts = _multiplicities(len(names), min(size, resamples - start), random)
+        drawn.append([_resampled(s, counts) for s in summed])
+    bounds = {}
+    for name in SCALARS:
+        first, *second = (np.concatenate([d[i][name] for d in drawn]) for i in range(len(sides)))
+        bounds[name] = _percentiles(first - second[0] if second else first)
+    used = sum(len(part[0]["auc"]) for part in drawn)
     return Intervals(bounds, len(names), resamples, left_out=resamples - used)
 
 
 def measure(
     logits: Logits,
     fake: Truth,
-    groups: Sequence[Any] | npt.NDArray[Any],
+    groups: Groups,
     threshold: float = 0.0,
     resamples: int = 1000,
     seed: int = 0,
@@ -207,43 +346,141 @@ def measure(
     Adds ``intervals`` (figure → [low, high] or None) and ``bootstrap`` (how they were made).
     """
     found = bootstrap(logits, fake, groups, threshold, resamples, seed)
-    how = {
-        "level": found.level,
-        "groups": found.groups,
-        "resamples": found.resamples,
-        "left_out": found.left_out,
-        "seed": seed,
-        "note": found.note,
+    return binary_metrics(logits, fake, threshold) | found.as_json(seed)
+
+
+def measured(
+    judged: Judged, groups: Groups, resamples: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """:func:`figures` with their intervals, as :func:`measure` adds them."""
+    return figures(judged) | intervals(judged, groups, resamples, seed).as_json(seed)
+
+
+def compare(
+    first: Judged, second: Judged, groups: Groups, resamples: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """Two models on the same rows: every figure of the first less that of the second.
+
+    The intervals are of the difference: each resample draws the same groups for both, so what makes
+    rows hard for both cancels out. ``mcnemar``: see :func:`mcnemar`, over the rows that both decide.
+
+    :returns: figure → difference (None where one does not exist), ``intervals``, ``bootstrap``,
+        ``mcnemar``.
+    """
+    ours, theirs = figures(first), figures(second)
+    differences: dict[str, Any] = {
+        name: None if ours[name] is None or theirs[name] is None else ours[name] - theirs[name]
+        for name in (*SCALARS, "cllr_min")
     }
-    bounds = {name: list(pair) if pair else None for name, pair in found.bounds.items()}
-    return binary_metrics(logits, fake, threshold) | {"intervals": bounds, "bootstrap": how}
+    both = first.decided & second.decided
+    right = [side.called[both] == side.fake[both] for side in (first, second)]
+    found = _intervals([first, second], groups, resamples, seed)
+    return differences | found.as_json(seed) | {"mcnemar": mcnemar(*right)}
+
+
+def mcnemar(first: Truth, second: Truth) -> dict[str, Any]:
+    """Whether two models are right equally often: the exact test, by Q. McNemar, 1947.
+
+    :param first: (N,) where the first is right. :param second: where the second is.
+    :returns: ``rows``, ``only_first`` and ``only_second`` right, and ``p``, the two-sided
+        probability of a split at least as uneven were both equally good. It takes rows for
+        independent, which videos of one original are not: there, trust the intervals.
+    """
+    ours, theirs = int((first & ~second).sum()), int((second & ~first).sum())
+    p = float(binomtest(ours, ours + theirs).pvalue) if ours + theirs else 1.0
+    return {"rows": len(first), "only_first": ours, "only_second": theirs, "p": p}
 
 
 @dataclass(frozen=True)
 class _Ranked:
     """Rows by falling score.
 
-    ``order`` (N,) into the rows as given; ``fake`` and ``loss`` (N,) in that order; ``ends`` (K,)
-    the last row of each run of equal scores, ``scores`` (K,) those scores; ``called`` how many
-    rows lie at or above the threshold.
+    ``order`` (N,) into the rows as given; ``fake`` (N,) in that order; ``ends`` (K,) the last row
+    of each run of equal scores, ``scores`` (K,) those scores.
     """
 
     order: npt.NDArray[np.int64]
     fake: Truth
-    loss: Floats
     ends: npt.NDArray[np.int64]
     scores: Floats
-    called: int
 
 
-def _rank(logits: Logits, fake: Truth, threshold: float = 0.0) -> _Ranked:
+def _rank(logits: Logits, fake: Truth) -> _Ranked:
     order = np.argsort(-logits, kind="stable")
     scores, truth = logits[order], fake[order]
     ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
-    loss = np.minimum(np.logaddexp(0, np.where(truth, -scores, scores)), _LARGEST_LOSS)
-    return _Ranked(
-        order, truth, loss, ends, scores[ends], int((scores >= np.float64(threshold)).sum())
-    )
+    return _Ranked(order, truth, ends, scores[ends])
+
+
+def _thinned(ranked: _Ranked) -> npt.NDArray[np.int64]:
+    """The ends of runs between which a curve is drawn: all, or of very many enough.
+
+    Those are close together among the highest scores, where a low rate of false positives is read
+    off (they lie within 1 % of the rate), and evenly spread else. It moves an AUC by less than 1e-5, an
+    average precision by less than 1e-4.
+    """
+    if len(ranked.ends) <= 4 * _GRID:
+        return ranked.ends
+    rows = ranked.ends + 1
+    found = np.cumsum(ranked.fake)[ranked.ends]
+    kept = [np.array([len(rows) - 1])]
+    for counts in (found, rows - found):
+        for grid in (np.geomspace(1, counts[-1], _GRID), np.linspace(1, counts[-1], _GRID)):
+            kept.append(np.searchsorted(counts, grid))
+    places = np.unique(np.concatenate(kept))
+    ends: npt.NDArray[np.int64] = ranked.ends[places]
+    return ends
+
+
+@dataclass(frozen=True)
+class _Summed:
+    """What resampling needs of rows, summed by their G groups.
+
+    ``fakes`` and ``reals`` (K, G): how many lie in each run of scores, which fall. ``sums`` name →
+    (G,) or (G, bins).
+    """
+
+    fakes: csr_array
+    reals: csr_array
+    sums: dict[str, Floats]
+
+
+def _sum_up(judged: Judged, group: npt.NDArray[np.int64], groups: int) -> _Summed:
+    ranked, fake = _rank(judged.scores, judged.fake), judged.fake
+    ends = _thinned(ranked)
+    run = np.empty(len(fake), np.int64)
+    run[ranked.order] = np.searchsorted(ends, np.arange(len(fake)))
+    sides = [
+        csr_array((np.ones(int(side.sum())), (run[side], group[side])), shape=(len(ends), groups))
+        for side in (fake, ~fake)
+    ]
+
+    def total(weights: npt.NDArray[Any]) -> Floats:
+        return np.bincount(group, weights=weights, minlength=groups).astype(np.float64)
+
+    p = expit(judged.log_odds)
+    known = np.isfinite(p)
+    place = np.zeros(len(p), np.int64)
+    place[known] = _bin_of(p[known])
+    cells = group * ECE_BINS + place
+    gaps = np.bincount(cells, weights=p - fake, minlength=groups * ECE_BINS).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # NaN stays NaN
+        losses = log_losses(judged.log_odds, fake)
+        bits = np.logaddexp(0, np.where(fake, -judged.llr, judged.llr))
+    right = judged.called == fake
+    sums: dict[str, Floats] = {
+        "fakes": total(fake),
+        "reals": total(~fake),
+        "loss": total(losses),
+        "bits_of_fakes": total(np.where(fake, bits, 0)),
+        "bits_of_reals": total(np.where(fake, 0, bits)),
+        "gaps": gaps.reshape(groups, ECE_BINS),
+        "tp": total(judged.decided & fake & right),
+        "fn": total(judged.decided & fake & ~right),
+        "tn": total(judged.decided & ~fake & right),
+        "fp": total(judged.decided & ~fake & ~right),
+    }
+    return _Summed(sides[0], sides[1], sums)
 
 
 def _multiplicities(groups: int, resamples: int, random: np.random.Generator) -> Floats:
@@ -254,28 +491,23 @@ def _multiplicities(groups: int, resamples: int, random: np.random.Generator) ->
     return counts.reshape(resamples, groups).astype(np.float64)
 
 
-def _resampled(
-    ranked: _Ranked, counts: Floats, group: npt.NDArray[np.int64]
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Figures of those of the (B, G) resamples that hold both classes."""
-    weights = counts[:, group[ranked.order]]
-    fakes = weights[:, ranked.fake].sum(axis=1)
-    reals = weights.sum(axis=1) - fakes
-    return _weighted(ranked, weights[(fakes > 0) & (reals > 0)])
-
-
-def _weighted(ranked: _Ranked, weights: Floats) -> dict[str, npt.NDArray[np.float64]]:
-    """Each figure, (B,), of the rows counted (B, N) times; NaN where it does not exist."""
-    found_fakes = np.cumsum(weights * ranked.fake, axis=1)
-    called_reals = np.cumsum(weights * ~ranked.fake, axis=1)
-    fakes, reals = found_fakes[:, -1], called_reals[:, -1]
-    at = ranked.called - 1
-    tp, fp = (c[:, at] if at >= 0 else np.zeros(len(c)) for c in (found_fakes, called_reals))
-    found_fakes, called_reals = found_fakes[:, ranked.ends], called_reals[:, ranked.ends]
+def _resampled(summed: _Summed, counts: Floats) -> dict[str, npt.NDArray[np.float64]]:
+    """Figures of those of the (B, G) resamples that hold both classes; NaN where there is none."""
+    sums = summed.sums
+    counts = counts[(counts @ sums["fakes"] > 0) & (counts @ sums["reals"] > 0)]
+    drawn = {name: counts @ each for name, each in sums.items()}
+    fakes, reals = drawn["fakes"], drawn["reals"]
+    across = np.ascontiguousarray(counts.T)
+    found, called = (
+        np.cumsum(np.ascontiguousarray((side @ across).T), axis=1)
+        for side in (summed.fakes, summed.reals)
+    )
     return {
-        **_ranking(found_fakes, called_reals),
-        "log_loss": weights @ ranked.loss / (fakes + reals),
-        **_decisions(tp, fp, fakes, reals),
+        **_ranking(found, called),
+        "log_loss": drawn["loss"] / (fakes + reals),
+        "ece": np.abs(drawn["gaps"]).sum(axis=1) / (fakes + reals),
+        "cllr": (drawn["bits_of_fakes"] / fakes + drawn["bits_of_reals"] / reals) / (2 * np.log(2)),
+        **_decisions(*(drawn[name] for name in ("tp", "fp", "fn", "tn"))),
     }
 
 
@@ -290,23 +522,28 @@ def _ranking(tp: Floats, fp: Floats) -> dict[str, npt.NDArray[np.float64]]:
         "auc": (np.diff(fpr, axis=1) * (tpr[:, 1:] + tpr[:, :-1])).sum(axis=1) / 2,
         "average_precision": (gained * precision).sum(axis=1),
         "tpr_at_1pct_fpr": np.where(fpr <= LOW_FPR, tpr, 0).max(axis=1),
+        "tpr_at_01pct_fpr": np.where(fpr <= LOWER_FPR, tpr, 0).max(axis=1),
         "eer": equal_error_rate(fpr, tpr),
     }
 
 
 def _decisions(
-    tp: Floats, fp: Floats, fakes: Floats, reals: Floats
+    tp: Floats, fp: Floats, fn: Floats, tn: Floats
 ) -> dict[str, npt.NDArray[np.float64]]:
     """The :data:`DECISION` figures of (B,) counts."""
-    called = tp + fp
-    none = np.full_like(tp, np.nan)
+    recall = _share(tp, tp + fn)
+    both = (tp + fn > 0) & (tn + fp > 0)
     return {
-        "accuracy": (tp + reals - fp) / (fakes + reals),
-        "balanced_accuracy": (tp / fakes + 1 - fp / reals) / 2,
-        "precision": np.divide(tp, called, out=none, where=called > 0),
-        "recall": tp / fakes,
-        "f1": 2 * tp / (called + fakes),
+        "accuracy": _share(tp + tn, tp + fp + fn + tn),
+        "balanced_accuracy": (recall + _share(tn, tn + fp)) / 2,
+        "precision": np.where(both, _share(tp, tp + fp), np.nan),
+        "recall": recall,
+        "f1": np.where(both, _share(2 * tp, 2 * tp + fp + fn), np.nan),
     }
+
+
+def _share(some: Floats, of: Floats) -> Floats:
+    return np.divide(some, of, out=np.full_like(some, np.nan), where=of > 0)
 
 
 def _percentiles(values: Floats) -> tuple[float, float] | None:
@@ -418,7 +655,7 @@ def by_attribute(
     logits: Logits,
     fake: Truth,
     threshold: float = 0.0,
-    groups: Sequence[Any] | npt.NDArray[Any] | None = None,
+    groups: Groups | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Figures of the fakes of each value of an attribute (manipulation, difficulty, …).
 
@@ -430,20 +667,27 @@ def by_attribute(
     :returns: value → :func:`measure` (without groups: :func:`binary_metrics`) and ``against``,
         sorted by value; values that no fake has are left out.
     """
-    names = np.array(["" if v is None else str(v) for v in values], dtype=object)
-    given = np.array([v is not None for v in values], dtype=bool)
     found: dict[str, dict[str, Any]] = {}
-    for value in sorted(set(names[fake & given])):
-        same = given & (names == value)
-        alike = same & ~fake
-        rows = (same & fake) | (alike if alike.any() else ~fake)
+    fakes_have = {
+        str(v) for v, is_fake in zip(values, fake, strict=True) if is_fake and v is not None
+    }
+    for value in sorted(fakes_have):
+        rows, against = rows_of(value, values, fake)
         if groups is None:
-            figures = binary_metrics(logits[rows], fake[rows], threshold)
+            told = binary_metrics(logits[rows], fake[rows], threshold)
         else:
-            figures = measure(logits[rows], fake[rows], np.asarray(groups)[rows], threshold)
-        against = f"reals of {value}" if alike.any() else "all reals"
-        found[value] = figures | {"against": against}
+            told = measure(logits[rows], fake[rows], np.asarray(groups)[rows], threshold)
+        found[value] = told | {"against": against}
     return found
+
+
+def rows_of(value: str, values: Sequence[str | None], fake: Truth) -> tuple[Truth, str]:
+    """The fakes of a value with the reals they stand against, (N,) bool, and which those are."""
+    same = np.array([v is not None and str(v) == value for v in values], dtype=bool)
+    alike = same & ~fake
+    if alike.any():
+        return same, f"reals of {value}"
+    return same | ~fake, "all reals"
 
 
 @dataclass(frozen=True)

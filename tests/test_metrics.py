@@ -13,21 +13,32 @@ from sklearn.calibration import calibration_curve
 
 from dfscan.errors import ConfigError
 from dfscan.metrics import (
+    DECISION,
+    PROBABILITY,
     RANKING,
     SCALARS,
     Intervals,
+    Judged,
     Logits,
     Truth,
-    _rank,
-    _weighted,
+    _resampled,
+    _sum_up,
     binary_metrics,
     bootstrap,
     by_attribute,
     by_video,
     choose_threshold,
+    cllr,
+    cllr_min,
     collapsed,
+    compare,
+    figures,
     groups_by_video,
+    intervals,
+    log_losses,
+    mcnemar,
     measure,
+    measured,
     reliability,
 )
 
@@ -112,7 +123,8 @@ def test_one_false_alarm_in_a_hundred_reals_is_allowed_and_in_99_is_not() -> Non
 @pytest.mark.parametrize(("fake", "only"), [(True, "FAKE"), (False, "REAL")])
 def test_one_class_has_no_auc_and_says_so(fake: Any, only: str) -> None:
     found = binary_metrics(np.array([1.0, -1.0]), np.array([fake, fake]))
-    missing = {*RANKING, "balanced_accuracy", "precision", "f1"} | (set() if fake else {"recall"})
+    missing = {*RANKING, "cllr", "balanced_accuracy", "precision", "f1"}
+    missing |= set() if fake else {"recall"}
     assert {k for k in SCALARS if found[k] is None} == missing
     assert f"only {only}" in found["note"]
     assert found["accuracy"] == 0.5
@@ -140,8 +152,10 @@ def test_certain_and_wrong_is_a_large_but_finite_loss() -> None:
     found = binary_metrics(logits, fake)
     assert math.isfinite(found["log_loss"])
     assert found["log_loss"] > 10
-    weighted = _weighted(_rank(logits, fake), np.ones((1, 2)))
-    assert weighted["log_loss"][0] == pytest.approx(found["log_loss"], rel=1e-6)
+    resampled = _resampled(
+        _sum_up(Judged.from_logits(logits, fake), np.arange(2), 2), np.ones((1, 2))
+    )
+    assert resampled["log_loss"][0] == pytest.approx(found["log_loss"], rel=1e-6)
 
 
 def test_faces_are_averaged_by_video_in_the_order_of_ids() -> None:
@@ -163,9 +177,10 @@ def test_no_faces_are_no_videos() -> None:
 @pytest.mark.parametrize("decimals", [None, 1])
 def test_rows_counted_often_equal_scikit_learns_sample_weight(decimals: int | None) -> None:
     logits, fake = simulated(400, decimals=decimals)
-    ranked = _rank(logits, fake, threshold=0.7)
     weights = np.random.default_rng(1).integers(0, 4, size=(5, 400)).astype(float)
-    found = _weighted(ranked, weights[:, ranked.order])
+    judged = Judged.from_logits(logits, fake, threshold=0.7)
+    found = _resampled(_sum_up(judged, np.arange(400), 400), weights)
+    p = expit(logits)
     called = logits >= 0.7
     for draw, weight in enumerate(weights):
         given = {"sample_weight": weight}
@@ -174,8 +189,19 @@ def test_rows_counted_often_equal_scikit_learns_sample_weight(decimals: int | No
             "auc": sk.roc_auc_score(fake, logits, **given),
             "average_precision": sk.average_precision_score(fake, logits, **given),
             "tpr_at_1pct_fpr": tpr[fpr <= 0.01].max(),
+            "tpr_at_01pct_fpr": tpr[fpr <= 0.001].max(),
             "eer": brentq(lambda x, f=fpr, t=tpr: 1 - x - np.interp(x, f, t), 0, 1),
-            "log_loss": sk.log_loss(fake, expit(logits), **given),
+            "log_loss": sk.log_loss(fake, p, **given),
+            "ece": sum(
+                abs((weight * (p - fake))[(p >= i / 15) & (p < (i + 1) / 15)].sum())
+                for i in range(15)
+            )
+            / weight.sum(),
+            "cllr": (
+                np.average(np.log2(1 + np.exp(-logits)), weights=weight * fake)
+                + np.average(np.log2(1 + np.exp(logits)), weights=weight * ~fake)
+            )
+            / 2,
             "accuracy": sk.accuracy_score(fake, called, **given),
             "balanced_accuracy": sk.balanced_accuracy_score(fake, called, **given),
             "precision": sk.precision_score(fake, called, **given),
@@ -381,11 +407,11 @@ def test_each_manipulation_stands_against_all_reals() -> None:
     logits = logits + np.array([3.0 if k == "easy" else 0.0 for k in kinds])
     found = by_attribute(kinds, logits, fake, threshold=1.0)
     assert list(found) == ["easy", "hard"]
-    for kind, figures in found.items():
+    for kind, each in found.items():
         rows = np.array([k == kind for k in kinds]) | ~fake
-        assert figures["auc"] == pytest.approx(sk.roc_auc_score(fake[rows], logits[rows]))
-        assert figures["reals"] == (~fake).sum()
-        assert figures["against"] == "all reals"
+        assert each["auc"] == pytest.approx(sk.roc_auc_score(fake[rows], logits[rows]))
+        assert each["reals"] == (~fake).sum()
+        assert each["against"] == "all reals"
     assert found["easy"]["auc"] > found["hard"]["auc"] + 0.05
     assert found["easy"]["recall"] > 0.99
 
@@ -424,3 +450,134 @@ def test_reliability_at_another_share_of_fakes() -> None:
     assert weighted.observed == pytest.approx(weighted.predicted, abs=0.03)
     as_it_is = reliability(expit(ratio), fake, bins=5)
     assert as_it_is.observed[-1] < weighted.observed[-1] / 2
+
+
+def grouped(seed: int, groups: int = 60, size: int = 5) -> tuple[Logits, Truth, Any]:
+    """Groups of one class each, whose rows are alike: half of the variance is theirs."""
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(groups), size)
+    fake = group < groups // 2
+    together = rng.normal(size=groups)[group]
+    return (together + rng.normal(size=len(group))) / 2**0.5 + fake - 0.5, fake, group
+
+
+def test_intervals_of_grouped_rows_hold_the_truth_as_often_as_they_say() -> None:
+    # Scores are N(±0.5, 1): AUC is Φ(1 / √2), log loss and Cllr are an integral.
+    auc = 0.7602
+    x = np.linspace(-8, 8, 4001)
+    density = np.exp(-((x - 0.5) ** 2) / 2) / (2 * np.pi) ** 0.5
+    loss = float(np.trapezoid(density * np.logaddexp(0, -x), x))
+    truths = {"auc": auc, "log_loss": loss, "cllr": loss / math.log(2)}
+    inside = dict.fromkeys((*truths, "auc, ungrouped"), 0)
+    for seed in range(150):
+        logits, fake, group = grouped(seed)
+        found = bootstrap(logits, fake, group, resamples=300)
+        for name, truth in truths.items():
+            low, high = bounds(found, name)
+            inside[name] += low <= truth <= high
+        low, high = bounds(bootstrap(logits, fake, np.arange(300), resamples=100), "auc")
+        inside["auc, ungrouped"] += low <= auc <= high
+    for name in truths:
+        assert 0.88 <= inside[name] / 150 <= 0.99, name
+    assert inside["auc, ungrouped"] / 150 < 0.85  # what rows alone would claim
+
+
+def test_the_interval_of_a_difference_holds_the_truth_as_often_as_it_says() -> None:
+    # A second model hears the first with as much noise again: AUC Φ(1 / √2) against Φ(1 / 2).
+    inside, widths = 0, []
+    for seed in range(80):
+        logits, fake, group = grouped(seed)
+        noise = np.random.default_rng(1000 + seed).normal(size=len(fake))
+        first, second = (Judged.from_logits(s, fake) for s in (logits, logits + noise))
+        found = compare(first, second, group, resamples=300)
+        low, high = found["intervals"]["auc"]
+        inside += low <= 0.7602 - 0.6915 <= high
+        alone = [bounds(intervals(side, group, 300), "auc") for side in (first, second)]
+        widths.append((high - low) / sum(b[1] - b[0] for b in alone))
+    assert 0.88 <= inside / 80 <= 0.99
+    assert np.mean(widths) < 0.5  # what is hard for both cancels out
+
+
+def test_a_model_against_itself_differs_by_nothing() -> None:
+    judged = Judged.from_logits(*simulated(200))
+    found = compare(judged, judged, np.arange(200), resamples=100)
+    assert {found[name] for name in (*SCALARS, "cllr_min")} == {0.0}
+    assert all(pair == [0.0, 0.0] for pair in found["intervals"].values())
+    assert found["mcnemar"] == {"rows": 200, "only_first": 0, "only_second": 0, "p": 1.0}
+
+
+def test_mcnemar_equals_the_binomial_by_hand() -> None:
+    first = np.array([True] * 9 + [False] * 1 + [True] * 5)
+    second = np.array([False] * 9 + [True] * 1 + [True] * 5)
+    found = mcnemar(first, second)
+    assert (found["rows"], found["only_first"], found["only_second"]) == (15, 9, 1)
+    assert found["p"] == pytest.approx(2 * (1 + 10) / 2**10)
+
+
+def test_the_competitions_clip() -> None:
+    certain = log_losses(np.array([100.0, -100.0, 100.0]), np.array([False, True, True]))
+    assert certain == pytest.approx([-math.log(1e-15)] * 2 + [0.0])
+    p = np.array([0.0, 1.0])
+    clipped = np.clip(p, 1e-15, 1 - 1e-15)
+    expected = -(math.log(clipped[0]) + math.log1p(-clipped[1])) / 2
+    assert certain[:2].mean() == pytest.approx(expected, rel=1e-3)
+
+
+def test_cllr_is_one_without_information_and_more_when_misled() -> None:
+    fake = np.arange(10) < 3
+    assert cllr(np.zeros(10), fake) == pytest.approx(1)
+    assert cllr(np.where(fake, 50.0, -50.0), fake) == pytest.approx(0)
+    assert cllr(np.where(fake, -5.0, 5.0), fake) > 1
+
+
+@pytest.mark.parametrize("decimals", [None, 1])
+def test_cllr_at_best_does_not_depend_on_the_scale(decimals: int | None) -> None:
+    logits, fake = simulated(500, decimals=decimals)
+    best = cllr_min(logits, fake)
+    assert cllr_min(logits**3 * 7, fake) == pytest.approx(best)
+    assert best <= min(cllr(a * logits + b, fake) for a in (0.5, 1, 2) for b in (-2, -1, 0, 1))
+    assert cllr_min(np.where(fake, 1.0, 0.0), fake) == 0
+    assert cllr_min(np.zeros(500), fake) == pytest.approx(1)
+
+
+def test_undecided_rows_are_ranked_but_not_called() -> None:
+    logits, fake = np.array([3.0, 2.0, 1.0, -1.0]), np.array([True, False, True, False])
+    whole = Judged.from_logits(logits, fake)
+    some = dataclasses.replace(whole, decided=np.array([True, False, False, True]))
+    found = figures(some)
+    assert found["undecided"] == 2
+    assert found["confusion"] == {"tn": 1, "fp": 0, "fn": 0, "tp": 1}
+    assert (found["accuracy"], found["precision"]) == (1, 1)
+    assert found["auc"] == figures(whole)["auc"] == 0.75
+    nothing = figures(dataclasses.replace(whole, decided=np.zeros(4, bool)))
+    assert [nothing[k] for k in DECISION] == [None] * len(DECISION)
+
+
+def test_without_probabilities_ranks_are_left() -> None:
+    logits, fake = simulated(100)
+    blank = np.full(100, np.nan)
+    judged = dataclasses.replace(Judged.from_logits(logits, fake), log_odds=blank, llr=blank)
+    found = measured(judged, np.arange(100), resamples=100)
+    assert [found[k] for k in PROBABILITY] == [None] * 3
+    assert [found["intervals"][k] for k in PROBABILITY] == [None] * 3
+    assert found["auc"] == pytest.approx(sk.roc_auc_score(fake, logits))
+    assert found["intervals"]["auc"] is not None
+
+
+def test_very_many_scores_are_thinned_without_moving_an_interval() -> None:
+    logits, fake = simulated(60_000, shift=2.5, seed=4)
+    group = np.arange(60_000) // 100
+    counts = np.random.default_rng(0).integers(0, 4, size=(8, 600)).astype(float)
+    judged = Judged.from_logits(logits, fake)
+    summed = _sum_up(judged, group, 600)
+    assert summed.fakes.shape[0] < 13_000
+    found = _resampled(summed, counts)
+    for draw, weight in enumerate(counts[:, group]):
+        fpr, tpr, _ = sk.roc_curve(fake, logits, drop_intermediate=False, sample_weight=weight)
+        assert found["auc"][draw] == pytest.approx(
+            sk.roc_auc_score(fake, logits, sample_weight=weight), abs=1e-5
+        )
+        for name, limit in (("tpr_at_1pct_fpr", 0.01), ("tpr_at_01pct_fpr", 0.001)):
+            assert found[name][draw] == pytest.approx(tpr[fpr <= limit].max(), abs=2e-3)
+        average = sk.average_precision_score(fake, logits, sample_weight=weight)
+        assert found["average_precision"][draw] == pytest.approx(average, abs=1e-4)

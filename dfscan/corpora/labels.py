@@ -1,7 +1,9 @@
-"""Truth from a file beside the verdicts: a table, or DFDC's ``metadata.json`` or ``labels.csv``.
+"""Truth from beside the verdicts: a table, DFDC's ``metadata.json`` or ``labels.csv``, a source.
 
 A table (``.csv``, ``.parquet``) names its videos in the first of the columns :data:`NAMES` that it
-has, and has ``label`` (REAL, FAKE, 0, 1; empty is null); ``original`` and ``group`` may follow.
+has, and has ``label`` (REAL, FAKE, 0, 1; empty is null); ``original`` and ``group`` may follow, and
+other columns of text are attributes. A source is anything that extract and score take, and its
+layout knows the labels.
 """
 
 from collections import Counter, defaultdict
@@ -10,11 +12,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from dfscan import storage
-from dfscan.corpora import dfdc, lists
-from dfscan.corpora.base import Given, connected, parts, suffix
+from dfscan.corpora import dfdc, list_videos, lists
+from dfscan.corpora.base import Given, connected, parts, shared, suffix
 from dfscan.errors import SourceError
 
 NAMES: Final = ("video_id", *lists.PATHS)
+PART: Final = "part"
+"""The attribute that holds a video's part where a source tells it, or a table has such a column."""
 _KINDS: Final = (".csv", ".parquet", ".json")
 
 
@@ -29,6 +33,36 @@ class Matched:
     given: Mapping[str, Given]
     ambiguous: frozenset[str] = frozenset()
     unused: int = 0
+
+
+def read_truth(path: str, layout: str = "auto") -> dict[str, Given]:
+    """What a file of labels or a labelled source says of each video, see :func:`read_labels`.
+
+    Of a source everything is told that its layout knows: label, original, group, attributes, and
+    the part as the attribute :data:`PART`. Its videos are called by their ``video_id``.
+
+    :param layout: where a source's labels come from, as of :func:`~dfscan.corpora.list_videos`.
+    :raises SourceError: there is neither, or it says nothing of any label.
+    """
+    if suffix(path) in _KINDS:
+        return read_labels(path)
+    listing = list_videos([path], layout)
+    if not any(ref.label for ref in listing.videos):
+        (read_by,) = listing.layouts.values()
+        raise SourceError(
+            f"labels {path!r}: {len(listing.videos):,} videos and no label (layout {read_by}): give "
+            "--layout, or a table with video_id or filename, and label"
+        )
+    return {
+        ref.video_id: Given(
+            label=ref.label,
+            labelled=True,
+            original=ref.original,
+            group=ref.group,
+            attributes=shared({**ref.attributes, PART: ref.part}),
+        )
+        for ref in listing.videos
+    }
 
 
 def read_labels(path: str) -> dict[str, Given]:

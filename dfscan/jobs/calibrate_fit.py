@@ -12,7 +12,7 @@ from scipy.special import expit
 from dfscan import calibration
 from dfscan.aggregation import Aggregation
 from dfscan.calibration import Calibration
-from dfscan.metrics import choose_threshold
+from dfscan.metrics import choose_threshold, cllr
 from dfscan.operatingpoint import clopper_pearson, next_score, threshold_at_fpr
 from dfscan.recipe import Sampling
 
@@ -198,8 +198,7 @@ def figures(said: Answers, fake: Flags, prior: float) -> dict[str, Any]:
     """What answers are worth.
 
     ``log_loss`` (nats) of ``p_fake``, reals and fakes weighed so that the fakes have the share
-    ``prior``; ``cllr`` (bits, 1 = no information, whatever the prior): N. Brümmer and J. du Preez,
-    Application-independent evaluation of speaker detection, 2006. Both are None with a class
+    ``prior``; ``cllr`` in bits, see :func:`~dfscan.metrics.cllr`. Both are None with a class
     missing. ``false_positive_rate`` and ``true_positive_rate``: ``called`` FAKE ``of`` so many
     videos of the class, the ``rate`` and its exact 95 % ``interval``; None where it has no videos.
     """
@@ -208,8 +207,7 @@ def figures(said: Answers, fake: Flags, prior: float) -> dict[str, Any]:
     if fake.any() and not fake.all():
         losses = -np.log(p[fake]).mean(), -np.log1p(-p[~fake]).mean()
         result["log_loss"] = float(prior * losses[0] + (1 - prior) * losses[1])
-        bits = np.logaddexp(0, -said.llr[fake]).mean() + np.logaddexp(0, said.llr[~fake]).mean()
-        result["cllr"] = float(bits / (2 * math.log(2)))
+        result["cllr"] = cllr(said.llr, fake)
     return result | {
         "false_positive_rate": _share(said.called[~fake]),
         "true_positive_rate": _share(said.called[fake]),

@@ -169,20 +169,33 @@ def confusion(counts: Mapping[str, int], title: str = "Verdicts") -> bytes:
 
     :param counts: ``tn, fp, fn, tp`` as in :func:`dfscan.metrics.binary_metrics`.
     """
-    table = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
+    table = {
+        "real": {"REAL": counts["tn"], "FAKE": counts["fp"]},
+        "fake": {"REAL": counts["fn"], "FAKE": counts["tp"]},
+    }
+    return truth_by_verdict(table, title)
+
+
+def truth_by_verdict(counts: Mapping[str, Mapping[str, int]], title: str = "Verdicts") -> bytes:
+    """Truth against whatever verdicts there are: counts, and the percentage of each row.
+
+    :param counts: truth → verdict → number, the same verdicts in each.
+    """
+    verdicts = list(next(iter(counts.values())))
+    table = np.array([[row[v] for v in verdicts] for row in counts.values()])
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     with rc_context(_STYLE | {"axes.grid": False}):
-        figure = Figure(figsize=(5.5, 4.8))
+        figure = Figure(figsize=(1.9 + 1.8 * len(verdicts), 1.6 + 1.6 * len(counts)))
         axes = figure.subplots()
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for (row, column), share in np.ndenumerate(shares):
             axes.text(
                 column, row, f"{table[row, column]:,}\n{_percent(share)}", ha="center", va="center",
                 fontsize=18, color="white" if share > 0.55 else _INK,
             )  # fmt: skip
-        rows = [f"{name}\n({n:,})" for name, n in zip(("real", "fake"), table.sum(1), strict=True)]
-        axes.set_xticks([0, 1], ["REAL", "FAKE"])
-        axes.set_yticks([0, 1], rows)
+        rows = [f"{name}\n({n:,})" for name, n in zip(counts, table.sum(1), strict=True)]
+        axes.set_xticks(range(len(verdicts)), verdicts)
+        axes.set_yticks(range(len(rows)), rows)
         axes.tick_params(length=0, labelsize=14)
         axes.spines[:].set_visible(False)
         axes.set_xlabel("verdict")

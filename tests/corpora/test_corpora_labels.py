@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dfscan.corpora.base import Given
-from dfscan.corpora.labels import groups, match, read_labels
+from dfscan.corpora.labels import groups, match, read_labels, read_truth
 from dfscan.errors import SourceError
 
 
@@ -109,3 +109,32 @@ def test_what_shares_an_original_or_its_bytes_is_one_group() -> None:
         frozenset({"v/m.mp4", "v/n.mp4"}),
         frozenset({"v/s.mp4", "v/t.mp4"}),
     }
+
+
+def test_a_labelled_source_tells_all_that_its_layout_knows(tmp_path: Path) -> None:
+    tree = tmp_path / "ffpp"
+    real = tree / "original_sequences/youtube/c23/videos/519.mp4"
+    fake = tree / "manipulated_sequences/Deepfakes/c23/videos/519_515.mp4"
+    for path in (real, fake):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"")
+    found = read_truth(str(tree))
+    names = {path: f"ffpp/{path.relative_to(tree)}" for path in (real, fake)}
+    told = found[names[fake]]
+    assert (told.label, told.labelled) == ("FAKE", True)
+    assert told.original == names[real]
+    assert told.group == found[names[real]].group
+    assert told.attributes == {
+        "manipulation": "Deepfakes",
+        "compression": "c23",
+        "part": "manipulated_sequences/Deepfakes",
+    }
+    with pytest.raises(SourceError, match=r"2 videos and no label \(layout flat\): give --layout"):
+        read_truth(str(tree), "flat")
+
+
+def test_further_columns_of_a_table_are_attributes(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("filename,label,part,method\na.mp4,1,p0,swap\nb.mp4,0,,\n")
+    found = read_truth(str(tmp_path / "t.csv"))
+    assert found["a.mp4"].attributes == {"part": "p0", "method": "swap"}
+    assert found["b.mp4"].attributes == {}

@@ -121,6 +121,17 @@ def test_a_class_that_is_missing_is_no_error_in_a_histogram() -> None:
     assert not near(picture, plots.FAKE).any()
 
 
+def test_what_has_no_verdict_has_a_column_of_its_own() -> None:
+    row = {"REAL": 0, "FAKE": 0, "UNCERTAIN": 0, "none": 0}
+    picture = pixels(plots.truth_by_verdict({"REAL": row | {"none": 9}, "FAKE": row | {"FAKE": 4}}))
+    dark = near(picture, (8, 48, 107), 3)
+    height, width = dark.shape
+    assert dark[: height // 2, 3 * width // 4 :].mean() > 0.4
+    assert dark[: height // 2, : width // 2].mean() < 0.05
+    assert dark[height // 2 :, 3 * width // 4 :].mean() < 0.05
+    assert dark[height // 2 :, width // 4 : width // 2].mean() > 0.1
+
+
 def test_a_full_cell_of_the_confusion_matrix_is_dark_and_an_empty_one_white() -> None:
     picture = pixels(plots.confusion({"tn": 50, "fp": 0, "fn": 0, "tp": 7}))
     dark = near(picture, (8, 48, 107), 3)
