@@ -17,26 +17,40 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 __all__ = [
     "__version__",
+    "annotate",
     "calibrate",
+    "evaluate",
+    "export",
     "extract",
+    "import_model",
     "init",
     "inspect",
+    "list_models",
     "purge",
     "quickstart",
+    "report",
     "score",
+    "stress",
     "train",
     "verify",
 ]
 
 if TYPE_CHECKING:
     from dfscan.jobs import (
+        annotate,
         calibrate,
+        evaluate,
+        export,
         extract,
+        import_model,
         init,
         inspect,
+        list_models,
         purge,
         quickstart,
+        report,
         score,
+        stress,
         train,
         verify,
     )

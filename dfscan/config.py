@@ -33,6 +33,7 @@ from dfscan.recipe import (
     NetworkInput,
     Sampling,
     SamplingMode,
+    Square,
     Strict,
     Stride,
     Triple,
@@ -64,6 +65,9 @@ Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 def _names(value: Any) -> Any:
     """``"timeout,crashed"`` → its parts."""
     return tuple(p.strip() for p in value.split(",")) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 
 def _numbers(value: Any) -> Any:
@@ -225,7 +229,7 @@ class InputConfig(Strict):
 
     size: int | None = Field(None, ge=16, le=2048)
     margin: float = Field(0.3, ge=0, le=3)
-    square: Literal["stretch", "pad"] = "stretch"
+    square: Square = "stretch"
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
     mean: Triple | None = None
     std: Triple | None = None
@@ -654,6 +658,94 @@ class VerifyConfig(OpenConfig):
         return self
 
 
+class EvaluateConfig(VerbConfig):
+    """``dfscan evaluate``: verdicts, or faces and a model, against the truth."""
+
+    path: PathText = Field("verdicts.parquet", description="a verdict file, or a face dataset")
+    model: PathText | None = Field(None, description="what judges the faces of a dataset")
+    against: PathText | None = Field(
+        None, description="other verdicts on the same videos; of faces another model"
+    )
+    labels: PathText | None = Field(
+        None, description="a table, metadata.json, or the labelled source; null: the rows' own"
+    )
+    layout: Layout = "auto"
+    by: Names = Field((), description="part, resolution, face_size, people, or any attribute")
+    threshold: float | None = Field(None, ge=0, le=1, description="null: each verdict's own")
+    out: PathText = "evaluation"
+    resamples: int = Field(1000, ge=100, le=100_000, description="of the bootstrap intervals")
+    seed: int = Field(0, ge=0, description="of the resamples")
+    faces: int = Field(300, ge=0, le=1000, description="on the page; 0: no video is opened for it")
+    batch_size: BatchSize = "auto"
+
+
+class ReportConfig(OpenConfig):
+    """``dfscan report``: one page about a dataset, a run, verdicts or an evaluation."""
+
+    path: PathText = "verdicts.parquet"
+    out: PathText | None = Field(None, description="null: report.html in or beside the path")
+    faces: int = Field(300, ge=0, le=1000, description="thumbnails, the most suspicious first")
+
+
+class AnnotateConfig(OpenConfig):
+    """``dfscan annotate``: a video or picture with boxes."""
+
+    from_score: ClassVar[Mapping[str, str]] = {"model": "model", "threshold": "threshold"}
+
+    file: PathText | None = None
+    model: Paths = Field((), description="one, or several whose scores are averaged")
+    out: PathText | None = None
+    threshold: float | None = Field(None, ge=0, le=1)
+    every: Seconds = Field(0.2, description="seconds between the frames that are judged")
+    batch_size: BatchSize = "auto"
+
+
+class StressConfig(LookConfig):
+    """``dfscan stress``: the same clips, re-encoded and scored again."""
+
+    from_score: ClassVar[Mapping[str, str]] = {"model": "model", "source": "source"}
+
+    model: Paths = Field((), description="one, or several whose scores are averaged")
+    labels: PathText | None = Field(
+        None, description="a table, metadata.json, or the labelled source; null: the source's own"
+    )
+    conditions: Names = Field((), description="beside the original; empty: all")
+    sample: int | None = Field(None, ge=1, description="so many videos, chosen at random")
+    seed: int = Field(0, ge=0, description="of the choice")
+    frames: int = Field(32, ge=1, description="a video, spread evenly; never sparser than 2 s")
+    threshold: float | None = Field(None, ge=0, le=1)
+    out: PathText = "stress"
+    batch_size: BatchSize = "auto"
+
+
+class ExportConfig(VerbConfig):
+    """``dfscan export``: a model for other runtimes, checked against the original."""
+
+    from_score: ClassVar[Mapping[str, str]] = {"model": "model"}
+
+    model: PathText | None = None
+    formats: Annotated[
+        tuple[Literal["onnx", "onnx-int8", "torchscript", "litert"], ...], BeforeValidator(_names)
+    ] = ("onnx",)
+    out: PathText | None = Field(None, description="null: export, beside the model")
+    faces: PathText | None = Field(
+        None, description="a face dataset to compare the formats on, and to fit int8 to"
+    )
+
+
+class ImportModelConfig(VerbConfig):
+    """``dfscan models import``: a published detector's weights → a dfscan model."""
+
+    kind: str = ""
+    file: PathText = ""
+    out: PathText | None = None
+    mapping: PathText | None = None
+
+
+class ListModelsConfig(VerbConfig):
+    """``dfscan models list``: detectors that can be imported."""
+
+
 VERBS: Final[Mapping[str, type[VerbConfig]]] = {
     "extract": ExtractConfig,
     "train": TrainConfig,
@@ -663,6 +755,13 @@ VERBS: Final[Mapping[str, type[VerbConfig]]] = {
     "inspect": InspectConfig,
     "purge": PurgeConfig,
     "verify": VerifyConfig,
+    "evaluate": EvaluateConfig,
+    "report": ReportConfig,
+    "annotate": AnnotateConfig,
+    "stress": StressConfig,
+    "export": ExportConfig,
+    "import_model": ImportModelConfig,
+    "list_models": ListModelsConfig,
 }
 _SHARED: Final = frozenset(VerbConfig.model_fields) - {"overwrite"}
 
@@ -856,10 +955,15 @@ def _section(model: type[Strict], keys: list[str]) -> type[Strict]:
 __all__ = [
     "CONFIG_FILE",
     "VERBS",
+    "AnnotateConfig",
     "CalibrateConfig",
+    "EvaluateConfig",
+    "ExportConfig",
     "ExtractConfig",
+    "ImportModelConfig",
     "InputConfig",
     "InspectConfig",
+    "ListModelsConfig",
     "LookConfig",
     "Loss",
     "NetworkInput",
@@ -867,7 +971,9 @@ __all__ = [
     "Phase",
     "PurgeConfig",
     "QuickstartConfig",
+    "ReportConfig",
     "ScoreConfig",
+    "StressConfig",
     "TrainConfig",
     "VerbConfig",
     "VerifyConfig",

@@ -9,7 +9,8 @@ from dfscan.synthetic import Corpus
 
 def test_the_public_surface() -> None:
     verbs = {
-        "calibrate", "extract", "init", "inspect", "purge", "quickstart", "score", "train", "verify",
+        "annotate", "calibrate", "evaluate", "export", "extract", "import_model", "init", "inspect",
+        "list_models", "purge", "quickstart", "report", "score", "stress", "train", "verify",
     }  # fmt: skip
     assert set(dfscan.__all__) == {"__version__"} | verbs
     assert all(callable(getattr(dfscan, name)) for name in dfscan.__all__ if name != "__version__")

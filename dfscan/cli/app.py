@@ -1,12 +1,37 @@
 """The verbs and their flags. A flag that is not given stays None and leaves the key alone."""
 
 import sys
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from dfscan import __version__
+from dfscan.cli import judging
+from dfscan.cli.flags import (
+    AllowGone,
+    ConfigFile,
+    Decoder,
+    Decoders,
+    DryRun,
+    Gpus,
+    Inline,
+    Json,
+    LayoutFlag,
+    MaxFailed,
+    Overwrite,
+    Phase,
+    Preset,
+    Quiet,
+    RayAddress,
+    Retry,
+    Sets,
+    Sources,
+    StrideFlag,
+    Timeout,
+    Verbose,
+    Workers,
+    run_with,
+)
 from dfscan.errors import DfscanError
 
 app = typer.Typer(
@@ -18,77 +43,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Inline = Annotated[
-    bool | None,
-    typer.Option("--inline/--ray", help="In this process, without Ray.", show_default=False),
-]
-Workers = Annotated[int | None, typer.Option(help="Processes (default: one a CPU).")]
-Gpus = Annotated[int | None, typer.Option(help="GPUs they share (default: none).")]
-RayAddress = Annotated[str | None, typer.Option(help="A Ray cluster (default: a local Ray).")]
-Overwrite = Annotated[
-    bool | None, typer.Option("--overwrite", help="Start anew where output exists.")
-]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="Configuration (default: dfscan.yaml here).")
-]
-Preset = Annotated[str | None, typer.Option(help="A named configuration of configs/.")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="VERB.KEY=VALUE", help="Any key; values as YAML."),
-]
-Json = Annotated[
-    bool, typer.Option("--json", help="The result as JSON on stdout, nothing else there.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Progress as plain lines, Ray's log too.")
-]
-Sources = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="SOURCE...",
-        help="Folders, videos, pictures, .zip or .tar archives, lists (.txt, .csv, .parquet); "
-        "here or at s3://, gs://, abfs://, hdfs://.",
-        show_default=False,
-    ),
-]
-LayoutFlag = Annotated[
-    str | None,
-    typer.Option(
-        "--layout", help="Where labels come from: auto, dfdc, ffpp, celebdf, folders, flat."
-    ),
-]
-StrideFlag = Annotated[
-    str | None, typer.Option("--stride", help="Every n-th frame: 30, or real=30,fake=100.")
-]
-Phase = Annotated[
-    str | None, typer.Option(help="First frame: hash (each video its own) or a number.")
-]
-AllowGone = Annotated[
-    bool | None, typer.Option("--allow-gone", help="Accept that many known videos are missing.")
-]
-Retry = Annotated[
-    str | None,
-    typer.Option(help="Only videos that ended so: timeout,crashed.", metavar="STATUS,…"),
-]
-DryRun = Annotated[bool | None, typer.Option("--dry-run", help="Only say what there is to do.")]
-Decoder = Annotated[
-    str | None,
-    typer.Option(help="auto, decord or pyav: the same frames; auto decodes least to get them."),
-]
-Decoders = Annotated[
-    int | None,
-    typer.Option(
-        help="Decoding processes that feed a worker's detector (default: with GPUs their share of the CPUs)."
-    ),
-]
-Timeout = Annotated[
-    str | None, typer.Option(help="Seconds a video, one more a megabyte (default: 120).")
-]
-MaxFailed = Annotated[
-    float | None, typer.Option(help="Share of failed videos above which the exit code is 3.")
-]
 
 
 def _version(wanted: bool) -> None:
@@ -191,7 +145,7 @@ def extract(
         "max_failed": max_failed, "inline": inline, "workers": workers, "gpus": gpus,
         "ray_address": ray_address, "overwrite": overwrite,
     }  # fmt: skip
-    _run("extract", flags, config, preset, sets, as_json, quiet, verbose)
+    run_with("extract", flags, config, preset, sets, as_json, quiet, verbose)
 
 
 @app.command()
@@ -293,7 +247,7 @@ def train(
         "seed": seed, "inline": inline, "workers": workers, "gpus": gpus,
         "ray_address": ray_address, "overwrite": overwrite,
     }  # fmt: skip
-    _run("train", flags, config, preset, sets, as_json, quiet, verbose)
+    run_with("train", flags, config, preset, sets, as_json, quiet, verbose)
 
 
 @app.command()
@@ -398,7 +352,7 @@ def score(
         "allow_gone": allow_gone, "max_failed": max_failed, "inline": inline, "workers": workers,
         "gpus": gpus, "ray_address": ray_address, "overwrite": overwrite,
     }  # fmt: skip
-    _run("score", flags, config, preset, sets, as_json, quiet, verbose)
+    run_with("score", flags, config, preset, sets, as_json, quiet, verbose)
 
 
 @app.command()
@@ -470,7 +424,7 @@ def calibrate(
         "videos_a_night": videos_a_night, "prevalence": prevalence,
         "aggregation": aggregation, "frames": frames, "every": every, "stride": stride, "phase": phase, "sampling": sampling, "overwrite": overwrite,
     }  # fmt: skip
-    _run("calibrate", flags, config, preset, sets, as_json, quiet, verbose)
+    run_with("calibrate", flags, config, preset, sets, as_json, quiet, verbose)
 
 
 @app.command()
@@ -496,7 +450,7 @@ def quickstart(
         "out": folder, "epochs": epochs, "seed": seed, "inline": inline, "workers": workers,
         "overwrite": overwrite,
     }  # fmt: skip
-    _run("quickstart", flags, None, None, sets, as_json, quiet, verbose)
+    run_with("quickstart", flags, None, None, sets, as_json, quiet, verbose)
 
 
 @app.command()
@@ -508,7 +462,7 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """What is this archive, dataset, run, model, verdict file or video?"""
-    _run("inspect", {"path": path}, None, None, None, as_json, quiet=False, verbose=False)
+    run_with("inspect", {"path": path}, None, None, None, as_json, quiet=False, verbose=False)
 
 
 @app.command()
@@ -521,7 +475,7 @@ def purge(
 ) -> None:
     """Remove every trace of a video from a dataset or from verdicts."""
     flags = {"path": path, "video": video or None}
-    _run("purge", flags, None, None, None, as_json, quiet=False, verbose=False)
+    run_with("purge", flags, None, None, None, as_json, quiet=False, verbose=False)
 
 
 @app.command()
@@ -574,32 +528,10 @@ def verify(
         "model": model or None, "tolerance": tolerance, "timeout": timeout, "max_failed": max_failed,
         "inline": inline, "workers": workers, "gpus": gpus, "ray_address": ray_address,
     }  # fmt: skip
-    _run("verify", flags, config, None, sets, as_json, quiet, verbose)
+    run_with("verify", flags, config, None, sets, as_json, quiet, verbose)
 
 
-def _run(
-    verb: str,
-    flags: dict[str, Any],
-    config: Path | None,
-    preset: str | None,
-    sets: list[str] | None,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
-) -> None:
-    from dfscan.cli.run import run_verb
-
-    try:
-        code = run_verb(
-            verb, flags, config=config, preset=preset, sets=sets or (),
-            as_json=as_json, quiet=quiet, verbose=verbose,
-        )  # fmt: skip
-    except KeyboardInterrupt:
-        then = "starts this run anew" if verb in ("quickstart", "verify") else "continues"
-        typer.echo(f"dfscan: interrupted; the same command {then}", err=True)
-        raise typer.Exit(130) from None
-    if code:
-        raise typer.Exit(code)
+judging.add_to(app)
 
 
 def main() -> None:

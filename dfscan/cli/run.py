@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from dfscan.cli import show
+from dfscan.cli import show, show_judging  # noqa: F401 (it registers more tables with show)
 from dfscan.cli.progress import pick_progress
 from dfscan.config import VERBS, resolve
 

@@ -10,6 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from dfscan import storage
+from dfscan.cli.tables import (
+    FEW,
+    as_bytes,
+    as_duration,
+    as_number,
+    as_verdict,
+    new_table,
+    open_console,
+)
 from dfscan.jobs.changes import KINDS, Change
 from dfscan.jobs.results import (
     CalibrateResult,
@@ -29,22 +38,7 @@ from dfscan.records import HEALTHY
 MANY: Final = 60
 """Up to so many parts are shown."""
 
-FEW: Final = 20
-"""Up to so many verdicts are shown one by one."""
-
-_COLOURS: Final = {"REAL": "green", "FAKE": "red", "UNCERTAIN": "bright_black"}
 _OUTCOMES: Final = {"agrees": "green", "differs": "red", "unchecked": "yellow"}
-
-
-def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
 
 
 @functools.singledispatch
@@ -56,7 +50,7 @@ def result(value: Any) -> None:
 @result.register
 def _(value: ExtractResult) -> None:
     counts = value.counts
-    console = _console()
+    console = open_console()
     _show_parts(console, counts)
     labels = ", ".join(f"{n:,} {label}" for label, n in counts["label"].items())
     console.print(
@@ -76,7 +70,7 @@ def _show_parts(console: Console, counts: dict[str, Any]) -> None:
     """A line a part, a column a status; at most so many lines."""
     statuses = list(counts["status"])
     parts = counts["parts"]
-    table = _table("videos by part and status", "part", *statuses, "all")
+    table = new_table("videos by part and status", "part", *statuses, "all")
     for column in table.columns[1:]:
         column.justify = "right"
     few = dict(list(parts.items())[:MANY])
@@ -106,7 +100,7 @@ def _show_failures(console: Console, folder: Path) -> None:
 
 @result.register
 def _(value: TrainResult) -> None:
-    console = _console()
+    console = open_console()
     if "runs" in value.metrics:
         _show_series(console, value)
         return
@@ -123,7 +117,7 @@ def _(value: TrainResult) -> None:
 
 def _figures(title: str, sides: Mapping[str, Any]) -> Table:
     """AUC with its interval and the like, of every side and way that is there."""
-    table = _table(title, "", "real, fake", "AUC (95 %)", "at 1 % FPR", "log loss", "F1")
+    table = new_table(title, "", "real, fake", "AUC (95 %)", "at 1 % FPR", "log loss", "F1")
     for side in ("validation", "test", "out_of_fold"):
         for by, m in sides.get(side, {}).items():
             bounds = m["intervals"]["auc"]
@@ -131,18 +125,18 @@ def _figures(title: str, sides: Mapping[str, Any]) -> Table:
             table.add_row(
                 f"{side.replace('_', ' ')}, {by.removeprefix('by_')}s",
                 f"{m['reals']}, {m['fakes']}",
-                _number(m["auc"]) + around,
-                *(_number(m[k]) for k in ("tpr_at_1pct_fpr", "log_loss", "f1")),
+                as_number(m["auc"]) + around,
+                *(as_number(m[k]) for k in ("tpr_at_1pct_fpr", "log_loss", "f1")),
             )
     return table
 
 
 def _show_series(console: Console, value: TrainResult) -> None:
-    table = _table("runs", "", "side", "groups", "faces", "AUC by frame", "AUC by video")
+    table = new_table("runs", "", "side", "groups", "faces", "AUC by frame", "AUC by video")
     for run in value.metrics["runs"]:
         table.add_row(
             run["run"], run["side"], str(run["groups"]), str(run["faces"]),
-            _number(run["frame_auc"]), _number(run["video_auc"]),
+            as_number(run["frame_auc"]), as_number(run["video_auc"]),
         )  # fmt: skip
     console.print(table)
     if "out_of_fold" in value.metrics:
@@ -152,7 +146,7 @@ def _show_series(console: Console, value: TrainResult) -> None:
 
 @result.register
 def _(value: ScoreResult) -> None:
-    console = _console()
+    console = open_console()
     if value.rows:
         console.print(_verdicts(value.rows))
         return
@@ -177,25 +171,25 @@ def _show_changes(console: Console, changes: list[Change]) -> None:
     if not changes:
         console.print("nothing changed against the verdicts of before")
         return
-    table = _table("what changed", "video", "", "before", "after")
+    table = new_table("what changed", "video", "", "before", "after")
     for kind in KINDS:
         some = [c for c in changes if c.change == kind]
         for change in some[:FEW]:
             word = kind.replace("_", " ")
-            before = Text("") if kind == "new" else _coloured(change.before)
-            table.add_row(Text(change.video_id), word, before, _coloured(change.after))
+            before = Text("") if kind == "new" else as_verdict(change.before)
+            table.add_row(Text(change.video_id), word, before, as_verdict(change.after))
         if len(some) > FEW:
             table.add_row(f"… and {len(some) - FEW:,} more", kind.replace("_", " "), "", "")
     console.print(table)
 
 
 def _verdicts(rows: list[dict[str, Any]]) -> Table:
-    shown = _table("verdicts", "video", "verdict", "p_fake", "reason")
+    shown = new_table("verdicts", "video", "verdict", "p_fake", "reason")
     for row in rows:
         shown.add_row(
             Text(row["video_id"]),
-            _coloured(row["verdict"]),
-            _number(row["p_fake"]),
+            as_verdict(row["verdict"]),
+            as_number(row["p_fake"]),
             Text(row["reason"] or ""),
         )
     return shown
@@ -212,17 +206,17 @@ _LEFT_OUT: Final = {
 
 @result.register
 def _(value: CalibrateResult) -> None:
-    console = _console()
+    console = open_console()
     columns = {"before": value.before, "after, as fitted": value.fitted}
     if value.out_of_fold:
         columns[f"after, {value.folds} folds"] = value.out_of_fold
     point = value.operating_point
     title = f"{value.rows['used']:,} videos: {point['reals']:,} real, {point['fakes']:,} fake"
-    table = _table(f"{title}, {value.groups:,} groups", "", *columns)
+    table = new_table(f"{title}, {value.groups:,} groups", "", *columns)
     thresholds = [value.before["threshold"], value.threshold]
     table.add_row("threshold on p_fake", *(f"{t:.6g}" for t in thresholds))
     for name, text in (("log_loss", "log loss of p_fake"), ("cllr", "Cllr, bits")):
-        table.add_row(text, *(_number(c[name]) for c in columns.values()))
+        table.add_row(text, *(as_number(c[name]) for c in columns.values()))
     for name, text in (("false_positive", "reals"), ("true_positive", "fakes")):
         shares = (_share(c[f"{name}_rate"]) for c in columns.values())
         table.add_row(f"{text} called FAKE", *shares)
@@ -246,18 +240,18 @@ def _share(found: Mapping[str, Any] | None) -> str:
 
 @result.register
 def _(value: QuickstartResult) -> None:
-    console = _console()
-    table = _table("held-out clips (synthetic)", "clip", "truth", "verdict", "p_fake")
+    console = open_console()
+    table = new_table("held-out clips (synthetic)", "clip", "truth", "verdict", "p_fake")
     for clip in value.clips:
         table.add_row(
             clip["clip"],
-            _coloured(clip["truth"]),
-            _coloured(clip["verdict"]),
-            _number(clip["p_fake"]),
+            as_verdict(clip["truth"]),
+            as_verdict(clip["verdict"]),
+            as_number(clip["p_fake"]),
         )
     console.print(table)
     console.print(
-        f"AUC {_number(value.auc)}, accuracy {_number(value.accuracy)} over {len(value.clips)} clips "
+        f"AUC {as_number(value.auc)}, accuracy {as_number(value.accuracy)} over {len(value.clips)} clips "
         "of people that training never saw."
     )
     console.print(
@@ -270,18 +264,18 @@ def _(value: QuickstartResult) -> None:
 
 @result.register
 def _(value: PlanResult) -> None:
-    console = _console()
+    console = open_console()
     labels = ", ".join(f"{n:,} {label}" for label, n in value.label.items()) or "none"
-    table = _table("plan", "", "")
+    table = new_table("plan", "", "")
     table.show_header = False
     table.add_row("videos at the source", f"{value.videos:,}")
     table.add_row("to do", f"{value.todo:,} ({labels})")
-    table.add_row("bytes", _bytes(value.bytes))
+    table.add_row("bytes", as_bytes(value.bytes))
     table.add_row("units", f"{value.units:,} in {value.parts:,} part(s)")
     if value.frames is not None:
         table.add_row("frames to sample", f"about {value.frames:,}")
-        table.add_row("faces", f"about {value.faces:,}, {_bytes(value.face_bytes or 0)}")
-        table.add_row("time", f"about {_duration(value.seconds or 0)}, {value.workers} worker(s)")
+        table.add_row("faces", f"about {value.faces:,}, {as_bytes(value.face_bytes or 0)}")
+        table.add_row("time", f"about {as_duration(value.seconds or 0)}, {value.workers} worker(s)")
     console.print(table)
     if value.frames is not None:
         console.print(f"estimates: from a look at {value.looked_at} of the videos")
@@ -292,8 +286,8 @@ def _(value: PlanResult) -> None:
 
 @result.register
 def _(value: ScorePlan) -> None:
-    console = _console()
-    table = _table("plan", "", "")
+    console = open_console()
+    table = new_table("plan", "", "")
     table.show_header = False
     table.add_row("videos at the source", f"{value.videos:,}")
     table.add_row("new", f"{value.new:,}")
@@ -302,7 +296,7 @@ def _(value: ScorePlan) -> None:
     if value.older:
         table.add_row("left out by --since", f"{value.older:,}")
     table.add_row("gone from the source", f"{value.gone:,}")
-    table.add_row("to do", f"{value.todo:,} ({_bytes(value.bytes)}), {value.units:,} unit(s)")
+    table.add_row("to do", f"{value.todo:,} ({as_bytes(value.bytes)}), {value.units:,} unit(s)")
     console.print(table)
     if value.todo:
         console.print("files of known content among those to do are recognised when they are read")
@@ -311,14 +305,16 @@ def _(value: ScorePlan) -> None:
 
 @result.register
 def _(value: PurgeResult) -> None:
-    _console().print(f"removed {value.rows:,} row(s) and {value.faces:,} face(s) from {value.path}")
+    open_console().print(
+        f"removed {value.rows:,} row(s) and {value.faces:,} face(s) from {value.path}"
+    )
 
 
 @result.register
 def _(value: VerifyResult) -> None:
-    console = _console()
+    console = open_console()
     if len(value.videos) <= FEW:
-        table = _table("verdicts made again", "video", "")
+        table = new_table("verdicts made again", "video", "")
         for video in value.videos:
             table.add_row(Text(video.video_id), Text(video.outcome, style=_OUTCOMES[video.outcome]))
         console.print(table)
@@ -365,8 +361,8 @@ def _value(value: Any) -> str:
 
 @result.register
 def _(value: InspectResult) -> None:
-    console = _console()
-    table = _table(f"{value.path}: {value.kind}", "", "")
+    console = open_console()
+    table = new_table(f"{value.path}: {value.kind}", "", "")
     table.show_header = False
     for name, fact in value.facts.items():
         table.add_row(name, Text(_fact(name, fact)))
@@ -374,7 +370,7 @@ def _(value: InspectResult) -> None:
     if len(value.rows) < 2:
         return
     columns = list(dict.fromkeys(name for row in value.rows for name in row))
-    rows = _table("", *columns)
+    rows = new_table("", *columns)
     for row in value.rows[:MANY]:
         rows.add_row(*(Text(_fact(c, row.get(c, ""))) for c in columns))
     if len(value.rows) > MANY:
@@ -388,28 +384,5 @@ def _fact(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
-        return _bytes(value) if name.startswith("bytes") else f"{value:,}"
+        return as_bytes(value) if name.startswith("bytes") else f"{value:,}"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _bytes(value: float) -> str:
-    """``"471.84 GB"``: decimal units, as disks and archives are sold."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:,.2f} {unit}"
-        value /= 1000
-    return f"{value:,.2f} TB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _coloured(label: str | None) -> Text:
-    return Text(label or "–", style=_COLOURS.get(label or "", ""))

@@ -8,12 +8,19 @@ configuration keys of the verb, the result is a small object. They take nothing 
 from typing import Any
 
 from dfscan.config import (
+    AnnotateConfig,
     CalibrateConfig,
+    EvaluateConfig,
+    ExportConfig,
     ExtractConfig,
+    ImportModelConfig,
     InspectConfig,
+    ListModelsConfig,
     PurgeConfig,
     QuickstartConfig,
+    ReportConfig,
     ScoreConfig,
+    StressConfig,
     TrainConfig,
     VerifyConfig,
     build,
@@ -21,37 +28,58 @@ from dfscan.config import (
 from dfscan.jobs.init_job import init
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import (
+    AnnotateResult,
     CalibrateResult,
+    EvaluateResult,
+    ExportResult,
     ExtractResult,
+    ImportModelResult,
     InspectResult,
+    ListModelsResult,
     PlanResult,
     PurgeResult,
     QuickstartResult,
+    ReportResult,
     ScorePlan,
     ScoreResult,
+    StressResult,
     TrainResult,
     VerifyResult,
 )
 
 __all__ = [
+    "AnnotateResult",
     "CalibrateResult",
+    "EvaluateResult",
+    "ExportResult",
     "ExtractResult",
+    "ImportModelResult",
     "InspectResult",
+    "ListModelsResult",
     "PlanResult",
     "Progress",
     "PurgeResult",
     "QuickstartResult",
+    "ReportResult",
     "ScorePlan",
     "ScoreResult",
+    "StressResult",
     "TrainResult",
     "VerifyResult",
+    "annotate",
     "calibrate",
+    "evaluate",
+    "export",
     "extract",
+    "import_model",
     "init",
     "inspect",
+    "list_models",
     "purge",
     "quickstart",
+    "report",
     "score",
+    "stress",
     "train",
     "verify",
 ]
@@ -158,6 +186,91 @@ def verify(
 
     values = _with({**config, "verdicts": verdicts}, video=video)
     return run(build(VerifyConfig, values), progress or Progress())
+
+
+def evaluate(
+    path: str = "verdicts.parquet", progress: Progress | None = None, **config: Any
+) -> EvaluateResult:
+    """Verdicts, or faces and a model, against the truth: metrics with intervals, plots, a page.
+
+    Keys of :class:`~dfscan.config.EvaluateConfig`.
+
+    :raises UsageError: there is nothing to evaluate, no truth, or the output cannot be used.
+    """
+    from dfscan.jobs.evaluate_job import run
+
+    return run(build(EvaluateConfig, {**config, "path": path}), progress or Progress())
+
+
+def report(
+    path: str = "verdicts.parquet", progress: Progress | None = None, **config: Any
+) -> ReportResult:
+    """One static page about a dataset, a run, verdicts or an evaluation.
+
+    Keys of :class:`~dfscan.config.ReportConfig`.
+
+    :raises UsageError: it is none of these, or the page cannot be written.
+    """
+    from dfscan.jobs.report_job import run
+
+    return run(build(ReportConfig, {**config, "path": path}), progress or Progress())
+
+
+def annotate(file: str, progress: Progress | None = None, **config: Any) -> AnnotateResult:
+    """A video or picture with boxes; keys of :class:`~dfscan.config.AnnotateConfig`.
+
+    :raises UsageError: the file, the model or the output cannot be used.
+    """
+    from dfscan.jobs.annotate_job import run
+
+    return run(build(AnnotateConfig, {**config, "file": file}), progress or Progress())
+
+
+def stress(
+    model: str, *source: str, progress: Progress | None = None, **config: Any
+) -> StressResult:
+    """The same clips re-encoded and scored again; keys of :class:`~dfscan.config.StressConfig`.
+
+    :raises UsageError: the model, a source, the labels or the output cannot be used.
+    """
+    from dfscan.jobs.stress_job import run
+
+    values = _with({**config, "model": model}, source=source)
+    return run(build(StressConfig, values), progress or Progress())
+
+
+def export(model: str, progress: Progress | None = None, **config: Any) -> ExportResult:
+    """A model for other runtimes; keys of :class:`~dfscan.config.ExportConfig`.
+
+    :raises UsageError: the model or the faces cannot be used, or a format needs a package.
+    """
+    from dfscan.jobs.export_job import run
+
+    return run(build(ExportConfig, {**config, "model": model}), progress or Progress())
+
+
+def import_model(
+    kind: str, file: str, progress: Progress | None = None, **config: Any
+) -> ImportModelResult:
+    """A published detector's weights → a dfscan model (``dfscan models import``).
+
+    Keys of :class:`~dfscan.config.ImportModelConfig`. ``dfscan.models`` is the package of networks,
+    hence the name.
+
+    :raises UsageError: the kind is unknown, the file is not what it should be, or a tensor is left.
+    """
+    from dfscan.jobs.import_model_job import run
+
+    return run(
+        build(ImportModelConfig, {**config, "kind": kind, "file": file}), progress or Progress()
+    )
+
+
+def list_models(progress: Progress | None = None) -> ListModelsResult:
+    """Detectors that can be imported (``dfscan models list``)."""
+    from dfscan.jobs.list_models_job import run
+
+    return run(ListModelsConfig(), progress or Progress())
 
 
 def _with(config: dict[str, Any], **positional: tuple[str, ...]) -> dict[str, Any]:

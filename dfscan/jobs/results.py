@@ -246,3 +246,104 @@ class InspectResult:
     facts: dict[str, Any]
     rows: list[dict[str, Any]] = field(default_factory=list)
     exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """Figures of verdicts or faces against the truth; ``metrics`` is what ``metrics.json`` holds."""
+
+    out: str
+    metrics: dict[str, Any]
+    elapsed_s: float
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """A page: ``kind`` of thing it is about, its ``bytes``, the ``faces`` that it shows."""
+
+    out: str
+    kind: str
+    bytes: int
+    faces: int
+    elapsed_s: float
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class AnnotateResult:
+    """A video or picture with boxes; ``people`` as in the column ``tracks`` with their verdicts.
+
+    ``judged`` of its ``frames`` were looked at; ``seconds`` is the length of a video.
+    """
+
+    out: str
+    verdict: str | None
+    reason: str | None
+    p_fake: float | None
+    calibrated: bool
+    people: list[dict[str, Any]]
+    frames: int
+    judged: int
+    seconds: float | None
+    notes: list[str]
+    elapsed_s: float
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class StressResult:
+    """A row a condition: AUC, flips of verdicts and the like, as in ``stress.json``."""
+
+    out: str
+    rows: list[dict[str, Any]]
+    notes: list[str]
+    elapsed_s: float
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A row a format, the original first: its file, size, speed and how far it is from the original.
+
+    A row has ``format``, ``file``, ``bytes``; ``ms_batch_1`` and ``ms_batch_32``, milliseconds a face on
+    one thread; ``max_delta`` and ``mean_delta`` of logits; ``flipped``, faces on the other side of the
+    threshold; ``auc`` and ``accuracy`` by face, null without labels. ``faces``: what they were
+    compared on.
+    """
+
+    out: str
+    rows: list[dict[str, Any]]
+    faces: dict[str, Any]
+    notes: list[str]
+    elapsed_s: float
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class ImportModelResult:
+    """A dfscan model made of published weights.
+
+    ``tensors``: how many of the file were ``used``, were ``counters`` of batches, were ``left_out``
+    by a rule. ``input``: what the network sees, as in its recipe.
+    """
+
+    out: str
+    kind: str
+    backbone: str
+    model_sha256: str
+    tensors: dict[str, int]
+    input: dict[str, Any]
+    source: str
+    licence: str
+    notes: list[str]
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class ListModelsResult:
+    """A row a detector that can be imported: ``kind``, ``mapping``, ``what``, ``where``, ``licence``,
+    ``size`` in pixels, ``notes``."""
+
+    rows: list[dict[str, Any]]
+    exit_code: int = 0
