@@ -43,6 +43,24 @@ DECISION: Final = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
 SCALARS: Final = (*RANKING, *PROBABILITY, *DECISION)
 """Every figure that has an interval."""
 
+TITLES: Final = {
+    "auc": "AUC",
+    "average_precision": "average precision",
+    "tpr_at_1pct_fpr": "fakes found at 1 % false alarms",
+    "tpr_at_01pct_fpr": "fakes found at 0.1 % false alarms",
+    "eer": "equal error rate",
+    "log_loss": "log loss",
+    "ece": "calibration error",
+    "cllr": "Cllr, bits",
+    "cllr_min": "Cllr at best, bits",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+}
+"""Figures in words, as people see them."""
+
 LEVEL: Final = 0.95
 LOW_FPR: Final = 0.01
 LOWER_FPR: Final = 0.001

@@ -9,23 +9,12 @@ from rich.text import Text
 
 from dfscan.cli.tables import as_number, as_verdict, new_table, open_console
 from dfscan.jobs.results import EvaluateResult
+from dfscan.metrics import TITLES
 
 _FEW_REASONS: Final = 10
-_FIGURES: Final = {
-    "auc": "AUC",
-    "average_precision": "average precision",
-    "eer": "equal error rate",
-    "tpr_at_1pct_fpr": "fakes found at 1 % FPR",
+_FIGURES: Final = TITLES | {
+    "tpr_at_1pct_fpr": "fakes found at 1 % FPR",  # a table has 80 columns
     "tpr_at_01pct_fpr": "fakes found at 0.1 % FPR",
-    "log_loss": "log loss",
-    "ece": "calibration error",
-    "cllr": "Cllr, bits",
-    "cllr_min": "Cllr, at best",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
 }
 _FEW: Final = {"tpr_at_1pct_fpr": "1 % FPR", "recall": "recall"}
 _ALL_REALS: Final = "all reals"

@@ -42,16 +42,21 @@ from dfscan.jobs.evaluate_figures import (
     same_videos,
     verdicts_of,
 )
-from dfscan.jobs.evaluate_rows import Truth, Videos, find_truth, read_videos
+from dfscan.jobs.evaluate_rows import (
+    MARKER,
+    METRICS,
+    PLOTS,
+    ROWS,
+    Truth,
+    Videos,
+    find_truth,
+    read_videos,
+)
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import EvaluateResult
 from dfscan.records import SCHEMA_VERSION
 from dfscan.reporting import plots
 
-MARKER: Final = "evaluation.json"
-METRICS: Final = "metrics.json"
-ROWS: Final = "rows.parquet"
-PLOTS: Final = "plots"
 PAGE: Final = "report.html"
 _PRODUCTS: Final = (METRICS, ROWS, PLOTS, PAGE)
 

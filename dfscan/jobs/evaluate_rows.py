@@ -20,6 +20,12 @@ from dfscan.records import LABELS
 Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]
 
+MARKER: Final = "evaluation.json"
+METRICS: Final = "metrics.json"
+ROWS: Final = "rows.parquet"
+PLOTS: Final = "plots"
+"""What lies in the folder of an evaluation; the first says that it is one."""
+
 _SURE: Final = 0.999
 """Above it a float32 probability says little of its logit."""
 _STRAIGHT: Final = 0.02

@@ -13,6 +13,7 @@ from dfscan.errors import SourceError
 from dfscan.facesets import MARKER as FACES
 from dfscan.facesets import FaceSet
 from dfscan.jobs.custody import open_verdicts
+from dfscan.jobs.evaluate_rows import METRICS, PLOTS, ROWS
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.report_faces import FaceKey, Picture, from_datasets, from_videos
 from dfscan.jobs.report_figures import breakdown_table, figure, side_table, title_of
@@ -37,10 +38,6 @@ from dfscan.reporting.page import (
     Timeline,
     Videos,
 )
-
-MARKER: Final = "evaluation.json"
-_METRICS: Final = "metrics.json"
-_ROWS: Final = "rows.parquet"
 
 FALSE_ALARM: Final = "false alarm"
 MISS: Final = "miss"
@@ -70,13 +67,13 @@ def collect(path: Path, about: str, config: ReportConfig, progress: Progress) ->
 
     :raises SourceError: a file of it is missing or damaged.
     """
-    for name in (_METRICS, _ROWS):
+    for name in (METRICS, ROWS):
         if not storage.exists(path / name):
             raise SourceError(
                 f"{path} holds no {name}: the evaluation has not finished; run dfscan evaluate again"
             )
-    metrics = storage.read_json(str(path / _METRICS))
-    rows = sorted(storage.read_table(path / _ROWS).to_pylist(), key=_rank)
+    metrics = storage.read_json(str(path / METRICS))
+    rows = sorted(storage.read_table(path / ROWS).to_pylist(), key=_rank)
     source, notes = _source(metrics)
     unjudged = [row for row in rows if row["verdict"] is None]
     about_faces = _galleries(rows, source, config, progress)
@@ -94,7 +91,7 @@ def collect(path: Path, about: str, config: ReportConfig, progress: Progress) ->
             by_value("Videos by label", (row["label"] for row in rows), LABELS),
             by_value("Videos by status", (row["status"] for row in rows), ("ok", *STATUSES)),
         ],
-        plots=plots_of(path / "plots", "roc.png"),
+        plots=plots_of(path / PLOTS, "roc.png"),
         galleries=about_faces,
         failures=by_reason(
             [r["video_id"] for r in unjudged],

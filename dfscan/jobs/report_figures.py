@@ -3,21 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from dfscan.metrics import SCALARS
+from dfscan.metrics import SCALARS, TITLES
 from dfscan.reporting.page import Cell, Table
-
-TITLES: Final = {
-    "auc": "AUC",
-    "average_precision": "average precision",
-    "tpr_at_1pct_fpr": "fakes found at 1 % false alarms",
-    "tpr_at_01pct_fpr": "fakes found at 0.1 % false alarms",
-    "eer": "equal error rate",
-    "log_loss": "log loss",
-    "ece": "calibration error",
-    "cllr": "Cllr",
-    "cllr_min": "Cllr at best",
-    "f1": "F1",
-}
 
 _WAYS: Final = {"by_video": "by video", "by_frame": "by frame"}
 

@@ -11,6 +11,7 @@ from dfscan.config import ReportConfig
 from dfscan.errors import OutputError, SourceError
 from dfscan.facesets import MARKER
 from dfscan.jobs import report_dataset, report_evaluation, report_run, report_verdicts
+from dfscan.jobs.evaluate_rows import MARKER as EVALUATION
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import ReportResult
 from dfscan.reporting.page import HEAD_BYTES, Page, about_of, render
@@ -54,7 +55,7 @@ def _collector(path: Path) -> Collect:
     """
     folders: tuple[tuple[str, Collect], ...] = (
         (MARKER, report_dataset.collect),
-        (report_evaluation.MARKER, report_evaluation.collect),
+        (EVALUATION, report_evaluation.collect),
         (report_run.MARKER, report_run.collect),
     )
     if not storage.exists(path):
@@ -69,7 +70,7 @@ def _collector(path: Path) -> Collect:
             return collect
     raise SourceError(
         f"{path} is nothing that a page can be about: give a face dataset ({MARKER}), a run folder "
-        f"({report_run.MARKER}), an evaluation ({report_evaluation.MARKER}) or verdicts (.parquet)"
+        f"({report_run.MARKER}), an evaluation ({EVALUATION}) or verdicts (.parquet)"
     )
 
 

@@ -336,6 +336,11 @@ def _same_deciding(record: Mapping[str, Any], step: ScoreStep) -> list[str]:
 
     :raises ConfigError: something that it does name cannot be had here.
     """
+    if "altered" in record:
+        raise ConfigError(
+            f"scored by dfscan stress under the condition {record['altered']}, not as the file is: "
+            "there is nothing to check it against"
+        )
     now = json.loads(json.dumps(record_of(step)[step.config_hash]))
     then = {**record, "recipe": recipe_of(record).model_dump(mode="json")}
     for each in (now, then):

@@ -12,27 +12,12 @@ from pydantic import Field, ValidationError
 
 from dfscan.calibration import Calibration
 from dfscan.errors import UsageError
-from dfscan.metrics import SCALARS
+from dfscan.metrics import SCALARS, TITLES
 from dfscan.recipe import FaceRecipe, Sampling, Strict
 
 FEW_GROUPS: Final = 20
 """Below so many groups bootstrap intervals come out too narrow."""
 
-_TITLES: Final = {
-    "auc": "AUC",
-    "average_precision": "average precision",
-    "tpr_at_1pct_fpr": "fakes found at 1 % false alarms",
-    "tpr_at_01pct_fpr": "fakes found at 0.1 % false alarms",
-    "eer": "equal error rate",
-    "log_loss": "log loss",
-    "ece": "calibration error",
-    "cllr": "Cllr, bits",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-}
 _RULES: Final = {
     "f1": "the best F1",
     "youden": "the largest difference of true- and false-positive rate (Youden's J)",
@@ -287,7 +272,7 @@ def _figures(facts: Facts) -> str:
             [name, *(_count(figures.get(name)) for figures in ways.values())]
             for name in ("reals", "fakes")
         ]
-        rows = [[_TITLES[n], *(_figure(figures, n) for figures in ways.values())] for n in SCALARS]
+        rows = [[TITLES[n], *(_figure(figures, n) for figures in ways.values())] for n in SCALARS]
         lines += [f"### {side}", _table(["", *names], counts + rows)]
         lines += [f"{_decided(name, f)}" for name, f in zip(names, ways.values(), strict=True)]
     if not any(_is_test(side) for side in facts.results):
@@ -330,7 +315,7 @@ def _breakdown(attribute: str, values: Mapping[str, Mapping[str, Any]]) -> str:
         [value, _count(f.get("fakes")), f.get("against", "–"), *(_figure(f, n) for n in names)]
         for value, f in values.items()
     ]
-    header = [attribute, "fakes", "against", *(_TITLES[n] for n in names)]
+    header = [attribute, "fakes", "against", *(TITLES[n] for n in names)]
     return f"### by {attribute}\n\n{_table(header, rows)}"
 
 

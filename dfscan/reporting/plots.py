@@ -30,24 +30,24 @@ Sides = Mapping[str, tuple[Logits, Truth]]
 
 REAL: Final = "#5fbf8f"
 FAKE: Final = "#99101f"
-_INK: Final = "#222222"
-_QUIET: Final = "#8a8a8a"
+INK: Final = "#222222"
+QUIET: Final = "#8a8a8a"
 _LINES: Final = (("#12436d", "-"), ("#e07b00", "--"), ("#7a7a7a", "-."), ("#56b4e9", ":"))
 _DPI: Final = 120
-_STYLE: Final[dict[Any, Any]] = {
+STYLE: Final[dict[Any, Any]] = {
     "font.size": 12,
     "axes.titlesize": 13,
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _QUIET,
-    "axes.labelcolor": _INK,
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#e8e8e8",
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "text.color": _INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
     "legend.frameon": False,
     "lines.linewidth": 2,
     "figure.constrained_layout.use": True,
@@ -65,7 +65,7 @@ def roc(sides: Sides, title: str = "ROC") -> bytes:
     both = _with_both(sides, "a ROC curve")
     reals = max(int((~fake).sum()) for _, fake in both.values())
     lowest = 10 ** np.floor(np.log10(min(LOW_FPR / 2, 1 / reals)))
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(10, 5.6))
         whole, low = figure.subplots(1, 2)
         low.axvspan(lowest, LOW_FPR, color="#f3e3b3", alpha=0.6, linewidth=0)
@@ -82,8 +82,8 @@ def roc(sides: Sides, title: str = "ROC") -> bytes:
             low.plot(fpr, tpr, line, color=colour, drawstyle="steps-post")
             low.plot(LOW_FPR, found, "o", color=colour, markersize=8, clip_on=False)
         chance = np.geomspace(lowest, 1)
-        whole.plot([0, 1], [0, 1], color=_QUIET, linewidth=1, label="guessing")
-        low.plot(chance, chance, color=_QUIET, linewidth=1)
+        whole.plot([0, 1], [0, 1], color=QUIET, linewidth=1, label="guessing")
+        low.plot(chance, chance, color=QUIET, linewidth=1)
         low.set_xscale("log")
         low.set_xlim(lowest, 1)
         low.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g} %"))
@@ -95,7 +95,7 @@ def roc(sides: Sides, title: str = "ROC") -> bytes:
             _percent_up(axes, "fakes found")
             axes.set_xlabel("reals called FAKE")
         figure.legend(loc="outside lower left")
-        return _png(figure)
+        return as_png(figure)
 
 
 def precision_recall(sides: Sides, title: str = "Precision and recall") -> bytes:
@@ -103,7 +103,7 @@ def precision_recall(sides: Sides, title: str = "Precision and recall") -> bytes
 
     :raises UsageError: no side has both classes.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(6.5, 5.6))
         axes = figure.subplots()
         both = _with_both(sides, "a precision-recall curve")
@@ -119,7 +119,7 @@ def precision_recall(sides: Sides, title: str = "Precision and recall") -> bytes
         _percent_up(axes, "precision (verdicts FAKE that are right)")
         axes.set_title(title)
         figure.legend(loc="outside lower left")
-        return _png(figure)
+        return as_png(figure)
 
 
 def reliability_diagram(
@@ -136,10 +136,10 @@ def reliability_diagram(
     :param prior: as in :func:`dfscan.metrics.reliability`.
     """
     series = {"uncalibrated": before} | ({"calibrated": after} if after is not None else {})
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(6.5, 7))
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        top.plot([0, 1], [0, 1], color=_QUIET, linewidth=1, label="perfect")
+        top.plot([0, 1], [0, 1], color=QUIET, linewidth=1, label="perfect")
         for (name, p_fake), (colour, line) in zip(
             series.items(), reversed(_LINES[:2]), strict=False
         ):
@@ -161,7 +161,7 @@ def reliability_diagram(
         bottom.set_xlabel("p_fake")
         bottom.set_ylabel(unit)
         bottom.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-        return _png(figure)
+        return as_png(figure)
 
 
 def confusion(counts: Mapping[str, int], title: str = "Verdicts") -> bytes:
@@ -184,14 +184,14 @@ def truth_by_verdict(counts: Mapping[str, Mapping[str, int]], title: str = "Verd
     verdicts = list(next(iter(counts.values())))
     table = np.array([[row[v] for v in verdicts] for row in counts.values()])
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    with rc_context(_STYLE | {"axes.grid": False}):
+    with rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(1.9 + 1.8 * len(verdicts), 1.6 + 1.6 * len(counts)))
         axes = figure.subplots()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for (row, column), share in np.ndenumerate(shares):
             axes.text(
                 column, row, f"{table[row, column]:,}\n{_percent(share)}", ha="center", va="center",
-                fontsize=18, color="white" if share > 0.55 else _INK,
+                fontsize=18, color="white" if share > 0.55 else INK,
             )  # fmt: skip
         rows = [f"{name}\n({n:,})" for name, n in zip(counts, table.sum(1), strict=True)]
         axes.set_xticks(range(len(verdicts)), verdicts)
@@ -201,7 +201,7 @@ def truth_by_verdict(counts: Mapping[str, Mapping[str, int]], title: str = "Verd
         axes.set_xlabel("verdict")
         axes.set_ylabel("truth")
         axes.set_title(title)
-        return _png(figure)
+        return as_png(figure)
 
 
 def score_histogram(
@@ -209,7 +209,7 @@ def score_histogram(
 ) -> bytes:
     """Scores of reals and of fakes, each in shares of its own class, and the threshold."""
     edges = np.histogram_bin_edges(logits, bins=min(60, max(10, round(len(logits) ** 0.5))))
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(7.5, 4.2))
         axes = figure.subplots()
         for name, colour, rows in (("real", REAL, ~fake), ("fake", FAKE, fake)):
@@ -220,7 +220,7 @@ def score_histogram(
                 axes.stairs(shares, edges, fill=True, color=colour, alpha=0.55, label=label)
                 axes.stairs(shares, edges, color=colour, linewidth=1.8, zorder=3)
         if threshold is not None:
-            axes.axvline(threshold, color=_INK, linewidth=1.5, linestyle="--")
+            axes.axvline(threshold, color=INK, linewidth=1.5, linestyle="--")
             text = f"FAKE from {threshold:.2f} on".replace("-", "−")
             where = ("data", "axes fraction")
             axes.annotate(text, (threshold, 1), xycoords=where, va="bottom", ha="center")
@@ -228,7 +228,7 @@ def score_histogram(
         axes.set_ylabel("share of its class")
         axes.set_xlabel("score (logit, higher = more fake)")
         axes.legend()
-        return _png(figure)
+        return as_png(figure)
 
 
 def learning_curves(rows: Sequence[Mapping[str, Any]], best_epoch: int | None = None) -> bytes:
@@ -251,7 +251,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], best_epoch: int | None = 
         for name, lines in panels.items()
         if (known := {k: _series(rows, c) for k, c in lines.items() if _series(rows, c)})
     }
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(8, 2.6 * len(shown) + 0.6))
         stack = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (panel, lines) in zip(stack, shown.items(), strict=True):
@@ -263,13 +263,13 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], best_epoch: int | None = 
             else:
                 axes.legend()
             if best_epoch is not None:
-                axes.axvline(best_epoch, color=_INK, linewidth=1.2, linestyle=":")
+                axes.axvline(best_epoch, color=INK, linewidth=1.2, linestyle=":")
             for epoch, _ in _phases(rows)[1:]:
-                axes.axvline(epoch - 0.5, color=_QUIET, linewidth=1.2)
+                axes.axvline(epoch - 0.5, color=QUIET, linewidth=1.2)
         _name_marks(stack[0], rows, best_epoch)
         stack[-1].set_xlabel("epoch")
         stack[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-        return _png(figure)
+        return as_png(figure)
 
 
 def _series(rows: Sequence[Mapping[str, Any]], column: str) -> list[tuple[float, float]]:
@@ -298,10 +298,10 @@ def _name_marks(axes: Axes, rows: Sequence[Mapping[str, Any]], best_epoch: int |
         for number, (epoch, name) in enumerate(phases):
             start = epoch if number == 0 else epoch - 0.5
             label = f"phase {name}" if name.isdigit() else name
-            axes.annotate(label, (start, 1), xytext=(3, 2), color=_QUIET, **above)
+            axes.annotate(label, (start, 1), xytext=(3, 2), color=QUIET, **above)
     if best_epoch is not None:
         axes.annotate(
-            f"best: epoch {best_epoch}", (best_epoch, 1), xytext=(0, 16), color=_INK, ha="center",
+            f"best: epoch {best_epoch}", (best_epoch, 1), xytext=(0, 16), color=INK, ha="center",
             **above,
         )  # fmt: skip
 
@@ -332,7 +332,8 @@ def _percent_up(axes: Axes, label: str) -> None:
     axes.set_ylabel(label)
 
 
-def _png(figure: Figure) -> bytes:
+def as_png(figure: Figure) -> bytes:
+    """A finished figure as a PNG file; it does not name what drew it."""
     sink = io.BytesIO()
     figure.savefig(sink, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
     return sink.getvalue()

@@ -1,6 +1,5 @@
 """The plot of ``dfscan stress``: what each condition does to a model, as a PNG in memory."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -9,36 +8,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from dfscan.reporting.plots import FAKE, REAL
+from dfscan.reporting.plots import FAKE, INK, QUIET, REAL, STYLE, as_png
 
-_INK: Final = "#222222"
-_QUIET: Final = "#8a8a8a"
-_DPI: Final = 120
-_STYLE: Final[dict[Any, Any]] = {
-    "font.size": 12,
-    "axes.titlesize": 13,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+_STYLE: Final[dict[Any, Any]] = STYLE | {
     "axes.spines.left": False,
-    "axes.edgecolor": _QUIET,
-    "axes.labelcolor": _INK,
-    "axes.grid": True,
     "axes.grid.axis": "x",
-    "axes.axisbelow": True,
-    "grid.color": "#e8e8e8",
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
     "hatch.linewidth": 1.2,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
 }
 _MOVES: Final = {
     "real_to_fake": ("REAL → FAKE", FAKE, "white", ""),
-    "fake_to_real": ("FAKE → REAL", REAL, _INK, "///"),
-    "to_uncertain": ("→ UNCERTAIN", "#c4c4c4", _INK, "..."),
-    "to_none": ("→ no verdict", "white", _INK, "xxx"),
+    "fake_to_real": ("FAKE → REAL", REAL, INK, "///"),
+    "to_uncertain": ("→ UNCERTAIN", "#c4c4c4", INK, "..."),
+    "to_none": ("→ no verdict", "white", INK, "xxx"),
 }
 """Column → name, colour, colour of lines, and a pattern that tells it without colour."""
 
@@ -63,9 +44,7 @@ def robustness(rows: Sequence[Mapping[str, Any]], title: str = "Robustness") -> 
         figure.suptitle(title, x=0.01, ha="left", fontsize=15)
         keys = [Patch(label=name, **_look(column)) for column, (name, *_) in _MOVES.items()]
         figure.legend(handles=keys, loc="outside lower right", ncols=len(_MOVES))
-        sink = io.BytesIO()
-        figure.savefig(sink, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
-        return sink.getvalue()
+        return as_png(figure)
 
 
 def _draw_auc(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -81,16 +60,16 @@ def _draw_auc(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         axes.plot(
             [low, high],
             [place, place],
-            color=_INK,
+            color=INK,
             linewidth=2,
             solid_capstyle="butt",
             clip_on=False,
         )
-        axes.plot(auc, place, "o", color=_INK, markersize=8, clip_on=False, zorder=3)
+        axes.plot(auc, place, "o", color=INK, markersize=8, clip_on=False, zorder=3)
         _note(axes, 1.02, place, f"{auc:.3f}")
     if rows[0]["auc"] is not None:
-        axes.axvline(rows[0]["auc"], color=_INK, linewidth=1, linestyle="--")
-    axes.axvline(0.5, color=_QUIET, linewidth=1, linestyle=":")
+        axes.axvline(rows[0]["auc"], color=INK, linewidth=1, linestyle="--")
+    axes.axvline(0.5, color=QUIET, linewidth=1, linestyle=":")
     axes.set_xlim(max(0.0, lowest - 0.03), 1.0)
     videos = max(row["auc_videos"] for row in rows)
     axes.set_title("AUC and its 95 % interval")
@@ -104,10 +83,10 @@ def _draw_score(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         if change is None:
             _note(axes, 0.5, place, "no score")
             continue
-        axes.plot([0, change], [place, place], color=_INK, linewidth=2)
-        axes.plot(change, place, "o", color=_INK, markersize=8)
+        axes.plot([0, change], [place, place], color=INK, linewidth=2)
+        axes.plot(change, place, "o", color=INK, markersize=8)
         _note(axes, 1.02, place, f"{round(change, 2) + 0.0:+.2f}".replace("-", "−"))
-    axes.axvline(0, color=_QUIET, linewidth=1)
+    axes.axvline(0, color=QUIET, linewidth=1)
     axes.margins(x=0.1)
     axes.set_title("median change of the score")
     axes.set_xlabel("logit, higher = more fake (no AUC without labels)")

@@ -5,12 +5,10 @@ and ends; it ends with its parent, too. It decodes what may be hostile, so it kn
 """
 
 import contextlib
-import ctypes
 import errno
 import json
 import os
 import resource
-import signal
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -18,11 +16,10 @@ from typing import Any, Final
 from dfscan import faults, storage
 from dfscan.corpora.base import PICTURE_SUFFIXES, VIDEO_SUFFIXES, suffix
 from dfscan.errors import DfscanError, VideoError
+from dfscan.steps.lifeline import end_with
 from dfscan.video import DecoderTrouble, open_video
 from dfscan.video.altering import CONDITIONS, Condition, altered_picture, write_altered
 from dfscan.video.pictures import is_picture, open_picture
-
-_PDEATHSIG: Final = 1  # prctl's name for "tell me when my parent ends"
 
 _OF_THE_MACHINE: Final = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOENT, errno.EIO)
@@ -32,7 +29,7 @@ _OF_THE_MACHINE: Final = frozenset(
 
 def main() -> None:
     """Answer one request."""
-    _end_with(int(sys.argv[1]))
+    end_with(int(sys.argv[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no answer
@@ -41,17 +38,6 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (request["memory"],) * 2)
     answers.write(json.dumps(_answer(request)))
     answers.close()
-
-
-def _end_with(parent: int) -> None:
-    """Die when the parent does, be the first to go when memory runs out, leave Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
-        with contextlib.suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_text("800")
-    if os.getppid() != parent:  # it ended before prctl was called
-        sys.exit(1)
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:

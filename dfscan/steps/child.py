@@ -5,16 +5,12 @@ It reads requests on stdin and answers on stdout until stdin ends, and it ends w
 faces.
 """
 
-import contextlib
-import ctypes
 import functools
 import json
 import os
 import resource
-import signal
 import sys
-from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any
 
 from dfscan import faults
 from dfscan.errors import DfscanError, VideoError
@@ -22,14 +18,13 @@ from dfscan.recipe import FaceRecipe
 from dfscan.records import VideoRef
 from dfscan.steps import wire
 from dfscan.steps.feeding import FedDetector, SharedFrames
+from dfscan.steps.lifeline import end_with
 from dfscan.steps.look import Look
-
-_PDEATHSIG: Final = 1  # prctl's name for "tell me when my parent ends"
 
 
 def main() -> None:
     """Answer requests one by one."""
-    _end_with(int(sys.argv[1]))
+    end_with(int(sys.argv[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     requests = sys.stdin.buffer
     answers = os.fdopen(os.dup(1), "wb")
@@ -48,17 +43,6 @@ def main() -> None:
     while (request := _read(requests)) is not None:
         answers.write(_answer(*request, fed))
         answers.flush()
-
-
-def _end_with(parent: int) -> None:
-    """Die when the parent does, be the first to go when memory runs out, leave Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
-        with contextlib.suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_text("800")
-    if os.getppid() != parent:  # it ended before prctl was called
-        sys.exit(1)
 
 
 def _read(stream: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
