@@ -7,7 +7,7 @@ DONE   := $(VENV)/.installed
 .PHONY: help install quickstart test chaos lint format clean
 
 help:
-	@echo "make quickstart  a synthetic corpus through extract, train and score (under 6 minutes)"
+	@echo "make quickstart  a synthetic corpus through extract, train, score and evaluate (under 6 minutes)"
 	@echo "make test        the test suite (about 20 minutes on two cores)"
 	@echo "make chaos       300 processes and nodes killed, every dataset compared (about 40 minutes)"
 	@echo "make lint        ruff, mypy, import-linter"

@@ -603,7 +603,7 @@ class CalibrateConfig(VerbConfig):
 
 
 class QuickstartConfig(VerbConfig):
-    """``dfscan quickstart``: a small synthetic corpus through every verb."""
+    """``dfscan quickstart``: a small synthetic corpus through extract, train, score and evaluate."""
 
     out: PathText = "quickstart"
     seed: int = Field(0, ge=0)

@@ -445,7 +445,7 @@ def quickstart(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """A small synthetic corpus through extract, train and score."""
+    """A small synthetic corpus through extract, train, score and evaluate."""
     flags = {
         "out": folder, "epochs": epochs, "seed": seed, "inline": inline, "workers": workers,
         "overwrite": overwrite,

@@ -260,6 +260,7 @@ def _(value: QuickstartResult) -> None:
     )
     times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in value.elapsed_s.items())
     console.print(f"{times}; everything is in {value.out}")
+    console.print(f"to look at: {Path(value.out) / 'evaluation' / 'report.html'}")
 
 
 @result.register

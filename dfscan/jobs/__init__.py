@@ -140,7 +140,7 @@ def calibrate(
 def quickstart(
     out: str = "quickstart", progress: Progress | None = None, **config: Any
 ) -> QuickstartResult:
-    """A small synthetic corpus through extract, train and score.
+    """A small synthetic corpus through extract, train, score and evaluate.
 
     Keys of :class:`~dfscan.config.QuickstartConfig`.
     """

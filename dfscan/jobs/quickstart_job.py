@@ -1,4 +1,4 @@
-"""``dfscan quickstart``: a synthetic corpus through extract, train and score."""
+"""``dfscan quickstart``: a synthetic corpus through extract, train, score and evaluate."""
 
 import dataclasses
 import time
@@ -10,9 +10,15 @@ from typing import Any
 import numpy as np
 
 from dfscan import storage
-from dfscan.config import ExtractConfig, QuickstartConfig, ScoreConfig, TrainConfig
+from dfscan.config import (
+    EvaluateConfig,
+    ExtractConfig,
+    QuickstartConfig,
+    ScoreConfig,
+    TrainConfig,
+)
 from dfscan.errors import OutputError
-from dfscan.jobs import extract_job, score_job, train_job
+from dfscan.jobs import evaluate_job, extract_job, score_job, train_job
 from dfscan.jobs.pool import ray_session
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import QuickstartResult
@@ -25,12 +31,15 @@ STRIDE = Stride(real=6, fake=6)
 
 
 def run(config: QuickstartConfig, progress: Progress) -> QuickstartResult:
-    """Make the corpus, extract, train, score, and compare with the truth.
+    """Make the corpus, extract, train, score, evaluate.
 
     :raises UsageError: the folder holds something else, or an earlier quickstart.
     """
     out = Path(config.out).absolute()
-    made = ("corpus", "faces", "run", "verdicts.parquet", "verdicts.parquet.parts", MARKER)
+    made = (
+        *("corpus", "faces", "run", "verdicts.parquet", "verdicts.parquet.parts"),
+        *("evaluation", MARKER),
+    )
     storage.check_output_folder(out, MARKER, config.overwrite, made)
     if storage.exists(out / MARKER):
         if storage.read_json(str(out / MARKER)).get("finished"):
@@ -78,6 +87,9 @@ def run(config: QuickstartConfig, progress: Progress) -> QuickstartResult:
                 ),
                 progress,
             )
+    with _timed(times, "evaluate"):
+        evaluation = EvaluateConfig(path=str(verdicts), out=str(out / "evaluation"))
+        evaluate_job.run(evaluation, progress)
     result = _result(out, verdicts, times)
     storage.commit_json(out / MARKER, {"finished": True, **dataclasses.asdict(result)})
     return result
