@@ -690,12 +690,17 @@ class ReportConfig(OpenConfig):
 class AnnotateConfig(OpenConfig):
     """``dfscan annotate``: a video or picture with boxes."""
 
-    from_score: ClassVar[Mapping[str, str]] = {"model": "model", "threshold": "threshold"}
+    from_score: ClassVar[Mapping[str, str]] = {
+        "model": "model",
+        "threshold": "threshold",
+        "aggregation": "aggregation",
+    }
 
     file: PathText | None = None
     model: Paths = Field((), description="one, or several whose scores are averaged")
     out: PathText | None = None
     threshold: float | None = Field(None, ge=0, le=1)
+    aggregation: Aggregation = Field("mean", description="how the file's faces become one score")
     every: Seconds = Field(0.2, description="seconds between the frames that are judged")
     batch_size: BatchSize = "auto"
 
@@ -703,7 +708,11 @@ class AnnotateConfig(OpenConfig):
 class StressConfig(LookConfig):
     """``dfscan stress``: the same clips, re-encoded and scored again."""
 
-    from_score: ClassVar[Mapping[str, str]] = {"model": "model", "source": "source"}
+    from_score: ClassVar[Mapping[str, str]] = {
+        "model": "model",
+        "source": "source",
+        "aggregation": "aggregation",
+    }
 
     model: Paths = Field((), description="one, or several whose scores are averaged")
     labels: PathText | None = Field(
@@ -714,6 +723,7 @@ class StressConfig(LookConfig):
     seed: int = Field(0, ge=0, description="of the choice")
     frames: int = Field(32, ge=1, description="a video, spread evenly; never sparser than 2 s")
     threshold: float | None = Field(None, ge=0, le=1)
+    aggregation: Aggregation = Field("mean", description="how the faces' scores become one")
     out: PathText = "stress"
     batch_size: BatchSize = "auto"
 
@@ -727,7 +737,9 @@ class ExportConfig(VerbConfig):
     formats: Annotated[
         tuple[Literal["onnx", "onnx-int8", "torchscript", "litert"], ...], BeforeValidator(_names)
     ] = ("onnx",)
-    out: PathText | None = Field(None, description="null: export, beside the model")
+    out: PathText | None = Field(
+        None, description="null: beside the model, export or, of x.safetensors, x_export"
+    )
     faces: PathText | None = Field(
         None, description="a face dataset to compare the formats on, and to fit int8 to"
     )

@@ -41,7 +41,9 @@ PROBABILITY: Final = ("log_loss", "ece", "cllr")
 DECISION: Final = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
 """Figures of the verdicts."""
 SCALARS: Final = (*RANKING, *PROBABILITY, *DECISION)
-"""Every figure that has an interval."""
+"""Every figure but ``cllr_min``, which is a bound and no result."""
+NO_INTERVAL: Final = ("ece",)
+"""Resampling adds to each bin's gap, so percentiles of its sum lie above the true value."""
 
 TITLES: Final = {
     "auc": "AUC",
@@ -135,13 +137,13 @@ def figures(judged: Judged) -> dict[str, Any]:
     result |= dict.fromkeys((*SCALARS, "cllr_min"))
     result |= _decided(judged)
     if not len(fake):
-        return result | {"note": "nothing held out"}
+        return result | {"note": "nothing to measure"}
     if np.isfinite(judged.log_odds).all():
         result["log_loss"] = float(log_losses(judged.log_odds, fake).mean())
         result["ece"] = calibration_error(expit(judged.log_odds), fake)
     if fakes in (0, len(fake)):
         only = "FAKE" if fakes else "REAL"
-        return result | {"note": f"the held-out side has only {only}: no AUC"}
+        return result | {"note": f"only {only} here: no AUC"}
     fpr, tpr, _ = roc_curve(fake, judged.scores, drop_intermediate=False)
     if np.isfinite(judged.llr).all():
         result["cllr"] = cllr(judged.llr, fake)
@@ -323,7 +325,9 @@ def intervals(judged: Judged, groups: Groups, resamples: int = 1000, seed: int =
     intervals in whatever order the rows come. ``groups`` is (N,), any sortable values.
     With few groups (below about 20) the intervals are too narrow.
 
-    No interval exists where a class lies in fewer than two groups.
+    No interval exists where a class lies in fewer than two groups, and never one of ``ece``: the
+    gaps that it sums up are taken without their sign, so resamples add to it, and the percentiles
+    of a well-calibrated model all lie above its error. The same is true of differences.
     """
     return _intervals([judged], groups, resamples, seed)
 
@@ -343,8 +347,11 @@ def _intervals(sides: Sequence[Judged], groups: Groups, resamples: int, seed: in
     for start in range(0, resamples, size):
         counts = _multiplicities(len(names), min(size, resamples - start), random)
         drawn.append([_resampled(s, counts) for s in summed])
-    bounds = {}
+    bounds: dict[str, tuple[float, float] | None] = {}
     for name in SCALARS:
+        if name in NO_INTERVAL:
+            bounds[name] = None
+            continue
         first, *second = (np.concatenate([d[i][name] for d in drawn]) for i in range(len(sides)))
         bounds[name] = _percentiles(first - second[0] if second else first)
     used = sum(len(part[0]["auc"]) for part in drawn)
@@ -455,7 +462,7 @@ class _Summed:
     """What resampling needs of rows, summed by their G groups.
 
     ``fakes`` and ``reals`` (K, G): how many lie in each run of scores, which fall. ``sums`` name →
-    (G,) or (G, bins).
+    (G,).
     """
 
     fakes: csr_array
@@ -476,12 +483,6 @@ def _sum_up(judged: Judged, group: npt.NDArray[np.int64], groups: int) -> _Summe
     def total(weights: npt.NDArray[Any]) -> Floats:
         return np.bincount(group, weights=weights, minlength=groups).astype(np.float64)
 
-    p = expit(judged.log_odds)
-    known = np.isfinite(p)
-    place = np.zeros(len(p), np.int64)
-    place[known] = _bin_of(p[known])
-    cells = group * ECE_BINS + place
-    gaps = np.bincount(cells, weights=p - fake, minlength=groups * ECE_BINS).astype(np.float64)
     with np.errstate(invalid="ignore"):  # NaN stays NaN
         losses = log_losses(judged.log_odds, fake)
         bits = np.logaddexp(0, np.where(fake, -judged.llr, judged.llr))
@@ -492,7 +493,6 @@ def _sum_up(judged: Judged, group: npt.NDArray[np.int64], groups: int) -> _Summe
         "loss": total(losses),
         "bits_of_fakes": total(np.where(fake, bits, 0)),
         "bits_of_reals": total(np.where(fake, 0, bits)),
-        "gaps": gaps.reshape(groups, ECE_BINS),
         "tp": total(judged.decided & fake & right),
         "fn": total(judged.decided & fake & ~right),
         "tn": total(judged.decided & ~fake & right),
@@ -523,7 +523,6 @@ def _resampled(summed: _Summed, counts: Floats) -> dict[str, npt.NDArray[np.floa
     return {
         **_ranking(found, called),
         "log_loss": drawn["loss"] / (fakes + reals),
-        "ece": np.abs(drawn["gaps"]).sum(axis=1) / (fakes + reals),
         "cllr": (drawn["bits_of_fakes"] / fakes + drawn["bits_of_reals"] / reals) / (2 * np.log(2)),
         **_decisions(*(drawn[name] for name in ("tp", "fp", "fn", "tn"))),
     }

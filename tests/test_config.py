@@ -5,9 +5,11 @@ import pytest
 from dfscan import config, corpora
 from dfscan.config import (
     VERBS,
+    AnnotateConfig,
     ExtractConfig,
     QuickstartConfig,
     ScoreConfig,
+    StressConfig,
     TrainConfig,
     VerifyConfig,
     resolve,
@@ -265,9 +267,18 @@ def test_verifying_takes_from_the_file_what_scoring_says(folder):
     assert resolve(ScoreConfig, {}).model == ("m",)
 
 
-def test_what_verify_takes_from_score_is_there(folder):
-    assert VerifyConfig.from_score.keys() <= VerifyConfig.model_fields.keys()
-    assert set(VerifyConfig.from_score.values()) <= ScoreConfig.model_fields.keys()
+@pytest.mark.parametrize("verb", VERBS)
+def test_what_a_verb_takes_from_score_is_there(folder, verb):
+    config = VERBS[verb]
+    assert config.from_score.keys() <= config.model_fields.keys()
+    assert set(config.from_score.values()) <= ScoreConfig.model_fields.keys()
+
+
+@pytest.mark.parametrize("config", [AnnotateConfig, StressConfig])
+def test_faces_become_one_score_as_scoring_says(folder, config):
+    write(folder, "{score: {aggregation: confident}}")
+    assert resolve(config, {}).aggregation == "confident"
+    assert resolve(config, {"aggregation": "trimmed"}).aggregation == "trimmed"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from sklearn.calibration import calibration_curve
 from dfscan.errors import ConfigError
 from dfscan.metrics import (
     DECISION,
+    NO_INTERVAL,
     PROBABILITY,
     RANKING,
     SCALARS,
@@ -41,6 +42,8 @@ from dfscan.metrics import (
     measured,
     reliability,
 )
+
+RESAMPLED = tuple(name for name in SCALARS if name not in NO_INTERVAL)
 
 
 def simulated(
@@ -138,7 +141,7 @@ def test_nothing_held_out_is_said() -> None:
     found = binary_metrics(np.array([]), np.array([], dtype=bool))
     assert [found[k] for k in SCALARS] == [None] * len(SCALARS)
     assert found["confusion"] == {"tn": 0, "fp": 0, "fn": 0, "tp": 0}
-    assert found["note"] == "nothing held out"
+    assert found["note"] == "nothing to measure"
 
 
 def test_nothing_called_fake_has_no_precision() -> None:
@@ -192,11 +195,6 @@ def test_rows_counted_often_equal_scikit_learns_sample_weight(decimals: int | No
             "tpr_at_01pct_fpr": tpr[fpr <= 0.001].max(),
             "eer": brentq(lambda x, f=fpr, t=tpr: 1 - x - np.interp(x, f, t), 0, 1),
             "log_loss": sk.log_loss(fake, p, **given),
-            "ece": sum(
-                abs((weight * (p - fake))[(p >= i / 15) & (p < (i + 1) / 15)].sum())
-                for i in range(15)
-            )
-            / weight.sum(),
             "cllr": (
                 np.average(np.log2(1 + np.exp(-logits)), weights=weight * fake)
                 + np.average(np.log2(1 + np.exp(logits)), weights=weight * ~fake)
@@ -208,7 +206,7 @@ def test_rows_counted_often_equal_scikit_learns_sample_weight(decimals: int | No
             "recall": sk.recall_score(fake, called, **given),
             "f1": sk.f1_score(fake, called, **given),
         }
-        assert {k: found[k][draw] for k in SCALARS} == pytest.approx(expected, abs=1e-9)
+        assert {k: found[k][draw] for k in RESAMPLED} == pytest.approx(expected, abs=1e-9)
 
 
 def test_intervals_equal_a_bootstrap_that_copies_rows() -> None:
@@ -221,7 +219,7 @@ def test_intervals_equal_a_bootstrap_that_copies_rows() -> None:
     for _ in range(500):
         rows = np.concatenate([members[g] for g in rng.integers(50, size=50)])
         copies.append(binary_metrics(logits[rows], fake[rows], 0.5))
-    for name in SCALARS:
+    for name in RESAMPLED:
         low, high = np.quantile([c[name] for c in copies], [0.025, 0.975])
         # 500 copies know the ends of an interval to about a tenth of its width
         assert found.bounds[name] == pytest.approx((low, high), abs=0.2 * (high - low)), name
@@ -254,7 +252,7 @@ def test_intervals_depend_on_the_seed_alone() -> None:
     found = bootstrap(logits, fake, groups, seed=7, resamples=200)
     order = np.random.default_rng(0).permutation(200)
     again = bootstrap(logits[order], fake[order], groups[order].tolist(), seed=7, resamples=200)
-    for name in SCALARS:
+    for name in RESAMPLED:
         assert again.bounds[name] == pytest.approx(found.bounds[name])
     assert bootstrap(logits, fake, groups, seed=8, resamples=200).bounds != found.bounds
 
@@ -286,7 +284,8 @@ def test_a_measurement_is_figures_and_intervals_as_json() -> None:
     }
     assert json.loads(json.dumps(found)) == found
     assert set(found["intervals"]) == set(SCALARS)
-    for name, (low, high) in found["intervals"].items():
+    for name in RESAMPLED:
+        low, high = found["intervals"][name]
         assert low <= found[name] <= high
     assert found["bootstrap"]["groups"] == 100
     plain = bootstrap(logits, fake, np.arange(100), threshold=0.5, resamples=100)
@@ -482,6 +481,20 @@ def test_intervals_of_grouped_rows_hold_the_truth_as_often_as_they_say() -> None
     assert inside["auc, ungrouped"] / 150 < 0.85  # what rows alone would claim
 
 
+def test_the_calibration_error_has_no_interval_since_resampling_adds_to_it() -> None:
+    rng = np.random.default_rng(0)
+    log_odds = rng.normal(0, 2, 400)
+    fake = rng.random(400) < expit(log_odds)  # calibrated: the true error is 0
+    judged = Judged.from_logits(log_odds, fake)
+    found = measured(judged, np.arange(400), resamples=100)
+    assert found["ece"] > 0
+    assert found["intervals"]["ece"] is None
+    against = compare(judged, Judged.from_logits(2 * log_odds, fake), np.arange(400), resamples=100)
+    assert against["ece"] < 0
+    assert against["intervals"]["ece"] is None
+    assert set(found["intervals"]) == set(SCALARS)
+
+
 def test_the_interval_of_a_difference_holds_the_truth_as_often_as_it_says() -> None:
     # A second model hears the first with as much noise again: AUC Φ(1 / √2) against Φ(1 / 2).
     inside, widths = 0, []
@@ -502,7 +515,7 @@ def test_a_model_against_itself_differs_by_nothing() -> None:
     judged = Judged.from_logits(*simulated(200))
     found = compare(judged, judged, np.arange(200), resamples=100)
     assert {found[name] for name in (*SCALARS, "cllr_min")} == {0.0}
-    assert all(pair == [0.0, 0.0] for pair in found["intervals"].values())
+    assert all(found["intervals"][name] == [0.0, 0.0] for name in RESAMPLED)
     assert found["mcnemar"] == {"rows": 200, "only_first": 0, "only_second": 0, "p": 1.0}
 
 

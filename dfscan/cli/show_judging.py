@@ -35,7 +35,8 @@ def _(value: EvaluateResult) -> None:
 def _(value: ReportResult) -> None:
     open_console().print(
         f"{value.kind}: {value.faces:,} faces, {as_bytes(value.bytes)}, "
-        f"{as_duration(value.elapsed_s)}; open it in a browser\nwrote {value.out}"
+        f"{as_duration(value.elapsed_s)}; open it in a browser\nwrote {value.out}",
+        markup=False,
     )
 
 
@@ -54,15 +55,17 @@ def _(value: AnnotateResult) -> None:
             table.add_row(
                 str(person["track_id"] + 1),
                 as_verdict(person["verdict"]),
-                as_number(person["p_fake"]) if value.calibrated else "–",
+                as_number(person["p_fake"]) if person["calibrated"] else "–",
                 as_number(person["score_raw"]),
                 f"{person['first_s']:.1f}–{person['last_s']:.1f} s",
                 f"{person['faces']:,}",
-                person["reason"] or "",
+                Text(person["reason"] or ""),
             )
         console.print(table)
-    if len(drawn) < len(value.people):
-        console.print(f"{len(value.people) - len(drawn)} faces seen only once are not drawn")
+    once = len(value.people) - len(drawn)
+    if once:
+        faces = "1 face seen only once is" if once == 1 else f"{once:,} faces seen only once are"
+        console.print(f"{faces} not drawn")
     shown = as_verdict(value.verdict)
     if value.verdict is None:
         shown = Text("no face found" if value.reason == "no_face" else "not judged")

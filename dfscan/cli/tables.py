@@ -18,10 +18,10 @@ def open_console() -> Console:
 
 
 def new_table(title: str, *columns: str) -> Table:
-    """An empty table with its title on the left."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    """An empty table with its title on the left; brackets in names are no markup."""
+    table = Table(title=Text(title, style="bold"), title_justify="left")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(Text(column), overflow="fold")
     return table
 
 

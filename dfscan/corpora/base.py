@@ -135,6 +135,11 @@ def parts(path: str) -> tuple[str, ...]:
     return tuple(p for p in path.replace(MEMBER, "/").split("/") if p)
 
 
+def part_of(video_id: str) -> str | None:
+    """The folder or archive that a video lies in, as its id says; None at the top."""
+    return video_id.rpartition("/")[0].rstrip("!/") or None
+
+
 def parent(path: str) -> str:
     """The folder of a path with the separator at its end; ``""`` at the root of the source."""
     return path[: path.rfind("/") + 1]

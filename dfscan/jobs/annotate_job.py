@@ -6,7 +6,7 @@ import queue
 import statistics
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any, Final
@@ -16,10 +16,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from dfscan import storage
-from dfscan.aggregation import sigmoid
+from dfscan.aggregation import Aggregation, sigmoid
 from dfscan.calibration import Calibration
 from dfscan.config import AnnotateConfig, ScoreConfig
-from dfscan.corpora.base import PICTURE_SUFFIXES, VIDEO_SUFFIXES, suffix
 from dfscan.errors import ConfigError, DfscanError, OutputError, SourceError, VideoError
 from dfscan.faces.crops import cut
 from dfscan.faces.following import Path, Placed, in_shots
@@ -27,19 +26,25 @@ from dfscan.jobs.looking import make_looker
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import AnnotateResult
 from dfscan.jobs.score_job import make_step
-from dfscan.models.modelfile import find_model, read_header
+from dfscan.models.modelfile import read_header
+from dfscan.recipe import NetworkInput
 from dfscan.records import HEALTHY, UNREAD, FaceRow, FrameScore, VideoRef
 from dfscan.reporting.boxes import NO_FACE, Artist, Mark, label_of, results
-from dfscan.steps.isolation import FRAME_S
+from dfscan.steps.altered import SLOWER
+from dfscan.steps.isolation import FRAME_S, Limits
 from dfscan.steps.look import Seen
 from dfscan.steps.score import ScoreStep
 from dfscan.verdicts import Judgement, Rule, judge
 from dfscan.video import Frame, Video, open_video
-from dfscan.video.pictures import is_picture, open_picture
+from dfscan.video.pictures import is_picture_file, open_picture
+from dfscan.video.reading import in_order
 from dfscan.video.writing import VideoWriter
 
 _WAITING: Final = 4
 """Frames that may wait for the encoder."""
+
+_MORE_TIME: Final = " (--set annotate.timeout=SECONDS allows more time)"
+_MORE_MEMORY: Final = " (--set annotate.max_memory=BYTES allows more)"
 
 _FEW: Final = 4
 """In a video of which so many frames were judged, a face seen once is no flicker."""
@@ -55,7 +60,7 @@ def run(config: AnnotateConfig, progress: Progress) -> AnnotateResult:
     ref = _find(config.file)
     scoring = _scoring(config)
     data = _read(ref, scoring.max_bytes)
-    picture = _is_picture(ref.uri, data)
+    picture = is_picture_file(ref.uri, data)
     out = _check_out(config, ref, picture)
     step = make_step(scoring, out.parent, progress)
     judged = _judge(step, scoring, ref, picture, progress)
@@ -70,11 +75,11 @@ def run(config: AnnotateConfig, progress: Progress) -> AnnotateResult:
         reason=verdict.reason,
         p_fake=verdict.p_fake,
         calibrated=verdict.calibrated,
-        people=[person.told(verdict.tracks) for person in judged.people],
+        people=[person.told() for person in judged.people],
         frames=drawn.frames,
         judged=row.frames_sampled or 0,
         seconds=drawn.seconds,
-        notes=drawn.notes,
+        notes=[*_notes(judged), *drawn.notes],
         elapsed_s=time.monotonic() - started,
     )
 
@@ -124,13 +129,11 @@ def _unusable(ref: VideoRef, status: str | None, reason: str | None) -> DfscanEr
     text = f"{_name_of(ref.uri)}: {status}: {reason}"
     if status in UNREAD or status == "decode_error":
         return SourceError(text)
-    return DfscanError(f"{text} (--set annotate.timeout=SECONDS allows more time)")
-
-
-def _is_picture(uri: str, data: bytes) -> bool:
-    """As scoring decides it: by the name, without a known ending by the first bytes."""
-    ending = suffix(uri)
-    return ending in PICTURE_SUFFIXES or (ending not in VIDEO_SUFFIXES and is_picture(data))
+    if status == "timeout":
+        text += _MORE_TIME
+    elif status == "crashed" and "of memory" in (reason or ""):
+        text += _MORE_MEMORY
+    return DfscanError(text)
 
 
 def _check_out(config: AnnotateConfig, ref: VideoRef, picture: bool) -> FilePath:
@@ -177,35 +180,40 @@ class _Person:
     label: str
     drawn: bool
 
-    def told(self, tracks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def told(self) -> dict[str, Any]:
         """The person's entry of the column ``tracks``, and their verdict."""
-        own = next(track for track in tracks if track["track_id"] == self.track_id)
-        verdict = {"verdict": self.judgement.verdict, "reason": self.judgement.reason}
+        (own,) = self.judgement.tracks
+        verdict = {
+            name: getattr(self.judgement, name) for name in ("verdict", "reason", "calibrated")
+        }
         return {**own, "box": list(own["box"]), **verdict, "drawn": self.drawn}
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """A file's faces and what was made of them."""
+    """A file's faces and what was made of them.
+
+    ``rule`` is the file's own, ``person_rule`` that of single people; ``models`` so many judged it,
+    the first of which takes ``input``. Drawing ends after ``deadline_s`` seconds.
+    """
 
     seen: Seen
     judgement: Judgement
     people: Sequence[_Person]
     rule: Rule
+    person_rule: Rule
+    models: int
+    input: NetworkInput
+    deadline_s: float
 
     def now(self, score_raw: float) -> float:
-        """How fake a single moment looks."""
-        return _p_fake(self.rule.calibration, score_raw)
+        """How fake a single moment of a person looks."""
+        return _p_fake(self.person_rule.calibration, score_raw)
 
     def interval_s(self, wanted_s: float) -> float:
         """Seconds from one look to the next; as whole frames, or key frames, they are not as wanted."""
         gaps = np.diff(sorted(self.seen.times.values()))
         return max(wanted_s, float(np.median(gaps)) * 1.01) if len(gaps) else wanted_s
-
-    @property
-    def threshold(self) -> float | None:
-        """What is judged by, where something is."""
-        return self.judgement.threshold
 
     @property
     def heading(self) -> str:
@@ -221,7 +229,7 @@ class _Judged:
 def _scoring(config: AnnotateConfig) -> ScoreConfig:
     """Scoring as ``dfscan score --every 0.2s --phase 0`` would, in this process."""
     names = (
-        *("model", "threshold", "every", "batch_size", "gpus"),
+        *("model", "threshold", "aggregation", "every", "batch_size", "gpus"),
         *("timeout", "max_memory", "recycle", "decoders", "isolate"),
     )
     return ScoreConfig(**{n: getattr(config, n) for n in names}, phase=0, inline=True)
@@ -250,7 +258,43 @@ def _judge(
         for f, score in zip(seen.faces, scores, strict=True)
     ]
     judgement = _judgement(seen, frames, sharp, step.rule)
-    return _Judged(seen, judgement, _people(seen, frames, sharp, step.rule), step.rule)
+    alone = _alone(step, scoring)
+    if len(step.models) > 1 and alone is not step:  # calibrations weigh the models
+        scores, _ = alone.scores(seen.faces)
+        frames = [replace(f, score_raw=score) for f, score in zip(frames, scores, strict=True)]
+    header = read_header(step.models[0].path)
+    assert header.recipe.input is not None
+    memory = None if scoring.max_memory is None else int(scoring.max_memory)
+    return _Judged(
+        seen,
+        judgement,
+        _people(seen, frames, sharp, alone.rule, scoring.aggregation),
+        step.rule,
+        alone.rule,
+        len(step.models),
+        header.recipe.input,
+        SLOWER * Limits(scoring.timeout, memory).deadline_s(row.bytes, looks),
+    )
+
+
+def _alone(step: ScoreStep, scoring: ScoreConfig) -> ScoreStep:
+    """The step that judges single people: by the mean, and calibrated for it."""
+    if scoring.aggregation == "mean":
+        return step
+    return make_step(scoring.model_copy(update={"aggregation": "mean"}), step.target, Progress())
+
+
+def _uncalibrated(aggregation: Aggregation) -> str:
+    return f"not calibrated for aggregation {aggregation}"
+
+
+def _notes(judged: _Judged) -> list[str]:
+    """What a reader of the verdict must know; where all is by the mean, the reasons say it."""
+    rule = judged.rule
+    if rule.calibration or rule.forced or rule.aggregation == "mean":
+        return []
+    subject = "the model" if judged.models == 1 else "one of the models"
+    return [f"{subject} is {_uncalibrated(rule.aggregation)}"]
 
 
 def _judgement(
@@ -267,10 +311,16 @@ def _judgement(
 
 
 def _people(
-    seen: Seen, frames: Sequence[FrameScore], sharp: Sequence[float], rule: Rule
+    seen: Seen,
+    frames: Sequence[FrameScore],
+    sharp: Sequence[float],
+    rule: Rule,
+    aggregation: Aggregation,
 ) -> list[_Person]:
-    """Each track, judged by the mean of its own frames."""
-    rule = replace(rule, aggregation="mean")
+    """Each track, judged by the mean of its own frames.
+
+    :param aggregation: the file's own; where it is another, a person without a calibration says so.
+    """
     tracks = sorted({f.track_id for f in frames if f.track_id is not None})
     people = []
     for track in tracks:
@@ -278,17 +328,20 @@ def _people(
         judgement = _judgement(seen, [frames[i] for i in own], [sharp[i] for i in own], rule)
         if judgement.p_fake is None:
             continue  # no finite score, which the file's own verdict says
+        label = label_of(
+            judgement.verdict or "UNCERTAIN",
+            judgement.p_fake,
+            judgement.calibrated,
+            track + 1 if len(tracks) > 1 else None,
+        )
+        if aggregation != "mean" and judgement.reason == "model_uncalibrated":
+            judgement = replace(judgement, reason=_uncalibrated("mean"))
         person = _Person(
             track,
             judgement,
             [seen.faces[i] for i in own],
             [frames[i] for i in own],
-            label_of(
-                judgement.verdict or "UNCERTAIN",
-                judgement.p_fake,
-                judgement.calibrated,
-                track + 1 if len(tracks) > 1 else None,
-            ),
+            label,
             drawn=len(own) > 1 or (seen.row.frames_sampled or 0) < _FEW,
         )
         people.append(person)
@@ -306,7 +359,7 @@ def _mark(person: _Person, at: Placed, judged: _Judged) -> Mark:
         verdict=person.judgement.verdict or "UNCERTAIN",
         label=person.label,
         now=judged.now(at.score_raw),
-        threshold=judged.threshold,
+        threshold=person.judgement.threshold,
     )
 
 
@@ -325,14 +378,13 @@ def _draw_picture(
 ) -> _Drawn:
     """Write the original beside the judged picture, and what the network saw."""
     (batch,) = open_picture(data).read([0])
-    recipe = read_header(find_model(config.model[0] if config.model else None)).recipe.input
-    assert recipe is not None
     marks, inputs = [], []
     for person in judged.people:
         for face, frame in zip(person.faces, person.frames, strict=True):
             marks.append(_mark(person, Placed(frame.box, frame.score_raw), judged))
-            inputs.append(cut(face.image, face.crop_box, face.box, recipe))
-    sheet = results(batch[0].rgb, marks, inputs, judged.heading)
+            inputs.append(cut(face.image, face.crop_box, face.box, judged.input))
+    seen_by = "the network" if judged.models == 1 else "the first network"
+    sheet = results(batch[0].rgb, marks, inputs, judged.heading, seen_by)
     sink = io.BytesIO()
     sheet.save(sink, "PNG")
     storage.commit_bytes(out, sink.getvalue())
@@ -371,14 +423,14 @@ def _write_video(
     last_s = 0.0
     count = 0
     with _Encoding(path) as encoding:
-        for shown in in_shots(_frames(video), every_s):
+        for shown in in_shots(_in_time(video, judged), every_s):
             frame = shown.frame
             if first is None:
                 first = frame
                 encoding.begin(video, frame, data)
                 artist = Artist(frame.rgb.shape[1], frame.rgb.shape[0])
             if not judged.people:
-                artist.caption(frame.rgb, NO_FACE)
+                artist.caption(frame.rgb, judged.heading)
             elif frame.rgb.shape == first.rgb.shape:
                 places = (
                     (person, own.at(frame.pts_s, shown.begins_s, shown.ends_s))
@@ -407,10 +459,19 @@ def _path_of(person: _Person, every_s: float) -> Path:
     )
 
 
-def _frames(video: Video) -> Iterator[Frame]:
-    """Every frame, in order: some containers give them slightly out of it."""
-    for batch in video.read(range(video.count)):
-        yield from sorted(batch, key=lambda frame: frame.pts_s)
+def _in_time(video: Video, judged: _Judged) -> Iterator[Frame]:
+    """Every frame, in order.
+
+    :raises DfscanError: drawing takes too long; see :func:`_unusable`.
+    """
+    until = time.monotonic() + judged.deadline_s
+    for frame in in_order(video):
+        if time.monotonic() > until:
+            name = _name_of(judged.seen.row.uri)
+            raise DfscanError(
+                f"{name}: timeout: not drawn after {judged.deadline_s:.0f} s{_MORE_TIME}"
+            )
+        yield frame
 
 
 class _Encoding:

@@ -226,7 +226,6 @@ def _batches(path: Path, size: int, many: int) -> Iterator[list[list[FaceRow]]]:
     """So ``many`` batches of faces at a time; a file that is not there has none."""
     if not storage.exists(path):
         return
-    waiting: list[FaceRow] = []
     for table in storage.open_parquet(path).iter_batches(batch_size=size * many):
         waiting = face_rows(table)
         yield [waiting[start : start + size] for start in range(0, len(waiting), size)]

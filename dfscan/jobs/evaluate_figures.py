@@ -14,6 +14,7 @@ from scipy.special import expit
 from dfscan.aggregation import logit_of
 from dfscan.errors import ConfigError, did_you_mean
 from dfscan.jobs.evaluate_rows import Truth, Videos
+from dfscan.jobs.report_tallies import kind_of
 from dfscan.metrics import Judged, collapsed, compare, log_losses, measured, rows_of
 from dfscan.records import LABELS
 
@@ -190,19 +191,29 @@ def _reasons(case: Case, rows: Mask) -> list[dict[str, Any]]:
     counts: dict[tuple[str, str], Counter[str]] = {}
     for place in np.flatnonzero(rows).tolist():
         status = case.videos.statuses[place] or NONE
-        kinds = _kinds(case.videos.reasons[place])
+        kinds = _kinds(case.videos.reasons[place], case.verdicts[place])
         label = case.truth.labels[place] or "unlabelled"
         for kind in kinds:
             counts.setdefault((status, kind), Counter())[label] += 1
     rank = sorted(counts.items(), key=lambda item: (-item[1].total(), item[0]))
+    shown = rank[:_REASONS]
+    rest = sum((c for _, c in rank[_REASONS:]), Counter[str]())
+    if rest:
+        rare = f"{len(rank) - _REASONS:,} rarer reasons"
+        shown.append((("…", rare), rest))
     return [
         {"status": status, "reason": kind, "videos": c.total(), **dict(sorted(c.items()))}
-        for (status, kind), c in rank[:_REASONS]
+        for (status, kind), c in shown
     ]
 
 
-def _kinds(reason: str | None) -> list[str]:
-    """``"few_frames (3 of 32 …); small_faces (21 pixels)"`` → both names, each once."""
+def _kinds(reason: str | None, verdict: str | None) -> list[str]:
+    """Why there is no decision, without the numbers.
+
+    Of UNCERTAIN ``"few_frames (3 of 32 …); small_faces (21 pixels)"`` → both names, each once.
+    """
+    if verdict != UNCERTAIN:
+        return [kind_of(reason or NONE)]
     names = (one.partition(" (")[0].strip() for one in (reason or NONE).split("; "))
     return list(dict.fromkeys(name for name in names if name))
 
@@ -307,7 +318,8 @@ def compare_with(
         ``difference`` the first's less the second's.
     """
     known = np.flatnonzero(case.labelled).tolist()
-    ours = {a for a in known if case.scored[a]}
+    scored = case.scored
+    ours = {a for a in known if scored[a]}
     theirs = {a for a in known if a in places and np.isfinite(other.log_odds[places[a]])}
     both = sorted(ours & theirs)
     mine = np.array(both, np.int64)
@@ -389,6 +401,11 @@ def _notes(
         told = collapsed(videos.log_odds, logit_of(limit), videos.fake)
         notes += [f"by video: {told}"] if told else []
     for name in names:
+        if name in COMPUTED and any(name in each for each in case.truth.attributes):
+            notes.append(
+                f"{name} is as computed here: the labels' own column {name} is left aside (give it "
+                "another name to break figures down by it)"
+            )
         count = len(values_of(case, name)[1])
         if count > _VALUES:
             notes.append(f"{name} has {count:,} values: the {_VALUES} most frequent are shown")

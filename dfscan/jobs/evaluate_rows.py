@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.special import logit
 
-from dfscan.corpora.base import NO_ATTRIBUTES, Given, parts
+from dfscan.corpora.base import NO_ATTRIBUTES, Given, part_of
 from dfscan.corpora.labels import PART, groups, match, read_truth
 from dfscan.errors import SourceError
-from dfscan.jobs.custody import open_verdicts
+from dfscan.jobs.custody import completed, open_verdicts
 from dfscan.records import LABELS
 
 Floats = npt.NDArray[np.float64]
@@ -87,7 +87,7 @@ def read_videos(path: str) -> Videos:
     """
     file = open_verdicts(path)
     try:
-        table = file.read(columns=list(_COLUMNS)).combine_chunks()
+        table = completed(file.read(columns=list(_COLUMNS)), _COLUMNS).combine_chunks()
     except (pa.ArrowException, KeyError, OSError) as error:
         detail = " ".join(str(error).split())[:160]
         raise SourceError(f"{path} cannot be read ({detail}): score again") from None
@@ -143,8 +143,8 @@ def _logits(p_fake: Floats) -> Floats:
 
 def _own(video_id: str, label: str | None) -> Given:
     """What a verdict tells of its video: the label, and its folder as its part."""
-    folders = parts(video_id)[:-1]
-    about = {PART: folders[-1]} if folders else NO_ATTRIBUTES
+    part = part_of(video_id)
+    about = {PART: part} if part else NO_ATTRIBUTES
     known = LABELS[1] if label == LABELS[1] else LABELS[0] if label == LABELS[0] else None
     return Given(label=known, labelled=known is not None, attributes=about)
 
@@ -170,8 +170,10 @@ def _by_way(ways: npt.NDArray[Any], find: Callable[[npt.NDArray[np.bool_]], floa
 
 def _prior(p_fake: Floats, llr: Floats) -> float:
     """The log-odds of the share of fakes that ``p_fake`` assumes: its logit is ``llr`` and this."""
-    sure = (p_fake > 0) & (p_fake < _SURE) & np.isfinite(llr)
-    return float(np.median(_logits(p_fake[sure]) - llr[sure])) if sure.any() else 0.0
+    known = np.isfinite(p_fake) & np.isfinite(llr)
+    sure = known & (p_fake > 0) & (p_fake < _SURE)
+    rows = sure if sure.any() else known
+    return float(np.median(_logits(p_fake[rows]) - llr[rows])) if rows.any() else 0.0
 
 
 def _frames(table: pa.Table, said: _Said) -> Frames:
@@ -185,7 +187,7 @@ def _frames(table: pa.Table, said: _Said) -> Frames:
     for way in np.unique(said.ways[said.calibrated]):
         own = said.ways == way
         tracks = own[owners] if len(owners) else np.zeros(0, bool)
-        slope[own], offset[own] = _line(
+        slope[own], offset[own] = score_map(
             (track_scores[tracks], track_p[tracks]), (said.scores[own], said.p_fake[own])
         )
     log_odds = slope[parents] * scores + offset[parents]
@@ -199,10 +201,14 @@ def _elements(column: pa.ChunkedArray, name: str) -> tuple[Places, Floats]:
     return parents, _floats(pc.struct_field(pc.list_flatten(column), name))
 
 
-def _line(tracks: tuple[Floats, Floats], rows: tuple[Floats, Floats]) -> tuple[float, float]:
+def score_map(tracks: tuple[Floats, Floats], rows: tuple[Floats, Floats]) -> tuple[float, float]:
     """Slope and offset from scores to logits of ``p_fake``; NaN where these do not tell them.
 
-    Rows lie beside the line where the number of people is part of the map.
+    A calibration is a straight line there. Rows lie beside it where the number of people is part of
+    the map.
+
+    :param tracks: (K,) scores and ``p_fake`` of persons scored in one way: one configuration, one
+        look. :param rows: (N,) those of their videos.
     """
     both = (np.concatenate([tracks[0], rows[0]]), np.concatenate([tracks[1], rows[1]]))
     for scores, p_fake in (both, tracks):
@@ -255,10 +261,20 @@ def find_truth(videos: Videos, labels: str | None, layout: str, what: str) -> Tr
         )
         if other:
             notes.append(f"{other:,} video(s) are labelled otherwise in {what}: {labels} counts")
+        if ambiguous:
+            notes.append(
+                f"{len(ambiguous):,} video(s) share a file name, so {labels} does not tell which is "
+                "which: they count as unlabelled; name them by video_id"
+            )
     known = np.array([told[i].label for i in videos.ids], object)
     count = int(np.isin(known, LABELS).sum())
     if not count:
         raise _unlabelled(videos, labels, what, len(ambiguous))
+    if not any(each.group or each.original for each in told.values()):
+        notes.append(
+            "nothing says which videos share an original: each counts by itself, and intervals may "
+            "be too narrow (--labels SOURCE tells)"
+        )
     named = _named(groups(told, dict(zip(videos.ids, videos.contents, strict=True))), told)
     group = np.array([named[i] for i in videos.ids], object)
     about = [dict(told[i].attributes) for i in videos.ids]

@@ -28,7 +28,7 @@ from dfscan.models.exporters.base import (
     describe,
     input_of,
 )
-from dfscan.models.modelfile import ModelHeader, find_model, load_model
+from dfscan.models.modelfile import FILE_NAME, ModelHeader, find_model, load_model
 
 MARKER: Final = "export.json"
 ORIGINAL: Final = "original"
@@ -70,10 +70,20 @@ def run(config: ExportConfig, progress: Progress) -> ExportResult:
         the network does something that a format cannot hold.
     :raises DfscanError: a file does not agree with the original.
     """
-    started = time.monotonic()
     exporters = _exporters(config)
     path = find_model(config.model)
-    out = _output(config, path)
+    with _output(config, path) as out:
+        return _export(config, path, out, exporters, progress)
+
+
+def _export(
+    config: ExportConfig,
+    path: Path,
+    out: Path,
+    exporters: Mapping[str, Exporter],
+    progress: Progress,
+) -> ExportResult:
+    started = time.monotonic()
     model = load_model(path)
     seen = input_of(model.header)
     notes: list[str] = []
@@ -108,17 +118,36 @@ def _exporters(config: ExportConfig) -> dict[str, Exporter]:
     return chosen
 
 
-def _output(config: ExportConfig, model: Path) -> Path:
+@contextlib.contextmanager
+def _output(config: ExportConfig, model: Path) -> Iterator[Path]:
     """The folder to write; what is in it stays until every file is made.
 
-    :raises OutputError: it holds an export already, or something else.
+    A folder that was made here is gone again where the export fails before it writes.
+
+    :raises OutputError: it holds an export already, one of another model, or something else.
     """
     storage.check_is_local(config.out or "")
-    out = Path(config.out).absolute() if config.out else model.parent / "export"
+    name = "export" if model.name == FILE_NAME else f"{model.stem}_export"
+    out = Path(config.out).absolute() if config.out else model.parent / name
+    made_here = not out.exists()
     storage.check_output_folder(out, MARKER, False, ())
-    if _before(out).get("finished") and not config.overwrite:
+    before = _before(out)
+    theirs = next(
+        (str(r.get("file")) for r in _rows_of(before) if r.get("format") == ORIGINAL), None
+    )
+    if theirs is not None and Path(theirs).stem != model.stem:
+        raise OutputError(
+            f"{out} holds an export of {theirs}, not of {model.name}: give another --out"
+        )
+    if before.get("finished") and not config.overwrite:
         raise OutputError(f"{out} holds an export: give another --out, or --overwrite")
-    return out
+    try:
+        yield out
+    except BaseException:
+        if made_here:
+            with contextlib.suppress(OSError):  # it holds something
+                out.rmdir()
+        raise
 
 
 def _before(out: Path) -> dict[str, Any]:
@@ -127,13 +156,27 @@ def _before(out: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def _rows_of(before: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in before.get("rows") or () if isinstance(row, dict)]
+
+
+def _named(before: Mapping[str, Any]) -> set[str]:
+    """The files that a marker names: of its rows, and those it was about to remove."""
+    named = [row.get("file") for row in _rows_of(before)]
+    return {Path(str(name)).name for name in (*named, *(before.get("earlier") or ()))}
+
+
 def _write(out: Path, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> None:
-    """Commit the files, and remove those of an earlier export that are none of these."""
+    """Commit the files, and remove those of an earlier export that are none of these.
+
+    The marker names those to be removed until they are, in case that this run is killed.
+    """
     known = tuple(e.suffix for e in EXPORTERS.values())
-    named = (str(row.get("file")) for row in _before(out).get("rows", ()))
-    earlier = {Path(name).name for name in named if name.endswith(known)}
+    earlier = {name for name in _named(_before(out)) if name.endswith(known)}
     header = {"dfscan": __version__, **facts}
-    storage.commit_json(out / MARKER, {**header, "finished": False})
+    storage.commit_json(
+        out / MARKER, {**header, "finished": False, "earlier": sorted(earlier - files.keys())}
+    )
     for name, data in files.items():
         storage.commit_bytes(out / name, data)
     for name in earlier - files.keys():

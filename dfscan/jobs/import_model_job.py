@@ -65,8 +65,10 @@ def _output(config: ImportModelConfig) -> Path:
         raise OutputError(f"{out} exists: give another --out, or --overwrite to replace it")
     try:
         read_header(out)
-    except ModelError:
-        raise OutputError(f"{out} exists and is no model of dfscan's: give another --out") from None
+    except ModelError as error:
+        raise OutputError(
+            f"{out} exists and is no model that this dfscan can replace ({error}): give another --out"
+        ) from None
     return out
 
 
@@ -74,9 +76,11 @@ def _read(file: str) -> bytes:
     try:
         return storage.read_bytes(file, LARGEST)
     except VideoError as error:
+        gone = error.status == "missing" and not storage.exists(file)
+        why = "there is no such file" if gone else error.reason
         raise ModelError(
-            f"no weights at {file!r} ({error.reason}): give a published file; dfscan models list says "
-            "where they are"
+            f"no weights at {file!r} ({why}): give a published file; dfscan models list says where "
+            "they are"
         ) from None
 
 

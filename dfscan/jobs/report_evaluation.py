@@ -20,8 +20,8 @@ from dfscan.jobs.report_figures import breakdown_table, figure, side_table, titl
 from dfscan.jobs.report_tallies import by_reason, by_value, in_words, plots_of, resolution
 from dfscan.jobs.report_verdicts import (
     MAX_ROWS,
-    MAX_TIMELINES,
     Verdicts,
+    note_of,
     read_brief,
     wanted_of,
 )
@@ -50,12 +50,18 @@ _HEADINGS: Final = {
     UNCERTAIN: ("Uncertain", "Videos without a decision, the most wrong p_fake first."),
 }
 
+_SAME: Final = ("content_sha256", "score_raw", "p_fake")
+"""What a verdict has in common with the row of an evaluation that was made of it."""
+
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class _Source:
-    """What was evaluated, as far as it is still there: verdicts, or a face dataset."""
+    """What was evaluated, as far as it is still there: verdicts, or a face dataset.
+
+    ``places`` are those in ``verdicts`` of the videos whose verdict is still the one evaluated.
+    """
 
     verdicts: Verdicts | None
     places: Mapping[str, int]
@@ -74,7 +80,9 @@ def collect(path: Path, about: str, config: ReportConfig, progress: Progress) ->
             )
     metrics = storage.read_json(str(path / METRICS))
     rows = sorted(storage.read_table(path / ROWS).to_pylist(), key=_rank)
-    source, notes = _source(metrics)
+    source, notes = _source(metrics, _shown(rows, config.faces))
+    if len(rows) > MAX_ROWS:
+        notes.append(f"The table lists the {MAX_ROWS:,} worst; counts are of all videos.")
     unjudged = [row for row in rows if row["verdict"] is None]
     about_faces = _galleries(rows, source, config, progress)
     return Page(
@@ -132,8 +140,19 @@ def _rank(row: Row) -> tuple[int, float, str]:
     return group, -(wrong_by(row) or 0.0), row["video_id"]
 
 
-def _source(metrics: Mapping[str, Any]) -> tuple[_Source, list[str]]:
-    """What was evaluated; what is there by that name now need not be it, so it is checked."""
+def _shown(rows: Sequence[Row], faces: int) -> list[Row]:
+    """The rows of the table, and those further down whose faces may be shown."""
+    shown, rest = list(rows[:MAX_ROWS]), rows[MAX_ROWS:]
+    for kind in _HEADINGS:
+        shown += [row for row in rest if outcome(row) == kind][:faces]
+    return shown
+
+
+def _source(metrics: Mapping[str, Any], rows: Sequence[Row]) -> tuple[_Source, list[str]]:
+    """What was evaluated; what is there by that name now need not be it, so it is checked.
+
+    :param rows: those that are shown; of verdicts no others are read.
+    """
     path = Path(str(metrics.get("path")))
     if metrics.get("kind") == "faces":
         there = storage.exists(path / FACES)
@@ -141,10 +160,25 @@ def _source(metrics: Mapping[str, Any]) -> tuple[_Source, list[str]]:
         return _Source(None, {}, path if there else None), note
     if not storage.exists(path):
         return _Source(None, {}, None), [f"The verdicts {path} are gone: no face can be shown."]
-    file = open_verdicts(path)
-    verdicts = Verdicts.of(file, read_brief(file))
-    places = {row["video_id"]: place for place, row in enumerate(verdicts.rows)}
-    return _Source(verdicts, places, None), []
+    try:
+        file = open_verdicts(path)
+    except SourceError as error:
+        return _Source(None, {}, None), [f"No face can be shown: {error}."]
+    names = read_brief(file).column("video_id").to_pylist()
+    at = {name: place for place, name in enumerate(names)}
+    verdicts = Verdicts.of(file, [at[r["video_id"]] for r in rows if r["video_id"] in at])
+    said = {row["video_id"]: row for row in rows}
+    places = {
+        own["video_id"]: place
+        for place, own in enumerate(verdicts.rows)
+        if all(own[name] == said[own["video_id"]][name] for name in _SAME)
+    }
+    others = len(rows) - len(places)
+    notes = [
+        f"{others:,} videos have another verdict in {path} by now, or none: neither faces nor "
+        "timelines of those are shown."
+    ]
+    return _Source(verdicts, places, None), notes if others else []
 
 
 # ---------------------------------------------------------------- figures
@@ -255,7 +289,7 @@ def _pictures(
     rows: Sequence[Row], source: _Source, config: ReportConfig, progress: Progress
 ) -> list[Picture]:
     """One face of each video: of verdicts the most wrong one, of a dataset the middle one."""
-    lost = Picture(None, "not there any more")
+    lost = Picture(None, "not there any more, or another by now")
     if source.faces is not None:
         keys = _middle_faces(source.faces, {row["video_id"] for row in rows})
         found = from_datasets([source.faces], keys.values())
@@ -268,8 +302,7 @@ def _pictures(
             continue
         own = source.verdicts.rows[place]
         spots = source.verdicts.spots(place, lowest=row["label"] == "FAKE")
-        same = own["content_sha256"] == row["content_sha256"]
-        if spots and same and own["width"] and own["height"]:
+        if spots and own["width"] and own["height"]:
             wanted.append(wanted_of(own, (spots[0],)))
     found_by_id = {
         one.ref.video_id: pictures[0]
@@ -294,8 +327,9 @@ def _face(row: Row, place: int, picture: Picture) -> Face:
         "p_fake": _rounded(row["p_fake"]),
         "score": _rounded(row["score_raw"]),
         "wrong by": _rounded(wrong_by(row)),
-        **entries_to_dict(row["attributes"]),
     }
+    # A column of labels changes no figure.
+    facts = {**facts, **entries_to_dict(row["attributes"]), **facts}
     video = place if place < MAX_ROWS else None
     badge = row["verdict"] or ""
     return Face(row["video_id"], picture.jpeg, facts, badge, picture.missing, video)
@@ -340,25 +374,22 @@ def _videos(rows: Sequence[Row], source: _Source) -> Videos:
     ]
     shown = [c for c in columns if c.detail or any(v is not None for v in c.values)]
     note = "Mistakes first, then uncertain videos; within both the most wrong p_fake first."
-    return Videos(shown, [_timeline(row, i, source) for i, row in enumerate(rows)], None, note)
-
-
-def _timeline(row: Row, number: int, source: _Source) -> Timeline | None:
-    place = source.places.get(row["video_id"])
-    if source.verdicts is None or place is None or number >= MAX_TIMELINES:
-        return None
-    if source.verdicts.rows[place]["content_sha256"] != row["content_sha256"]:
-        return None
-    return source.verdicts.timeline(place)
+    timelines: list[Timeline | None] = [None] * len(rows)
+    if source.verdicts is not None:
+        timelines = source.verdicts.timelines(source.places.get(row["video_id"]) for row in rows)
+        left = note_of(timelines, (row["faces"] or 0 for row in rows))
+        note += f" {left}" if left else ""
+    return Videos(shown, timelines, None, note)
 
 
 def _provenance(metrics: Mapping[str, Any]) -> dict[str, Cell]:
     how = f"{metrics.get('resamples')} resamples of groups, seed {metrics.get('seed')}"
+    threshold = metrics.get("threshold")
     return {
         "evaluated": metrics.get("path"),
         "labels": metrics.get("labels") or "the rows' own",
         "against": metrics.get("against"),
-        "threshold": metrics.get("threshold") or "each verdict's own",
+        "threshold": "each verdict's own" if threshold is None else threshold,
         "models (SHA-256)": ", ".join(str(m) for m in metrics.get("models") or ()),
         "intervals": how,
         "made by": f"dfscan {metrics.get('dfscan')}",

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from dfscan.metrics import SCALARS, TITLES
+from dfscan.metrics import DECISION, SCALARS, TITLES
+from dfscan.records import LABELS
 from dfscan.reporting.page import Cell, Table
 
 _WAYS: Final = {"by_video": "by video", "by_frame": "by frame"}
@@ -33,6 +34,8 @@ def side_table(title: str, ways: Mapping[str, Any]) -> Table:
     shown = {key: said for key, said in _WAYS.items() if isinstance(ways.get(key), Mapping)}
     rows: list[list[Cell]] = [["reals and fakes", *(_classes(ways[key]) for key in shown)]]
     for name in (*SCALARS, "cllr_min"):
+        if name == DECISION[0] and any("undecided" in ways[key] for key in shown):
+            rows.append(["called REAL or FAKE", *(_decided(ways[key]) for key in shown)])
         if any(ways[key].get(name) is not None for key in shown):
             rows.append([title_of(name), *(figure(ways[key], name) for key in shown)])
     notes = dict.fromkeys(note for key in shown for note in _notes(ways[key]))
@@ -43,11 +46,23 @@ def _classes(figures: Mapping[str, Any]) -> str:
     return f"{figures.get('reals', 0):,} and {figures.get('fakes', 0):,}"
 
 
+def _decided(figures: Mapping[str, Any]) -> str | None:
+    """``"8 of 10"``: the rows that accuracy and the like are of."""
+    if "undecided" not in figures:
+        return None
+    rows = figures["reals"] + figures["fakes"]
+    return f"{rows - figures['undecided']:,} of {rows:,}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def _notes(figures: Mapping[str, Any]) -> list[str]:
     how = figures.get("bootstrap") or {}
-    notes = [f"{figures['note'].capitalize()}."] if figures.get("note") else []
+    notes = [_sentence(figures["note"])] if figures.get("note") else []
     if how.get("note"):
-        notes.append(f"{how['note'].capitalize()}.")
+        notes.append(_sentence(how["note"]))
     elif how:
         notes.append(
             f"In brackets {100 * how['level']:g} % intervals of {how['groups']:,} groups of related "
@@ -57,11 +72,25 @@ def _notes(figures: Mapping[str, Any]) -> list[str]:
 
 
 def breakdown_table(attribute: str, values: Mapping[str, Mapping[str, Any]]) -> Table:
-    """AUC and the like for each value of an attribute."""
+    """AUC and the like for each value of an attribute.
+
+    Reals, fakes and those without a decision are the value's own where they are counted; else of
+    what the figures are of, which may be all reals, as ``against`` says.
+    """
     names = [n for n in ("auc", "tpr_at_1pct_fpr", "recall", "log_loss") if n in SCALARS]
     rows: list[list[Cell]] = [
-        [value, f.get("reals"), f.get("fakes"), *(figure(f, name) for name in names)]
+        [value, *_own_counts(f), f.get("against"), *(figure(f, name) for name in names)]
         for value, f in values.items()
     ]
-    columns = (attribute, "reals", "fakes", *(title_of(name) for name in names))
-    return Table(f"By {attribute}", columns, rows)
+    told = ("reals", "fakes", "undecided", "against")
+    return Table(f"By {attribute}", (attribute, *told, *(title_of(name) for name in names)), rows)
+
+
+def _own_counts(figures: Mapping[str, Any]) -> list[Cell]:
+    """Reals, fakes, and how many of both are called neither."""
+    table = figures.get("truth_by_verdict")
+    if table is None:
+        return [figures.get(name) for name in ("reals", "fakes", "undecided")]
+    counts = [table.get(label) or {} for label in LABELS]
+    neither = sum(n for own in counts for verdict, n in own.items() if verdict not in LABELS)
+    return [*(sum(own.values()) for own in counts), neither]

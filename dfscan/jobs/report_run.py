@@ -215,8 +215,8 @@ def _galleries(
                 picture = pictures.get(held.keys[i], lost)
                 facts: dict[str, Cell] = {
                     "score": round(held.logits[i], 3), "frame": frame, "person": None if person is None else person + 1,
-                    **held.attributes[name],
                 }  # fmt: skip
+                facts = {**facts, **held.attributes[name], **facts}
                 faces.append(Face(name, picture.jpeg, facts, label, picture.missing, places[name]))
         galleries.append(Gallery(title, intro, faces))
     return galleries
@@ -256,6 +256,7 @@ def _videos(held: Held | None) -> tuple[Videos | None, dict[str, int]]:
 def _provenance(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Cell]:
     calibration = metrics.get("calibration")
     audits = metrics.get("audits") or {}
+    people = metrics.get("identities")
     return {
         "made by": f"dfscan {metrics.get('dfscan')}",
         "model (SHA-256)": metrics.get("model_sha256"),
@@ -263,7 +264,7 @@ def _provenance(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str,
         "recipe": metrics.get("recipe_hash"),
         "configuration": metrics.get("config_hash"),
         "weights": f"epoch {metrics.get('best_epoch')}, chosen by {metrics.get('chosen_by')}",
-        "identities": metrics.get("identities"),
+        "identities": in_words(people) if isinstance(people, Mapping) else people,
         "shortcuts": in_words(audits.get("shortcuts") or {}),
         "leaks": in_words(audits.get("leaks") or {}),
         "calibration": in_words(calibration) if isinstance(calibration, dict) else "none",

@@ -37,13 +37,13 @@ def by_reason(
 ) -> Table | None:
     """Videos that could not be judged or read, by status and reason; None where there are none.
 
-    Reasons that differ by their numbers alone are one.
+    Reasons of one :func:`kind_of` are one.
 
     :param names: (N,) of the videos. :param statuses: (N,). :param reasons: (N,) or None.
     """
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, status, reason in zip(names, statuses, reasons, strict=True):
-        found[status or "none", re.sub(r"\d[\d,.]*", "…", reason or "")].append(name)
+        found[status or "none", kind_of(reason or "")].append(name)
     if not found:
         return None
     ranked = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
@@ -61,14 +61,14 @@ def by_reason(
     )
 
 
+def kind_of(reason: str) -> str:
+    """A reason without its numbers: ``"not done after 120 s"`` → ``"not done after … s"``."""
+    return re.sub(r"\d[\d,.]*", "…", reason)
+
+
 def failed(statuses: Iterable[str | None]) -> int:
     """How many count as failed."""
     return sum(status not in HEALTHY for status in statuses)
-
-
-def part_of(video_id: str) -> str | None:
-    """The folder or archive that a video lies in, as its id says; None at the top."""
-    return video_id.rpartition("/")[0].rstrip("!/") or None
 
 
 def resolution(width: int | None, height: int | None) -> str | None:

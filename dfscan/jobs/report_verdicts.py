@@ -1,7 +1,7 @@
 """A report on a verdict file."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,9 @@ from scipy.special import expit, logit
 
 from dfscan import storage
 from dfscan.config import ReportConfig
-from dfscan.jobs.custody import open_verdicts, records
+from dfscan.corpora.base import part_of
+from dfscan.jobs.custody import completed, open_verdicts, records
+from dfscan.jobs.evaluate_rows import score_map
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.report_faces import Picture, Spot, Wanted, from_videos
 from dfscan.jobs.report_tallies import (
@@ -25,7 +27,6 @@ from dfscan.jobs.report_tallies import (
     failed,
     in_words,
     listed,
-    part_of,
     resolution,
 )
 from dfscan.records import LABELS, STATUSES, VideoRef
@@ -43,10 +44,13 @@ from dfscan.reporting.page import (
     Videos,
 )
 
-MAX_ROWS: Final = 50_000
-"""Videos that a page lists: more would not open."""
+MAX_ROWS: Final = 25_000
+"""Videos that a page lists, some 200 bytes each and more where names are long."""
 
 MAX_TIMELINES: Final = 10_000
+MAX_POINTS: Final = 400_000
+"""Faces in all timelines: some 10 bytes of the page each, and 32 a video of 10,000."""
+
 PEOPLE: Final = 4
 """Faces of one video at most."""
 
@@ -60,10 +64,13 @@ _CUSTODY: Final = ("config_hash", "dfscan", "models.list.element", "decoder", "d
 _NEAR_ONE: Final = 1e-5
 _NONE: Final = "no verdict"
 
+Way = tuple[str | None, str | None]
+"""How a row was scored: its ``config_hash`` and its look."""
+
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Rows of a verdict file, the highest p_fake first and those without one last; not all of many.
+    """Some rows of a verdict file, in an order of the caller's.
 
     ``rows`` are all columns but ``frames``, whose values lie flat: row ``i`` has those from
     ``starts[i]`` to ``starts[i + 1]``.
@@ -76,15 +83,12 @@ class Verdicts:
     track_id: list[int | None]
     box: npt.NDArray[np.float32]
     score_raw: npt.NDArray[np.float64]
-    maps: Mapping[str, tuple[float, float]]
+    maps: Mapping[Way, tuple[float, float]]
 
     @classmethod
-    def of(cls, file: pq.ParquetFile, brief: pa.Table) -> "Verdicts":
-        """The first :data:`MAX_ROWS` by p_fake.
-
-        :param brief: of the same file, see :func:`read_brief`.
-        """
-        table = _rows_of(file, _ranked(brief)[:MAX_ROWS])
+    def of(cls, file: pq.ParquetFile, places: Sequence[int]) -> "Verdicts":
+        """The rows at these places of a file; all are in memory."""
+        table = completed(_rows_of(file, places))
         lists = table.column("frames").combine_chunks()
         flat = lists.flatten()
         lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
@@ -101,12 +105,15 @@ class Verdicts:
         )
 
     def timeline(self, place: int) -> Timeline | None:
-        """p_fake of every face of a row, a person a track; None where it has no face."""
+        """p_fake of every face of a row, a person a track; None where it has no face.
+
+        And where the verdicts do not say how to map a face's score to a p_fake.
+        """
         own = range(int(self.starts[place]), int(self.starts[place + 1]))
-        if not own:
-            return None
         row = self.rows[place]
         scale, offset = self._map(row)
+        if not own or math.isnan(scale):
+            return None
         p_fake = expit(scale * self.score_raw[own.start : own.stop] + offset)
         tracks: dict[int | None, list[int]] = {}
         for at in own:
@@ -124,8 +131,23 @@ class Verdicts:
             )
         return Timeline(row["duration_s"], row["threshold"], lines) if lines else None
 
+    def timelines(self, places: Iterable[int | None]) -> list[Timeline | None]:
+        """Those of rows in their order, of as many as a page has room for; None: of no row."""
+        found: list[Timeline | None] = []
+        lines, left = MAX_TIMELINES, MAX_POINTS
+        for place in places:
+            faces = 0 if place is None else int(self.starts[place + 1] - self.starts[place])
+            fits = place is not None and lines > 0 and faces <= left
+            line = self.timeline(place) if place is not None and fits else None
+            if line is not None:
+                lines, left = lines - 1, left - faces
+            found.append(line)
+        return found
+
     def _map(self, row: Mapping[str, Any]) -> tuple[float, float]:
-        known = self.maps.get(row["custody"]["config_hash"])
+        if not row["calibrated"]:
+            return 1.0, 0.0
+        known = self.maps.get(_way(row))
         if known is not None:
             return known
         score, p_fake = row["score_raw"], row["p_fake"]
@@ -149,7 +171,9 @@ class Verdicts:
                 pts_s=float(self.pts_s[at]),
                 track_id=self.track_id[at],
                 box=tuple(self.box[at].tolist()),
-                p_fake=float(expit(scale * self.score_raw[at] + offset)),
+                p_fake=None
+                if math.isnan(scale)
+                else float(expit(scale * self.score_raw[at] + offset)),
             )
             for at in ranked
         ]
@@ -157,8 +181,8 @@ class Verdicts:
 
 def read_brief(file: pq.ParquetFile) -> pa.Table:
     """What is counted of every row; of the nested columns nothing but ``custody``'s plain ones."""
-    table = file.read(columns=[*_BRIEF, *(f"custody.{name}" for name in _CUSTODY)])
-    return table.combine_chunks()
+    columns = [*_BRIEF, *(f"custody.{name}" for name in _CUSTODY)]
+    return completed(file.read(columns=columns), columns).combine_chunks()
 
 
 def _ranked(brief: pa.Table) -> list[int]:
@@ -183,25 +207,35 @@ def _rows_of(file: pq.ParquetFile, places: Sequence[int]) -> pa.Table:
     return found.take(pa.array(order, pa.int64()))
 
 
-def _maps(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
-    """Slope and offset from a score to the logit of p_fake, by ``config_hash``.
+def _way(row: Mapping[str, Any]) -> Way:
+    """A quick look has a calibration of its own."""
+    return (row["custody"] or {}).get("config_hash"), row["look"]
 
-    A calibration is a straight line there, so the persons' own pairs of both say which.
+
+def _maps(rows: Sequence[Mapping[str, Any]]) -> dict[Way, tuple[float, float]]:
+    """Slope and offset from a score to the logit of p_fake, see :func:`score_map`.
+
+    A way of a single video that does not tell them has none here; its own pair fixes one point.
     """
-    pairs: dict[str, list[tuple[float, float]]] = {}
+    ways: dict[Way, list[Mapping[str, Any]]] = {}
     for row in rows:
-        for track in row["tracks"] or ():
-            score, p_fake = track["score_raw"], track["p_fake"]
-            if None not in (score, p_fake) and _NEAR_ONE < p_fake < 1 - _NEAR_ONE:
-                mine = pairs.setdefault(row["custody"]["config_hash"], [])
-                mine.append((score, float(logit(p_fake))))
+        if row["calibrated"]:
+            ways.setdefault(_way(row), []).append(row)
     found = {}
-    for name, values in pairs.items():
-        scores, logits = np.array(values).T
-        if np.ptp(scores) > 1e-3:
-            slope, offset = np.polyfit(scores, logits, 1)
-            found[name] = (float(slope), float(offset))
+    for way, mine in ways.items():
+        tracks = [track for row in mine for track in row["tracks"] or ()]
+        slope, offset = score_map(_pairs(tracks), _pairs(mine))
+        if len(mine) > 1 or not math.isnan(slope):
+            found[way] = (slope, offset)
     return found
+
+
+def _pairs(
+    rows: Sequence[Mapping[str, Any]],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """(N,) scores and p_fake; NaN where there is none."""
+    scores, p_fake = (np.array([r[n] for r in rows], np.float64) for n in ("score_raw", "p_fake"))
+    return scores, p_fake
 
 
 def collect(path: Path, about: str, config: ReportConfig, progress: Progress) -> Page:
@@ -211,7 +245,7 @@ def collect(path: Path, about: str, config: ReportConfig, progress: Progress) ->
     """
     file = open_verdicts(path)
     brief = read_brief(file)
-    verdicts = Verdicts.of(file, brief)
+    verdicts = Verdicts.of(file, _ranked(brief)[:MAX_ROWS])
     shown = range(len(verdicts.rows))
     galleries, notes = galleries_of(verdicts, shown, config, progress)
     rows = brief.select(_BRIEF).to_pylist()
@@ -439,13 +473,19 @@ def _rounded(value: float | None) -> float | None:
 
 def _videos(verdicts: Verdicts) -> Videos:
     rows = verdicts.rows
-    few = min(len(rows), MAX_TIMELINES)
-    timelines = [verdicts.timeline(place) for place in range(few)]
-    note = "" if few == len(rows) else f"The {few:,} most suspicious have a timeline."
+    timelines = verdicts.timelines(range(len(rows)))
+    note = note_of(timelines, np.diff(verdicts.starts).tolist())
     columns = columns_of(rows)
     faces = np.diff(verdicts.starts)[: len(rows)].tolist()
     columns.insert(-6, Column("faces", faces, 0))
-    return Videos(columns, [*timelines, *[None] * (len(rows) - few)], "p_fake", note)
+    return Videos(columns, timelines, "p_fake", note)
+
+
+def note_of(timelines: Sequence[Timeline | None], faces: Iterable[int]) -> str:
+    """Which videos have a timeline, where not all with faces do."""
+    count = sum(line is not None for line in timelines)
+    able = sum(number > 0 for number in faces)
+    return "" if count >= able else f"The first {count:,} of {able:,} with faces have a timeline."
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[Column]:

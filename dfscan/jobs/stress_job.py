@@ -31,7 +31,7 @@ from dfscan.jobs.pool import check_cluster, ray_session, run_units
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import StressResult
 from dfscan.jobs.score_job import make_step
-from dfscan.jobs.stress_rows import Truth, failures, outcomes, stress_rows
+from dfscan.jobs.stress_rows import Truth, outcomes, stress_rows
 from dfscan.jobs.verdict_file import latest, read_verdicts
 from dfscan.recipe import differences, fingerprint
 from dfscan.records import VERDICT_SCHEMA, VideoRef
@@ -54,10 +54,6 @@ PARTS: Final = "parts"
 TEMPORARY: Final = ".altered"
 """Re-encoded clips lie here while they are looked at; what a killed run left goes at the next start."""
 
-_UNDECIDED: Final = (
-    "the model is not calibrated: every verdict is UNCERTAIN, so none can flip; --threshold 0.5 decides "
-    "anyway (with another --out)"
-)
 _OURS: Final = (MARKER, TABLE, PLOT, VERDICTS, PARTS, TEMPORARY)
 
 
@@ -80,7 +76,7 @@ def run(config: StressConfig, progress: Progress) -> StressResult:
         run_ = _Run(config, scoring, videos, step, out, lock, progress)
         header = run_.prepare(names)
         if not _can_decide(step):
-            progress.note(_UNDECIDED)
+            progress.note(_undecided(config))
         try:
             with contextlib.nullcontext() if config.inline else ray_session(config):
                 tables = {name: run_.work(name) for name in names}
@@ -89,15 +85,15 @@ def run(config: StressConfig, progress: Progress) -> StressResult:
         found = {name: outcomes(table) for name, table in tables.items()}
         truth = _truth(videos, groups, tables[ORIGINAL])
         rows = stress_rows(found, truth, config.seed)
-        notes = _notes(step, rows, truth)
+        notes = _notes(config, step, rows, truth)
         run_.finish(header, rows, notes, _title(scoring, videos))
-    failed = failures(found[ORIGINAL])
+    too_many = any(row["failed"] > config.max_failed * row["videos"] for row in rows)
     return StressResult(
         out=str(out),
         rows=rows,
         notes=notes,
         elapsed_s=time.monotonic() - started,
-        exit_code=3 if failed > config.max_failed * len(videos) else 0,
+        exit_code=3 if too_many else 0,
     )
 
 
@@ -125,6 +121,7 @@ def _scoring(config: StressConfig) -> ScoreConfig:
         "decoder",
         "frames",
         "threshold",
+        "aggregation",
         "batch_size",
     )
     return build(ScoreConfig, shared | {key: getattr(config, key) for key in keys})
@@ -233,8 +230,7 @@ class _Run:
         storage.remove(self.out / TEMPORARY)
         for folder in (self.out, self.out / VERDICTS, *(self.out / PARTS / name for name in names)):
             storage.sweep(folder, self.lock.now, age_s=0)
-        if not storage.exists(marker):
-            storage.commit_json(marker, header, self.lock.lease.check)
+        storage.commit_json(marker, header, self.lock.lease.check)
         return header
 
     def _header(self, names: Sequence[str]) -> dict[str, Any]:
@@ -398,13 +394,25 @@ def _can_decide(step: ScoreStep) -> bool:
     return step.rule.calibration is not None or step.rule.forced
 
 
+def _undecided(config: StressConfig) -> str:
+    subject = "one of the models" if len(config.model) > 1 else "the model"
+    how = "" if config.aggregation == "mean" else f" for aggregation {config.aggregation}"
+    return (
+        f"{subject} is not calibrated{how}: every verdict is UNCERTAIN, so none can flip; --threshold "
+        "0.5 decides anyway (with another --out)"
+    )
+
+
 def _notes(
-    step: ScoreStep, rows: Sequence[Mapping[str, Any]], truth: Mapping[str, Truth]
+    config: StressConfig,
+    step: ScoreStep,
+    rows: Sequence[Mapping[str, Any]],
+    truth: Mapping[str, Truth],
 ) -> list[str]:
     """What a reader of the table must know."""
     notes = []
     if not _can_decide(step):
-        notes.append(_UNDECIDED)
+        notes.append(_undecided(config))
     known = [t.label for t in truth.values() if t.label is not None]
     if len(set(known)) < 2:
         have = f"only {known[0]}" if known else "no label"

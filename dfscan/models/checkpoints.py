@@ -77,6 +77,11 @@ def _load(file: str, data: bytes) -> Any:
             raise ModelError(
                 f"{file} is not a safetensors file, or is cut off: {error}; download it again"
             ) from None
+        except (KeyError, ValueError, TypeError) as error:
+            raise ModelError(
+                f"{file} holds tensors that torch cannot make ({_gist(error)}): give one with floats "
+                "of 16 bits or more"
+            ) from None
     if data.startswith(SIGNATURE):
         raise ModelError(f"{file} is an HDF5 file, as Keras writes them, and no torch checkpoint")
     try:
@@ -113,12 +118,18 @@ def _unwrapped(file: str, content: Any) -> dict[str, Tensor]:
             f"{file} holds no tensors by name (found {printable(str(keys))}): give a state_dict, alone "
             f"or under {', '.join(WRAPPERS)}"
         )
-    odd = [n for n, t in found.items() if t.layout != torch.strided or t.is_meta or t.is_nested]
+    odd = [name for name, tensor in found.items() if not _is_plain(tensor)]
     if odd:
         raise ModelError(
-            f"{file}: {printable(odd[0])} is sparse, nested or without values: weights are plain tensors"
+            f"{file}: {printable(odd[0])} is sparse, nested, quantised or without values: weights are "
+            "plain tensors"
         )
     return {name: tensor.detach() for name, tensor in found.items()}
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    odd = tensor.is_meta or tensor.is_nested or tensor.is_quantized
+    return tensor.layout == torch.strided and not odd
 
 
 def _named_tensors(value: Any) -> bool:

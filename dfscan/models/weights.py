@@ -51,7 +51,7 @@ def read_tensors(path: str) -> dict[str, Tensor]:
     refuse_pickle(path, data[:9])
     try:
         return load_tensors(data)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ModelError(f"{path} is not a safetensors file, or is cut off: {error}") from None
 
 

@@ -156,13 +156,18 @@ class Artist:
 
 
 def results(
-    original: Rgb, marks: Sequence[Mark], inputs: Sequence[Rgb], heading: str
+    original: Rgb,
+    marks: Sequence[Mark],
+    inputs: Sequence[Rgb],
+    heading: str,
+    seen_by: str = "the network",
 ) -> Image.Image:
     """The original beside the judged picture, below them what the network saw of each face.
 
     :param original: (H, W, 3) uint8. :param marks: a face each. :param inputs: (S, S, 3) uint8
         each, in the order of ``marks``.
-    :param heading: the line on top.
+    :param heading: the line on top; without marks in the judged picture too.
+    :param seen_by: whose ``inputs`` they are.
     """
     scale = _panel_scale(*original.shape[:2])
     shown = _resized(original, scale)
@@ -175,9 +180,9 @@ def results(
     if moved:
         artist.draw(judged, moved)
     else:
-        artist.caption(judged, NO_FACE)
+        artist.caption(judged, heading)
     cards = [_card(mark, seen) for mark, seen in zip(marks, inputs, strict=True)]
-    return _sheet(heading, shown, judged, cards)
+    return _sheet(heading, shown, judged, cards, f"what {seen_by} saw of each face")
 
 
 # ---------------------------------------------------------------- boxes
@@ -301,7 +306,9 @@ def _card(mark: Mark, seen: Rgb) -> Image.Image:
     return card
 
 
-def _sheet(heading: str, original: Rgb, judged: Rgb, cards: Sequence[Image.Image]) -> Image.Image:
+def _sheet(
+    heading: str, original: Rgb, judged: Rgb, cards: Sequence[Image.Image], over_cards: str
+) -> Image.Image:
     font = ImageFont.load_default(_WORDS)
     height, width = original.shape[:2]
     full = max(2 * width + 3 * _GAP, round(font.getlength(heading)) + 2 * _GAP)
@@ -327,7 +334,7 @@ def _sheet(heading: str, original: Rgb, judged: Rgb, cards: Sequence[Image.Image
     sheet.paste(Image.fromarray(judged), (width + 2 * _GAP, top))
     top += height + _GAP // 2
     if cards:
-        draw.text((_GAP, top), "what the network saw of each face", font=font, fill=_QUIET)
+        draw.text((_GAP, top), over_cards, font=font, fill=_QUIET)
         top += line
     for row in rows:
         left = _GAP

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from dfscan import faults, storage
-from dfscan.corpora.base import PICTURE_SUFFIXES, VIDEO_SUFFIXES, suffix
 from dfscan.errors import DfscanError, VideoError
 from dfscan.steps.lifeline import end_with
 from dfscan.video import DecoderTrouble, open_video
 from dfscan.video.altering import CONDITIONS, Condition, altered_picture, write_altered
-from dfscan.video.pictures import is_picture, open_picture
+from dfscan.video.pictures import is_picture_file, open_picture
+from dfscan.video.writing import EncoderError
 
 _OF_THE_MACHINE: Final = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOENT, errno.EIO)
@@ -51,6 +51,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     except MemoryError:
         memory = f"{request['memory'] / 2**30:.1f} GiB"
         return {"failed": ["crashed", f"used more than {memory} of memory"]}
+    except EncoderError as error:
+        return {"fatal": str(error)}
     except DfscanError as error:
         if getattr(error.__context__, "errno", None) in _OF_THE_MACHINE:
             return {"fatal": str(error)}
@@ -66,8 +68,7 @@ def _alter(data: bytes, request: dict[str, Any]) -> dict[str, Any]:
     :raises VideoError: it cannot be decoded, or the condition does not apply to it.
     """
     condition = CONDITIONS[request["condition"]]
-    ending = suffix(request["uri"])
-    picture = ending in PICTURE_SUFFIXES or (ending not in VIDEO_SUFFIXES and is_picture(data))
+    picture = is_picture_file(request["uri"], data)
     path, lost = Path(request["stem"] + condition.suffix(picture)), 0
     if picture:
         (frame,) = next(open_picture(data).read([0]))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from dfscan.errors import VideoError
-from dfscan.video.reading import Frame, Video
+from dfscan.video.reading import Frame, Video, in_order
 from dfscan.video.writing import VideoWriter
 
 Pixels = npt.NDArray[np.uint8]
@@ -202,9 +202,7 @@ def write_altered(video: Video, condition: Condition, path: str | Path) -> Writt
     :raises DecoderTrouble: another decoder should read the clip, and ``path`` is no whole file.
     :raises DfscanError: it cannot be encoded or written.
     """
-    frames = thin_out(
-        (f for batch in video.read(range(video.count)) for f in batch), condition.max_fps
-    )
+    frames = thin_out(in_order(video), condition.max_fps)
     first = next(frames, None)
     if first is None:
         raise VideoError("decode_error", "no frame could be decoded")

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
+from dfscan.corpora.base import PICTURE_SUFFIXES, VIDEO_SUFFIXES, suffix
 from dfscan.errors import VideoError
 from dfscan.recipe import SamplingMode
 from dfscan.video import containers
@@ -60,6 +61,13 @@ def is_picture(data: bytes) -> bool:
     """Whether a file begins like a still picture, one that can be decoded or not."""
     head = data[: containers.HEAD]
     return _format(head) is not None or _no_decoder(head) is not None
+
+
+def is_picture_file(uri: str, data: bytes) -> bool:
+    """Whether a file is to be a picture, not a video: its name says so, or without a known ending its
+    first bytes."""
+    ending = suffix(uri)
+    return ending in PICTURE_SUFFIXES or (ending not in VIDEO_SUFFIXES and is_picture(data))
 
 
 def open_picture(data: bytes) -> Video:

@@ -117,6 +117,15 @@ def open_video(data: bytes, decoder: str) -> Video:
     return DECODERS[decoder](data, container)
 
 
+def in_order(video: Video) -> Iterator[Frame]:
+    """Every frame of a clip by its time: some containers give them slightly out of order.
+
+    :raises DecoderTrouble: as in :meth:`Video.read`.
+    """
+    for batch in video.read(range(video.count)):
+        yield from sorted(batch, key=lambda frame: frame.pts_s)
+
+
 def decoder_version(decoder: str) -> str:
     """``"decord2 3.4.0"``: the distribution behind a decoder, as custody records it."""
     distribution = {"decord": "decord2", "pyav": "av", "pillow": "pillow"}[decoder]

@@ -46,6 +46,10 @@ _UNTIMED: Final = frozenset(("avi",))
 """Containers whose packets of sound have no times of their own."""
 
 
+class EncoderError(DfscanError):
+    """This PyAV lacks an encoder; no other video could be written with it either."""
+
+
 class VideoWriter:
     """Write a video, a context manager; H.264 in MP4 unless told otherwise.
 
@@ -60,8 +64,8 @@ class VideoWriter:
         its codec in MP4, otherwise encoded as AAC, and cut where the frames end.
         Where that fails, ``sound_note`` says so and the video goes on without.
     :param start_s: the second of the frames' and the sound's clock at which the file begins.
-    :raises DfscanError: this PyAV lacks the encoder, it does not take the frames, or the file
-        cannot be written.
+    :raises EncoderError: this PyAV lacks the encoder.
+    :raises DfscanError: it does not take the frames, or the file cannot be written.
     """
 
     def __init__(
@@ -182,14 +186,15 @@ class VideoWriter:
     def _add_video(self, codec: str, options: Mapping[str, str], fps: float | None) -> Any:
         """The stream of frames, its encoder open.
 
-        :raises DfscanError: there is no such encoder, or it does not take such frames.
+        :raises EncoderError: there is no such encoder.
+        :raises DfscanError: it does not take such frames.
         """
         try:
             stream: Any = self._output.add_stream(
                 codec, rate=Fraction(fps or _USUAL_FPS).limit_denominator(1001)
             )
         except (av.codec.codec.UnknownCodecError, ValueError) as error:
-            raise DfscanError(
+            raise EncoderError(
                 f"cannot encode with {codec!r}: {error}; this PyAV ({av.__version__}) lacks it: "
                 "install PyAV from PyPI (pip install --force-reinstall av)"
             ) from None

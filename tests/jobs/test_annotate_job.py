@@ -10,13 +10,14 @@ from making_sound import sound_of, with_tone
 from PIL import Image
 
 from dfscan import storage
-from dfscan.cli import show, show_judging  # noqa: F401  (it registers the table)
+from dfscan.cli import show, show_judging
 from dfscan.config import AnnotateConfig, ScoreConfig
-from dfscan.errors import ConfigError, OutputError, SourceError
+from dfscan.errors import ConfigError, DfscanError, OutputError, SourceError
 from dfscan.jobs import annotate_job, score_job
 from dfscan.jobs.progress import Progress
 from dfscan.models.modelfile import load_model, save_model
 from dfscan.reporting.boxes import COLOURS
+from dfscan.steps.score import ScoreStep
 from dfscan.video import open_video
 from dfscan.video.writing import VideoWriter
 
@@ -255,3 +256,135 @@ def test_a_rotated_phone_clip_comes_out_upright(samples, model, tmp_path):
         assert np.abs(after[0].rgb[top].astype(int) - before[0].rgb[top]).mean() < 3
         with av.open(io.BytesIO(Path(result.out).read_bytes())) as opened:
             assert next(opened.decode(video=0)).rotation == 0
+
+
+@pytest.fixture(scope="module")
+def picture(clip, tmp_path_factory):
+    """Two people."""
+    path = tmp_path_factory.mktemp("picture") / "two.png"
+    Image.fromarray(frames_of(clip.read_bytes())[0].rgb).save(path)
+    return path
+
+
+def test_the_aggregation_that_is_asked_for_finds_its_own_calibration(picture, model, tmp_path):
+    loaded = load_model(model)
+    usual = loaded.header.calibration
+    other = usual.model_copy(update={"aggregation": "confident", "scale": 3.0, "offset": 40.0})
+    paths = {}
+    for name, calibrations in (("both", (other,)), ("only", ())):
+        header = {"calibrations": calibrations, "calibration": usual}
+        if name == "only":
+            header["calibration"] = other
+        paths[name] = tmp_path / f"{name}.safetensors"
+        save_model(paths[name], loaded.network, loaded.header.model_copy(update=header))
+    mean = annotate(picture, model, tmp_path / "m.png")
+    both = annotate(picture, paths["both"], tmp_path / "b.png", aggregation="confident")
+    assert (both.calibrated, both.notes) == (True, [])
+    assert both.p_fake > 0.999
+    assert both.people == mean.people  # each by the mean, as ever
+    only = annotate(picture, paths["only"], tmp_path / "o.png", aggregation="confident")
+    assert only.calibrated
+    told = {(p["verdict"], p["reason"], p["calibrated"]) for p in only.people}
+    assert told == {("UNCERTAIN", "not calibrated for aggregation mean", False)}
+    none = annotate(picture, model, tmp_path / "n.png", aggregation="confident")
+    assert (none.verdict, none.calibrated) == ("UNCERTAIN", False)
+    assert none.notes == ["the model is not calibrated for aggregation confident"]
+    assert none.people == mean.people
+
+
+@pytest.mark.parametrize("bad", [1, 2])
+def test_a_score_that_is_not_finite_spoils_its_own_person_only(
+    picture, model, tmp_path, monkeypatch, capsys, bad
+):
+    usual, said = ScoreStep.scores, []
+    monkeypatch.setattr(
+        ScoreStep,
+        "scores",
+        lambda *a: ([float("nan")] * bad + usual(*a)[0][bad:], usual(*a)[1]),
+    )
+    monkeypatch.setattr(
+        annotate_job, "results", lambda *a, real=annotate_job.results: said.append(a) or real(*a)
+    )
+    result = annotate(picture, model, tmp_path / "a.png")
+    assert result.verdict is None
+    assert [p["p_fake"] is not None for p in result.people] == [True] * (2 - bad)
+    ((_, marks, _, heading, _),) = said
+    assert len(marks) == 2 - bad
+    assert heading == "not judged: the model gave no finite score (NaN or infinity)"
+    show.result(result)
+    assert "not judged (the model gave no finite score" in capsys.readouterr().out
+
+
+def test_a_video_whose_faces_cannot_be_judged_says_why(clip, model, tmp_path, monkeypatch):
+    usual, captions = ScoreStep.scores, set()
+    monkeypatch.setattr(
+        ScoreStep, "scores", lambda *a: ([float("inf") for _ in usual(*a)[0]], usual(*a)[1])
+    )
+    monkeypatch.setattr(annotate_job.Artist, "caption", lambda _, rgb, text: captions.add(text))
+    annotate(clip, model, tmp_path / "a.mp4")
+    assert captions == {"not judged: the model gave no finite score (NaN or infinity)"}
+
+
+def test_drawing_has_a_deadline_and_leaves_nothing_behind(clip, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(annotate_job, "SLOWER", 0)
+    out = tmp_path / "out" / "a.mp4"
+    with pytest.raises(
+        DfscanError, match=r"^two\.mp4: timeout: not drawn after 0 s \(--set"
+    ) as error:
+        annotate(clip, model, out)
+    assert "\n" not in str(error.value)
+    assert list(out.parent.iterdir()) == []
+
+
+def test_only_what_ran_into_a_limit_is_advised_to_raise_it():
+    ref = annotate_job._find(__file__)
+    told = {
+        status: str(annotate_job._unusable(ref, status, reason))
+        for status, reason in (
+            ("timeout", "not seen after 1 s"),
+            ("crashed", "SIGSEGV on this video"),
+        )
+    }
+    assert "annotate.timeout" in told["timeout"]
+    assert "annotate" not in told["crashed"].replace("test_annotate_job.py", "")
+    memory = str(annotate_job._unusable(ref, "crashed", "used more than 2.0 GiB of memory"))
+    assert "annotate.max_memory" in memory
+    assert "timeout" not in memory
+
+
+def test_one_face_is_one_face_and_brackets_are_no_markup(capsys):
+    person = {
+        "track_id": 0, "verdict": "REAL", "reason": "[/b] odd", "p_fake": 0.1, "score_raw": -1.0,
+        "first_s": 0.0, "last_s": 0.0, "faces": 1, "calibrated": True, "drawn": True,
+    }  # fmt: skip
+    people = [person, person | {"drawn": False}]
+    told = annotate_job.AnnotateResult(
+        "/x[/b].png", "REAL", "[/b] odd", 0.1, True, people, 1, 1, None, [], 1.0
+    )
+    show.result(told)
+    shown = capsys.readouterr().out
+    assert "1 face seen only once is not drawn" in shown
+    assert shown.count("[/b]") >= 3
+    show.result(
+        show_judging.ReportResult(out="/x[/b].html", kind="run", faces=0, bytes=1, elapsed_s=0.0)
+    )
+    assert "/x[/b].html" in capsys.readouterr().out
+
+
+def test_several_models_are_told_whose_view_is_shown(picture, model, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        annotate_job,
+        "results",
+        lambda *a, real=annotate_job.results: said.append(a[-1]) or real(*a),
+    )
+    other = making_verdicts.make_model(tmp_path / "o.safetensors", seed=1)
+    config = AnnotateConfig(
+        file=str(picture), model=(str(model), str(other)), out=str(tmp_path / "a.png"),
+        isolate=False, aggregation="trimmed",
+    )  # fmt: skip
+    result = annotate_job.run(config, Progress())
+    annotate(picture, model, tmp_path / "b.png")
+    assert said == ["the first network", "the network"]
+    usual = config.model_copy(update={"aggregation": "mean", "out": str(tmp_path / "c.png")})
+    assert annotate_job.run(usual, Progress()).people == result.people

@@ -18,7 +18,9 @@ from dfscan.config import EvaluateConfig
 from dfscan.errors import ConfigError, OutputError, SourceError
 from dfscan.facesets import FaceSet
 from dfscan.jobs.evaluate_faces import judge_faces, list_faces
+from dfscan.jobs.evaluate_figures import Case
 from dfscan.jobs.evaluate_job import MARKER, ROW_SCHEMA
+from dfscan.jobs.evaluate_rows import read_videos
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import EvaluateResult
 from dfscan.models.modelfile import load_model, save_model
@@ -188,6 +190,8 @@ def test_figures_equal_scikit_learns_with_ties(tmp_path: Path) -> None:
     assert found["average_precision"] == pytest.approx(sk.average_precision_score(fake, p))
     assert found["log_loss"] == pytest.approx(sk.log_loss(fake, p), abs=1e-6)
     assert found["f1"] == pytest.approx(sk.f1_score(fake, p >= 0.5))
+    assert found["ece"] is not None
+    assert found["intervals"].pop("ece") is None
     for name, (low, high) in found["intervals"].items():
         assert low <= found[name] <= high, name
 
@@ -214,7 +218,7 @@ def test_a_table_of_labels_wins_and_groups_fakes_with_originals(tmp_path: Path) 
     assert found["videos"]["groups"] == found["by_video"]["bootstrap"]["groups"] == 30
     assert list(found["breakdown"]["manipulation"]) == ["swap", "(none)"]
     assert found["breakdown"]["manipulation"]["swap"]["against"] == "all reals"
-    assert found["breakdown"]["part"]["a"]["auc"] == found["by_video"]["auc"]
+    assert found["breakdown"]["part"]["clips/a"]["auc"] == found["by_video"]["auc"]
     assert any("1 label(s)" in note and "name no video" in note for note in found["notes"])
     assert any("1 video(s) are labelled otherwise" in note for note in found["notes"])
     written = storage.read_table(tmp_path / "e" / "rows.parquet")
@@ -381,6 +385,112 @@ def test_an_evaluation_that_died_is_written_again(
     assert not storage.read_json(str(out / MARKER))["finished"]
     evaluate(by_hand, out=str(out))
     assert storage.read_json(str(out / MARKER))["finished"]
+
+
+def test_without_groups_videos_count_by_themselves_and_it_is_told(
+    tmp_path: Path, faceset: FaceSet, two_models: tuple[str, str]
+) -> None:
+    rows = drawn(60)
+    path, given = write(tmp_path / "v.parquet", rows), labels(tmp_path / "l.csv", rows)
+    said = "nothing says which videos share an original"
+    own = evaluate(path, out=str(tmp_path / "own")).metrics
+    assert [n for n in own["notes"] if n.startswith(said)]
+    told = evaluate(path, labels=given, out=str(tmp_path / "told")).metrics
+    assert not [n for n in told["notes"] if n.startswith(said)]
+    faces = evaluate(str(faceset.root), model=two_models[0], out=str(tmp_path / "faces")).metrics
+    assert not [n for n in faces["notes"] if n.startswith(said)]
+
+
+def test_videos_that_share_a_name_are_told(tmp_path: Path) -> None:
+    rows = [*drawn(10), row("v0001", None, 0.4, video_id="elsewhere/v0001.mp4")]
+    path, given = write(tmp_path / "v.parquet", rows), labels(tmp_path / "l.csv", rows[:-1])
+    found = evaluate(path, labels=given, out=str(tmp_path / "e")).metrics
+    assert found["videos"]["ambiguous"] == 2
+    (note,) = (n for n in found["notes"] if "share a file name" in n)
+    assert note.startswith("2 video(s)")
+    assert given in note
+
+
+def test_scores_are_looked_up_once_for_a_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    of_all = Case.labelled.fget
+    assert of_all is not None
+
+    def labelled(case: Case) -> Any:
+        asked.append(1)
+        return of_all(case)
+
+    monkeypatch.setattr(Case, "labelled", property(labelled))
+    paths = [write(tmp_path / f"{i}.parquet", drawn(200, seed=i)) for i in range(2)]
+    evaluate(paths[0], against=paths[1], out=str(tmp_path / "e"))
+    assert len(asked) < 50  # and not once a video
+
+
+def test_brackets_in_a_path_are_no_markup(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = write(tmp_path / "v.parquet", drawn(20))
+    other = write(tmp_path / "[/odd] [red]name.parquet", drawn(20, seed=1))
+    arguments = ["--against", other, "--set", "evaluate.faces=0", "--set", "evaluate.resamples=100"]
+    monkeypatch.setattr("sys.argv", ["dfscan", "evaluate", first, *arguments])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code in (0, None)
+    assert "[/odd] [red]name.parquet" in " ".join(capsys.readouterr().out.split())
+
+
+def test_verdicts_of_an_older_writer_are_read(tmp_path: Path) -> None:
+    rows = drawn(20)
+    rows[3]["custody"] = None
+    whole = pa.Table.from_pylist(rows, schema=VERDICT_SCHEMA)
+    older = whole.drop_columns(["look", "llr", "face_px", "threshold", "tracks", "label"])
+    place = older.schema.get_field_index("custody")
+    plain = pa.array([r["custody"] and {"config_hash": "c"} for r in rows])
+    storage.commit_table(tmp_path / "v.parquet", older.set_column(place, "custody", plain))
+    path, given = str(tmp_path / "v.parquet"), labels(tmp_path / "l.csv", rows)
+    found = evaluate(path, labels=given, out=str(tmp_path / "e"), by=("face_size",)).metrics
+    assert found["videos"]["scored"] == 20
+    assert list(found["breakdown"]["face_size"]) == ["(none)"]
+    assert (tmp_path / "e" / "report.html").exists()
+    assert dfscan.report(path, faces=0).kind == "verdicts"
+
+
+def test_a_column_of_labels_named_as_a_computed_one_is_told(tmp_path: Path) -> None:
+    rows = drawn(10)
+    lines = [f"{r['video_id']},{r['label']},low" for r in rows]
+    table = "\n".join(["video_id,label,resolution", *lines])
+    storage.commit_bytes(tmp_path / "l.csv", table.encode())
+    path = write(tmp_path / "v.parquet", rows)
+    found = evaluate(path, labels=str(tmp_path / "l.csv"), by="resolution", out=str(tmp_path / "e"))
+    assert "low" not in found.metrics["breakdown"]["resolution"]
+    assert any("own column resolution is left aside" in n for n in found.metrics["notes"])
+
+
+def test_reasons_are_counted_whole_and_without_their_numbers(tmp_path: Path) -> None:
+    def broken(name: str, reason: str) -> dict[str, Any]:
+        return row(name, "REAL", None, status="decode_error", reason=reason)
+
+    rows = [*drawn(4), broken("a", "frame 17: bad; sync"), broken("b", "frame 9: bad; sync")]
+    rows += [
+        broken(f"x{i}", f"because of {chr(97 + i // 26)}{chr(97 + i % 26)}") for i in range(60)
+    ]
+    found = evaluate(write(tmp_path / "v.parquet", rows), out=str(tmp_path / "e")).metrics
+    told = found["without_verdict"]
+    assert (told[0]["reason"], told[0]["videos"]) == ("frame …: bad; sync", 2)
+    assert told[-1]["reason"] == "11 rarer reasons"
+    assert sum(r["videos"] for r in told) == 62
+
+
+def test_the_share_of_fakes_is_found_where_every_video_is_surely_fake(tmp_path: Path) -> None:
+    prior = math.log(0.2 / 0.8)
+    rows = [row(f"v{i}", "FAKE", 0.9992 + i / 1e4) for i in range(5)]
+    for r in rows:
+        r["llr"] -= prior
+    said = read_videos(write(tmp_path / "v.parquet", rows))
+    assert said.log_odds - said.llr == pytest.approx([prior] * 5, abs=0.01)
 
 
 def test_tables_on_a_terminal(

@@ -99,7 +99,12 @@ def test_what_does_not_agree_is_not_left_behind(
     monkeypatch.setitem(EXPORTERS, "torchscript", replace(good, load=shifted))
     with pytest.raises(DfscanError, match=r"torchscript: its logits differ .* by up to 0\.0002"):
         export(str(model), formats=("onnx", "torchscript"), faces=str(faces))
-    assert not list((model.parent / "export").iterdir())
+    assert not (model.parent / "export").exists()
+    mine = model.parent / "mine"
+    mine.mkdir()
+    with pytest.raises(DfscanError, match="differ"):
+        export(str(model), formats=("torchscript",), faces=str(faces), out=str(mine))
+    assert not list(mine.iterdir())  # an empty folder of the user's stays
 
 
 def test_a_network_that_remembers_a_batch_size_is_found_out(
@@ -170,6 +175,42 @@ def test_a_margin_wider_than_stored_is_refused(tmp_path: Path, faces: Path) -> N
     wide = make_model(tmp_path / "wide", margin=0.9)
     with pytest.raises(ConfigError, match="margin"):
         export(str(wide), formats=("torchscript",), faces=str(faces))
+    assert not (wide.parent / "export").exists()
+
+
+def test_a_run_killed_while_replacing_leaves_nothing_for_good(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(str(model), formats=("onnx",))
+    out = model.parent / "export"
+    (out / "notes.txt").write_text("kept")
+
+    def die(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(export_job.storage, "remove", die)
+        with pytest.raises(KeyboardInterrupt):
+            export(str(model), formats=("torchscript",), overwrite=True)
+    assert {"model.onnx", "model.torchscript.pt"} < {p.name for p in out.iterdir()}
+    assert not json.loads((out / "export.json").read_text())["finished"]
+    export(str(model), formats=("torchscript",))
+    names = {p.name for p in out.iterdir()}
+    assert names == {"export.json", "model.torchscript.pt", "notes.txt"}
+    assert "earlier" not in json.loads((out / "export.json").read_text())
+
+
+def test_two_models_side_by_side_have_an_export_each(model: Path) -> None:
+    other = model.with_name("best.safetensors")
+    other.write_bytes(model.read_bytes())
+    first, second = (export(str(m), formats=("torchscript",)) for m in (model, other))
+    assert [Path(r.out).name for r in (first, second)] == ["export", "best_export"]
+    refused = (
+        r"export holds an export of model\.safetensors, not of best\.safetensors: give another"
+    )
+    with pytest.raises(OutputError, match=refused):
+        export(str(other), formats=("torchscript",), out=first.out, overwrite=True)
+    assert (Path(first.out) / "model.torchscript.pt").exists()
 
 
 def run_command(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:

@@ -75,15 +75,23 @@ def test_only_a_model_of_ours_is_replaced_and_only_when_asked(meso: Path, tmp_pa
         dfscan.import_model("mesonet", str(meso), out=str(out))
     again = dfscan.import_model("mesonet", str(meso), out=str(out), overwrite=True)
     assert again.model_sha256 == first.model_sha256
-    with pytest.raises(OutputError, match="is no model of dfscan's"):
+    with pytest.raises(OutputError, match="is no model that this dfscan can replace"):
         dfscan.import_model("mesonet", str(meso), out=str(meso), overwrite=True)
+    newer = out.read_bytes().replace(rb"\"format\":4", rb"\"format\":9")
+    assert newer != out.read_bytes()
+    out.write_bytes(newer)
+    with pytest.raises(OutputError, match=r"has model format 9 .*: upgrade dfscan"):
+        dfscan.import_model("mesonet", str(meso), out=str(out), overwrite=True)
+    assert out.read_bytes() == newer
     with pytest.raises(OutputError, match="is a folder"):
         dfscan.import_model("mesonet", str(meso), out=str(tmp_path), overwrite=True)
 
 
 WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "kind": ({"kind": "mesonets"}, ConfigError, r"unknown kind 'mesonets': did you mean 'mesonet'\?"),
-    "no file": ({"file": "none.h5"}, ModelError, r"no weights at 'none\.h5'"),
+    "no file": (
+        {"file": "none.h5"}, ModelError, r"no weights at 'none\.h5' \(there is no such file\): give",
+    ),
     "a mapping not wanted": ({"mapping": "x"}, ConfigError, "--mapping is for the kind mapping"),
     "no mapping": ({"kind": "mapping"}, ConfigError, r"give --mapping FILE\.yaml, or one of"),
     "another kind": ({"kind": "dfdc-winner"}, ModelError, r"Meso4_DF\.h5"),

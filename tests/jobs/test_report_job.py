@@ -1,5 +1,6 @@
 import io
 import json
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,13 +33,18 @@ from dfscan.jobs.report_faces import (
     rows_at,
     thumbnail,
 )
+from dfscan.jobs.report_figures import side_table
 from dfscan.jobs.report_tallies import by_reason, by_value
 from dfscan.records import Verdict, VideoRef
-from dfscan.reporting.page import Face, Page
+from dfscan.reporting.page import Face, Page, _json, _videos_data, render
 
 
 def faces_of(page: Page, title: str) -> Sequence[Face]:
     return next(g.faces for g in page.galleries if g.title == title)
+
+
+def logistic(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit))
 
 
 def column(page: Page, title: str) -> list[Any]:
@@ -186,6 +192,57 @@ def test_a_single_pair_of_score_and_p_fake_fixes_the_timeline_there(tmp_path: Pa
     line = page.videos.timelines[0]
     assert line is not None
     assert list(line.tracks[0].p_fake) == pytest.approx([p_fake(0.7)], abs=1e-5)
+
+
+def test_timelines_of_quick_and_full_looks_have_maps_of_their_own(tmp_path: Path) -> None:
+    def looked(name: str, look: str, slope: float, score: float) -> Verdict:
+        told = verdict(name, {0: [score, score + 1], 1: [score - 1]}, look=look)
+        tracks = [{**t, "p_fake": logistic(slope * t["score_raw"])} for t in told.tracks or ()]
+        return replace(told, tracks=tuple(tracks), p_fake=logistic(slope * (told.score_raw or 0)))
+
+    rows = [looked(f"{i}.mp4", "quick", 0.5, i / 3) for i in range(4)]
+    rows += [looked(f"{i}_full.mp4", "full", 3.0, i / 3) for i in range(4)]
+    page = collect_verdicts(write_verdicts(tmp_path / "v.parquet", rows))
+    assert page.videos is not None
+    for name, slope in (("2.mp4", 0.5), ("2_full.mp4", 3.0)):
+        line = page.videos.timelines[column(page, "video").index(name)]
+        assert line is not None
+        assert list(line.tracks[1].p_fake) == pytest.approx([logistic(slope * -1 / 3)], abs=1e-4)
+
+
+def test_without_a_straight_map_there_is_no_timeline(tmp_path: Path) -> None:
+    odd = [verdict(f"{i}.mp4", {0: [i / 5]}) for i in range(4)]
+    tracks = ({**(odd[0].tracks or ())[0], "p_fake": 0.9},)
+    odd[0] = replace(odd[0], tracks=tracks)
+    page = collect_verdicts(write_verdicts(tmp_path / "v.parquet", odd), faces=4)
+    assert page.videos is not None
+    assert list(page.videos.timelines) == [None] * 4
+    assert "The first 0 of 4" in page.videos.note
+    assert faces_of(page, "Most suspicious")[0].facts["this face"] is None
+
+
+def test_a_page_of_very_many_faces_stays_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        verdict(f"archive/part/{i:064}.mp4", {0: rng.normal(size=2000).tolist()}) for i in range(10)
+    ]
+    path = write_verdicts(tmp_path / "v.parquet", rows)
+    with monkeypatch.context() as patch:
+        patch.setattr(report_verdicts, "MAX_POINTS", 10_000)
+        few = collect_verdicts(path)
+    whole = collect_verdicts(path)
+    assert few.videos is not None
+    assert sum(line is not None for line in few.videos.timelines) == 5
+    assert few.videos.note == "The first 5 of 10 with faces have a timeline."
+    point = (len(render(whole)) - len(render(few))) / 10_000
+    blank = write_verdicts(tmp_path / "b.parquet", [verdict("a.mp4")])
+    row = len(_json(_videos_data(whole.videos))) / 10
+    pictures = 300 * 7_000  # some 4.6 kB in base64, and facts
+    most = len(render(collect_verdicts(blank))) + pictures
+    most += report_verdicts.MAX_POINTS * point + report_verdicts.MAX_ROWS * row
+    assert most < 15e6
 
 
 def test_with_room_left_further_people_are_shown(tmp_path: Path) -> None:
@@ -385,7 +442,7 @@ def write_run(root: Path, dataset: Path, logits: Mapping[tuple[str, int], float]
     storage.commit_bytes(root / "plots" / "evil.png", b"<svg onload=alert(1)>")
     figures = {"reals": 4, "fakes": 4, "auc": 0.75, "intervals": {"auc": [0.5, 0.9]}}
     metrics = {
-        "dfscan": "0.1.0", "model_sha256": storage.sha256(b"weights"), "backbone": "tiny",
+        "dfscan": "0.1.0", "identities": {"persons": 2, "by": "face"}, "model_sha256": storage.sha256(b"weights"), "backbone": "tiny",
         "threshold": 0.5, "threshold_rule": "f1", "validation": {"by_video": figures},
         "split": {"validation": {"videos": 4}}, "notes": ["a note"],
     }  # fmt: skip
@@ -413,6 +470,7 @@ def test_a_run_shows_the_most_wrong_held_out_faces(tmp_path: Path) -> None:
     assert [p.title for p in page.plots] == ["learning", "a"]  # and nothing that is no PNG
     assert column(page, "video")[0] == "b.mp4"
     assert page.notes == ["a note"]
+    assert page.provenance["identities"] == "persons 2, by face"
     row = next(r for r in page.figures[0].rows if r[0] == "AUC")
     assert row == ["AUC", "0.750\xa0(0.500\xa0to\xa00.900)"]
 
@@ -479,6 +537,95 @@ def test_an_evaluation_shows_the_worst_mistakes_first(tmp_path: Path) -> None:
     assert {p.title for p in page.plots} >= {"roc", "confusion"}
 
 
+def evaluation(folder: Path, rows: list[Verdict], **config: Any) -> tuple[Path, Path]:
+    """Verdicts, and an evaluation of them."""
+    path, out = write_verdicts(folder / "v.parquet", rows), folder / "evaluation"
+    given = {"path": str(path), "out": str(out), "resamples": 100, "faces": 0, **config}
+    evaluate_job.run(EvaluateConfig(**given), Progress())
+    return path, out
+
+
+def about(out: Path, faces: int = 9) -> Page:
+    return report_evaluation.collect(out, ".", ReportConfig(path=str(out), faces=faces), Progress())
+
+
+def test_of_very_many_videos_the_worst_keep_faces_and_timelines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [verdict(f"{i}.mp4", {0: [i + 1.0]}, label="FAKE") for i in range(6)]
+    rows += [
+        verdict("miss.mp4", {0: [-3.0]}, label="FAKE"),
+        verdict("r", {0: [-1.0]}, label="REAL"),
+    ]
+    rows.append(verdict("unsure.mp4", {0: [0.5]}, label="REAL", verdict="UNCERTAIN", reason="x"))
+    _, out = evaluation(tmp_path, rows)
+    for module in (report_verdicts, report_evaluation):
+        monkeypatch.setattr(module, "MAX_ROWS", 1)
+    page = about(out)
+    assert column(page, "video") == ["miss.mp4"]
+    assert page.videos is not None
+    assert all(line is not None for line in page.videos.timelines)
+    for title in ("Misses", "Uncertain"):  # the second lies below the table's end
+        assert [f.missing for f in faces_of(page, title)] == ["the file is gone"]
+    assert any("lists the 1 worst; counts are of all videos" in n for n in page.notes)
+
+
+def test_an_evaluation_shows_nothing_of_other_verdicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [verdict(f"{i}.mp4", {0: [i - 2.0]}, label=("REAL", "FAKE")[i % 2]) for i in range(6)]
+    monkeypatch.chdir(tmp_path)
+    path, out = evaluation(tmp_path, rows, path="v.parquet")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert storage.read_json(str(out / "metrics.json"))["path"] == str(path)
+    assert not [n for n in about(out).notes if "another verdict" in n]
+    rows[0] = verdict("0.mp4", {0: [7.0]}, label="REAL")  # the same content, scored again
+    write_verdicts(path, rows)
+    page = about(out)
+    assert any(n.startswith("1 videos have another verdict in") for n in page.notes)
+    assert page.videos is not None
+    without = [line is None for line in page.videos.timelines]
+    assert without == [name == "0.mp4" for name in column(page, "video")]
+    path.write_bytes(b"no table")
+    assert any("is not a readable Parquet file" in n for n in about(out).notes)
+
+
+def test_tables_of_an_evaluation_say_what_is_undecided_and_compared(tmp_path: Path) -> None:
+    doubt = {"verdict": "UNCERTAIN", "reason": "few_frames (1 of 9)"}
+    rows = [verdict(f"r{i}.mp4", {0: [i - 2.0]}, label="REAL") for i in range(4)]
+    rows += [verdict(f"f{i}.mp4", {0: [i - 1.0]}, label="FAKE") for i in range(3)]
+    rows += [verdict("unsure.mp4", {0: [0.5]}, label="FAKE", **doubt)]
+    lines = [f"{r.video_id},{r.label},{'swap' if r.label == 'FAKE' else ''},9" for r in rows]
+    table = "\n".join(["video_id,label,manipulation,score", *lines])
+    storage.commit_bytes(tmp_path / "l.csv", table.encode())
+    _, out = evaluation(
+        tmp_path, rows, labels=str(tmp_path / "l.csv"), by=("manipulation",), threshold=None
+    )
+    page = about(out)
+    tables = {t.title: t for t in page.figures}
+    decided = next(r for r in tables["Figures"].rows if r[0] == "called REAL or FAKE")
+    assert decided[1] == "7 of 8"
+    by = tables["By manipulation"]
+    assert list(by.columns[:5]) == ["manipulation", "reals", "fakes", "undecided", "against"]
+    assert by.rows[0][:5] == ["swap", 0, 4, 1, "all reals"]
+    facts = faces_of(page, "Uncertain")[0].facts
+    assert facts["score"] == 0.5  # and not what the table of labels has in a column of that name
+    assert facts["manipulation"] == "swap"
+
+
+def test_a_threshold_of_zero_is_told(tmp_path: Path) -> None:
+    rows = [verdict(f"{i}.mp4", {0: [i - 2.0]}, label=("REAL", "FAKE")[i % 2]) for i in range(4)]
+    _, out = evaluation(tmp_path, rows, threshold=0.0)
+    assert about(out).provenance["threshold"] == 0.0
+
+
+def test_a_note_of_figures_keeps_its_capitals() -> None:
+    ways = {"by_video": {"reals": 2, "fakes": 0, "note": "only REAL here: no AUC"}}
+    assert side_table("x", ways).note == "Only REAL here: no AUC."
+
+
 def test_an_evaluation_outlives_its_verdicts(tmp_path: Path) -> None:
     rows = [verdict(f"{i}.mp4", {0: [i - 2.0]}, label=("REAL", "FAKE")[i % 2]) for i in range(6)]
     path = write_verdicts(tmp_path / "v.parquet", rows)
@@ -496,7 +643,7 @@ def test_an_evaluation_outlives_its_verdicts(tmp_path: Path) -> None:
 def test_the_wrong_face_of_a_miss_is_its_least_suspicious(tmp_path: Path) -> None:
     rows = [verdict("a.mp4", {0: [3.0, -1.0], 1: [0.0]})]
     file = storage.open_parquet(write_verdicts(tmp_path / "v.parquet", rows))
-    verdicts = report_verdicts.Verdicts.of(file, report_verdicts.read_brief(file))
+    verdicts = report_verdicts.Verdicts.of(file, [0])
     assert [(s.track_id, s.frame_index) for s in verdicts.spots(0)] == [(0, 0), (1, 0)]
     assert [(s.track_id, s.frame_index) for s in verdicts.spots(0, lowest=True)] == [(0, 5), (1, 0)]
     assert verdicts.spots(0)[0].box == BOX

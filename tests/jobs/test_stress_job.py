@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -117,7 +118,7 @@ def test_verify_takes_no_condition_for_the_original(done: Path, model: Path) -> 
         outcomes[name] = verify_job.run(given, Progress())
     assert outcomes["original"].counts["agrees"] == 4
     assert outcomes["half"].counts == {"agrees": 0, "differs": 0, "unchecked": 4}
-    assert all("altered" in (c.reason or "") for c in outcomes["half"].videos)
+    assert all("under the condition half: " in (c.reason or "") for c in outcomes["half"].videos)
 
 
 @pytest.mark.parametrize("point", ["commit.begun@half#2=kill", "commit.begun@verdicts#2=kill"])
@@ -176,6 +177,56 @@ def test_another_configuration_is_refused_and_says_what_differs(
         stress(corpus.test, model, done)
     with pytest.raises(ConfigError, match="'crf41'; did you mean 'crf40'"):
         stress(corpus.test, model, tmp_path / "out", conditions="crf41")
+
+
+def test_a_run_that_is_continued_is_not_finished_until_it_is(
+    done: Path, corpus: Corpus, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done, out)
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stress_job._Run, "work", die)
+    with pytest.raises(KeyboardInterrupt):
+        stress(corpus.test, model, out)
+    assert json.loads((out / "stress.json").read_text())["finished"] is False
+
+
+def test_the_aggregation_that_is_asked_for_finds_its_own_calibration(
+    model: Path, tmp_path: Path, write_clip: Callable[..., Path]
+) -> None:
+    source = write_clip("src/clip.mp4").parent
+    loaded = load_model(model)
+    usual = loaded.header.calibration
+    assert usual is not None
+    other = usual.model_copy(update={"aggregation": "confident", "offset": 40.0})
+    both = tmp_path / "both.safetensors"
+    save_model(both, loaded.network, loaded.header.model_copy(update={"calibrations": (other,)}))
+    stress(source, both, tmp_path / "a", conditions="crf40", aggregation="confident")
+    row = verdicts(tmp_path / "a", "crf40")["src/clip.mp4"]
+    assert row["calibrated"]
+    assert row["p_fake"] > 0.999
+    result = stress(source, model, tmp_path / "b", conditions="crf40", aggregation="confident")
+    assert any("the model is not calibrated for aggregation confident:" in n for n in result.notes)
+    with pytest.raises(OutputError, match="aggregation"):
+        stress(source, model, tmp_path / "b", conditions="crf40")
+
+
+def test_a_condition_under_which_too_many_fail_is_told_by_the_exit_code(
+    model: Path, tmp_path: Path, write_clip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_clip("src/clip.mp4").parent
+    for number in range(3):
+        Image.linear_gradient("L").convert("RGB").save(source / f"{number}.png")
+    monkeypatch.setenv("DFSCAN_FAULTS", "child.alter@clip=raise")
+    result = stress(source, model, tmp_path / "a", conditions="fps15", max_failed=0.5)
+    assert [r["failed"] for r in result.rows] == [0, 1]  # of the one that it applies to
+    assert result.exit_code == 3
+    monkeypatch.delenv("DFSCAN_FAULTS")
+    again = stress(source, model, tmp_path / "b", conditions="fps15", max_failed=0.5)
+    assert (again.rows[1]["not_applicable"], again.exit_code) == (3, 0)
 
 
 def test_labels_may_come_later(done: Path, corpus: Corpus, model: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from dfscan.models.backbones import create_network, network_input, normalise
 from dfscan.models.exporters import EXPORTERS, litert, onnx, torchscript
 from dfscan.models.exporters.base import PixelNetwork, describe
 from dfscan.models.modelfile import Model, ModelHeader
+from dfscan.operatingpoint import OperatingPoint
 from dfscan.recipe import FaceRecipe, NetworkInput, Sampling, Stride
 
 SAMPLING = Sampling(stride=Stride(real=30, fake=30))
@@ -62,6 +63,19 @@ def test_an_uncalibrated_file_gives_no_probability(model: Model) -> None:
     words = describe(Model(header, model.network, ""), EXPORTERS["onnx"])["description"]
     assert "not calibrated" in words
     assert "p_fake" not in words
+    assert "FAKE from" not in words
+    point = OperatingPoint(
+        rule="fpr=0.01", reals=100, fakes=0, false_positive_rate=0.01,
+        false_positive_rate_upper=0.05, sampling=SAMPLING, aggregation="confident",
+        scored_by="", chosen_on="mine",
+    )  # fmt: skip
+    chosen = header.model_copy(
+        update={"operating_point": point, "threshold": 0.7, "dfscan": "0.0.1"}
+    )
+    words = describe(Model(chosen, model.network, ""), EXPORTERS["onnx"])["description"]
+    assert "FAKE from 1 / (1 + exp(-score)) = 0.7 on, where score is the confident of" in words
+    assert f"exported by dfscan {dfscan.__version__} from" in words
+    assert "which dfscan 0.0.1 wrote" in words
 
 
 def test_onnx_holds_the_facts_and_no_path_of_this_machine(model: Model) -> None:

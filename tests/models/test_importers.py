@@ -1,6 +1,7 @@
 """Published weights compute in dfscan what they compute where they come from."""
 
 import io
+import json
 import pickle
 import sys
 from pathlib import Path
@@ -96,6 +97,10 @@ ODD = {
     "another shape": (
         lambda a: a | {"dense_1/dense_1/kernel:0": np.ones((256, 16), np.float32)},
         r"classifier\.2\.weight of shape \(16, 256\) instead of \(16, 1024\)",
+    ),
+    "an empty layer": (
+        lambda a: a | {"dense_1/dense_1/kernel:0": np.ones((64, 0), np.float32)},
+        r"classifier\.2\.weight of shape \(0, 64\) instead of \(16, 1024\)",
     ),
     "not finite": (
         lambda a: a | {"dense_2/dense_2/bias:0": np.array([np.nan], np.float32)},
@@ -290,6 +295,15 @@ WRONG = {
         {}, {"fc.bias": torch.ones(2)}, r"net\.fc\.bias and fc\.bias both become fc\.bias",
     ),
     "whole numbers": ({}, {"net.bn1.bias": torch.ones(64).int()}, r"bn1\.bias is of torch\.int32"),
+    "outputs of whole numbers": (
+        {}, {"net.fc.bias": torch.ones(2).long()}, r"fc\.bias is of torch\.int64; weights are of",
+    ),
+    "complex outputs": (
+        {}, {"net.fc.bias": torch.ones(2, dtype=torch.complex64)}, r"fc\.bias is of torch\.complex64",
+    ),
+    "an output that is a number": (
+        {}, {"net.fc.bias": torch.tensor(1.0)}, r"fc\.bias of shape \(\) instead of \(1,\)",
+    ),
     "another backbone": ({"backbone": "mobilenetv3_small_050"}, {}, r"do not fit .* and \d+ more"),
     "no backbone": ({"backbone": "resnet1o"}, {}, r"cannot be made here: .*unknown backbone 'resnet1o'"),
 }  # fmt: skip
@@ -316,6 +330,7 @@ ODD_TENSORS = {
     "float8": torch.ones(64).to(torch.float8_e4m3fn),
     "complex": torch.ones(64, dtype=torch.complex64),
     "infinite": torch.full((64,), torch.inf),
+    "infinite in 32 bits": torch.full((64,), 1e300, dtype=torch.float64),
 }
 
 
@@ -325,6 +340,15 @@ def test_tensors_that_are_no_plain_numbers_are_refused(odd: str) -> None:
     name = "net.fc.weight" if tensor.ndim == 2 else "net.bn1.bias"
     with pytest.raises(ModelError, match=r"is sparse|bn1\.bias (is of torch\.|holds values that)"):
         mapping.apply(small(), "x.pth", as_checkpoint(small_state(2) | {name: tensor}))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch is about to give quantised tensors up
+@pytest.mark.parametrize("name", ["net.fc.weight", "net.bn1.weight"])
+def test_quantised_weights_are_refused(name: str) -> None:
+    state = small_state(2)
+    state[name] = torch.quantize_per_tensor(state[name], 0.1, 0, torch.qint8)
+    with pytest.raises(ModelError, match=rf"{name} is sparse, nested, quantised or"):
+        mapping.apply(small(), "x.pth", as_checkpoint(state))
 
 
 def test_a_hostile_name_does_not_reach_the_terminal_as_it_is() -> None:
@@ -450,3 +474,16 @@ def test_a_checkpoint_cut_off_is_refused() -> None:
     safe = save({"a": torch.ones(1000)})
     with pytest.raises(ModelError, match="cut off"):
         read_checkpoint("x.safetensors", safe[:-10])
+
+
+@pytest.mark.parametrize("kind", ["F4", "F6_E2M3", "F8_E8M0"])
+def test_safetensors_of_kinds_that_torch_has_not_are_refused(kind: str) -> None:
+    header = json.dumps({"a": {"dtype": kind, "shape": [8], "data_offsets": [0, 8]}})
+    bits = {"F4": 4, "F6_E2M3": 6, "F8_E8M0": 8}[kind]
+    header = header.replace("[0, 8]", f"[0, {bits}]")
+    data = len(header).to_bytes(8, "little") + header.encode() + bytes(bits)
+    with pytest.raises(
+        ModelError, match=r"^x\.safetensors holds tensors that torch cannot make"
+    ) as e:
+        IMPORTERS["dfdc-winner"].read("x.safetensors", data, None)
+    assert "\n" not in str(e.value)

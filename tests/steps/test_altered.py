@@ -15,11 +15,11 @@ from dfscan.corpora import list_videos
 from dfscan.errors import DfscanError
 from dfscan.recipe import Detector, FaceRecipe, Sampling
 from dfscan.records import VideoRef
-from dfscan.steps import altered
+from dfscan.steps import altered, altering_child
 from dfscan.steps.altered import AlteredLook
 from dfscan.steps.isolation import Limits
 from dfscan.steps.look import Look, Seen
-from dfscan.video.altering import NOT_APPLICABLE
+from dfscan.video.altering import CONDITIONS, NOT_APPLICABLE
 
 RECIPE = FaceRecipe(sampling=Sampling(frames=4), detector=Detector(name="none"))
 WHOLE = Look(RECIPE, "cpu", 1 << 30)
@@ -154,6 +154,28 @@ def test_what_other_threads_wait_for_can_be_given_up(
 def test_where_nothing_can_be_written_the_run_ends(ref: VideoRef, tmp_path: Path) -> None:
     with pytest.raises(DfscanError, match="cannot write"):
         look("crf23", tmp_path / "nowhere").see(ref)
+
+
+def test_where_the_encoder_is_missing_the_run_ends(
+    ref: VideoRef, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crf23 = CONDITIONS["crf23"]
+    other = replace(crf23, encoding=replace(crf23.encoding, codec="libnowhere"))
+    monkeypatch.setattr(altering_child, "CONDITIONS", {"crf23": other})
+    answer = altering_child._answer(
+        {
+            "uri": ref.uri,
+            "max_bytes": 1 << 30,
+            "condition": "crf23",
+            "stem": str(folder / "x"),
+            "decoders": WHOLE.decoders,
+            "memory": 1 << 30,
+        }
+    )
+    assert "cannot encode with 'libnowhere'" in answer["fatal"]
+    monkeypatch.setattr(altered, "_ask", lambda *_: answer)
+    with pytest.raises(DfscanError, match="install PyAV from PyPI"):
+        look("crf23", folder).see(ref)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_one_class_held_out_gives_no_auc_and_says_so(faceset: FaceSet, tmp_path:
     assert rows[0]["val_frame_auc"] is None
     metrics = conclude(tmp_path, plan)
     assert metrics["validation"]["by_frame"]["auc"] is None
-    assert metrics["validation"]["by_video"]["note"] == "the held-out side has only REAL: no AUC"
+    assert metrics["validation"]["by_video"]["note"] == "only REAL here: no AUC"
     assert metrics["threshold_logit"] is None
 
 

@@ -1,8 +1,9 @@
 """Each condition does what it says, and nothing else."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -175,6 +176,24 @@ def test_nothing_to_decode_is_said(tmp_path: Path, write_clip: Callable[..., Pat
     data[start : start + size] = bytes(size)
     with pytest.raises(VideoError, match="no frame could be decoded"):
         write_altered(open_video(bytes(data), "pyav"), CONDITIONS["crf23"], tmp_path / "out.mp4")
+
+
+def test_frames_that_come_out_of_order_are_put_in_order(tmp_path: Path) -> None:
+    data = clip(tmp_path / "a.mp4", [n / 30 for n in range(6)])
+    video = open_video(data, "sparse")
+    usual = video.read
+
+    def read(*asked: Any) -> Iterator[list[Frame]]:
+        for batch in usual(*asked):
+            yield batch[::-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(video, "read", read)
+        write_altered(video, CONDITIONS["reencoded"], tmp_path / "b.mp4")
+    after = frames(open_video((tmp_path / "b.mp4").read_bytes(), "sparse"))
+    assert len(after) == 6
+    apart = [[error(f.rgb, scene(n)) for n in range(6)] for f in after]
+    assert [int(np.argmin(row)) for row in apart] == list(range(6))
 
 
 def test_the_same_frames_become_the_same_bytes(tmp_path: Path) -> None:

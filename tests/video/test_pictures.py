@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dfscan.errors import VideoError
-from dfscan.video.pictures import MAX_PIXELS, is_picture, open_picture
+from dfscan.video.pictures import MAX_PIXELS, is_picture, is_picture_file, open_picture
 
 FORMATS = {"jpeg": {"quality": 95}, "png": {}, "webp": {"lossless": True}, "bmp": {}, "tiff": {}}
 
@@ -31,6 +31,18 @@ def encode(picture: Image.Image | np.ndarray, kind: str, **options: object) -> b
 
 def pixels(data: bytes) -> np.ndarray:
     return next(open_picture(data).read([0]))[0].rgb
+
+
+@pytest.mark.parametrize(
+    ("name", "picture"),
+    [("a.PNG", True), ("a.mp4", False), ("a.zip!/b.gif", False), ("a", None), ("a.dat", None)],
+)
+def test_a_known_ending_says_what_a_file_is_else_its_first_bytes(
+    name: str, picture: bool | None
+) -> None:
+    for data, starts_as_one in ((encode(ramp(), "png"), True), (b"text", False)):
+        expected = starts_as_one if picture is None else picture
+        assert is_picture_file(f"/x/{name}", data) is expected
 
 
 def refused(data: bytes) -> VideoError:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from dfscan import __version__
 from dfscan.errors import ConfigError, ModelError
 from dfscan.models.modelfile import Model, ModelHeader
 from dfscan.recipe import FaceRecipe, NetworkInput
@@ -128,8 +129,8 @@ def _words(model: Model, exporter: Exporter) -> list[str]:
     seen = input_of(header)
     faces = "1" if exporter.batch == 1 else "N"
     return [
-        f"Deepfake detector ({header.backbone}), exported by dfscan {header.dfscan} from the model "
-        f"with SHA-256 {model.sha256}.",
+        f"Deepfake detector ({header.backbone}), exported by dfscan {__version__} from the model "
+        f"with SHA-256 {model.sha256}, which dfscan {header.dfscan} wrote.",
         *(["Quantised to 8-bit integers: its logits are near the original's, not equal."]
           if exporter.fitted else []),
         f"Input {INPUT}: ({faces}, {seen.size}, {seen.size}, 3) uint8, channels last, RGB, 0 to "
@@ -166,6 +167,7 @@ def _probability(header: ModelHeader) -> str:
     if known is None:
         return (
             "The model is not calibrated: 1 / (1 + exp(-logit)) ranks faces, and is no probability."
+            + _chosen(header)
         )
     people = f" + {known.people:.9g} * ln(people)" if known.people else ""
     threshold = header.threshold if known.threshold is None else known.threshold
@@ -173,4 +175,15 @@ def _probability(header: ModelHeader) -> str:
         f"p_fake of a video = 1 / (1 + exp(-({known.scale:.9g} * score + {known.offset:.9g}{people}))), "
         f"where score is the {known.aggregation} of its faces' logits; FAKE from p_fake = "
         f"{threshold:.9g} on."
+    )
+
+
+def _chosen(header: ModelHeader) -> str:
+    """From where on it is FAKE, where that was chosen on a user's own videos."""
+    point = header.operating_point
+    if point is None:
+        return ""
+    return (
+        f" A video is FAKE from 1 / (1 + exp(-score)) = {header.threshold:.9g} on, where score is the "
+        f"{point.aggregation} of its faces' logits."
     )

@@ -59,23 +59,33 @@ def make_network(file: str, backbone: str, size: int) -> nn.Module:
         raise ModelError(f"{file}: its network cannot be made here: {error}") from None
 
 
+def check_is_float(file: str, name: str, tensor: Tensor) -> None:
+    """Refuse what could be made floats of, but was not trained as such.
+
+    :raises ModelError: its numbers are of another kind.
+    """
+    if tensor.dtype not in FLOATS:
+        allowed = ", ".join(str(kind) for kind in FLOATS)
+        raise ModelError(f"{file}: {name} is of {tensor.dtype}; weights are of {allowed}")
+
+
 def fill(file: str, network: nn.Module, given: Mapping[str, Tensor]) -> dict[str, int]:
     """Give a network all of its tensors; returns how many were ``used`` and were ``counters``.
 
     :param given: by the network's own names; every one of them is used.
-    :raises ModelError: one is missing, unknown, of another shape, no float, or not finite.
+    :raises ModelError: one is missing, unknown, of another shape, no float, or not finite in the
+        network's own precision.
     """
     wanted = network.state_dict()
     check_fit(file, type(network).__name__, wanted, given)
     for name, tensor in given.items():
         if name.endswith(COUNTER):
             continue
-        if tensor.dtype not in FLOATS:
-            allowed = ", ".join(str(kind) for kind in FLOATS)
-            raise ModelError(f"{file}: {name} is of {tensor.dtype}; weights are of {allowed}")
-        if not torch.isfinite(tensor).all():
+        check_is_float(file, name, tensor)
+        if not torch.isfinite(tensor.to(wanted[name].dtype)).all():
             raise ModelError(
-                f"{file}: {name} holds values that are not finite: not a trained model"
+                f"{file}: {name} holds values that are not finite as {wanted[name].dtype}: not a "
+                "trained model"
             )
     network.load_state_dict(dict(given), strict=False)
     counters = sum(name.endswith(COUNTER) for name in given)

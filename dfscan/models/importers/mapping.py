@@ -19,7 +19,7 @@ from dfscan.config import configs_folder, preset_names
 from dfscan.errors import ConfigError, ModelError, did_you_mean
 from dfscan.models.checkpoints import read_checkpoint
 from dfscan.models.heads import TimmClassifier, classifiers
-from dfscan.models.importers.base import Imported, fill, make_network
+from dfscan.models.importers.base import Imported, check_is_float, fill, make_network
 from dfscan.models.importers.catalogue import Published
 from dfscan.models.weights import printable
 from dfscan.recipe import Crop, Detector, FaceRecipe, Fraction, NetworkInput, Sampling, Strict
@@ -209,13 +209,14 @@ def _join_outputs(
     log(p / (1 - p)) of two outputs' softmax is their difference, and that of a REAL output's sigmoid
     is the negative of FAKE's: either way the probability stays what it was.
 
-    :raises ModelError: there are more or fewer outputs than the mapping names.
+    :raises ModelError: there are more or fewer outputs than the mapping names, or of no floats.
     """
     wanted = network.state_dict()
     for name in _names_of(network, last):
-        tensor = given.get(name)
-        if tensor is None or tensor.shape[1:] != wanted[name].shape[1:]:
+        tensor, ours = given.get(name), wanted[name]
+        if tensor is None or tensor.ndim != ours.ndim or tensor.shape[1:] != ours.shape[1:]:
             continue  # the check of all tensors says so
+        check_is_float(file, name, tensor)
         if len(tensor) != len(mapping.outputs):
             raise ModelError(
                 f"{file}: {name} has {len(tensor)} output(s), the mapping names "
@@ -226,7 +227,7 @@ def _join_outputs(
             logit = rows["FAKE"] - rows["REAL"]
         else:
             logit = rows["FAKE"] if "FAKE" in rows else -rows["REAL"]
-        given[name] = logit if len(wanted[name]) == 1 else _beside_zero(logit)
+        given[name] = logit if len(ours) == 1 else _beside_zero(logit)
 
 
 def _beside_zero(logit: Tensor) -> Tensor:

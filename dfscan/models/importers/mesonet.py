@@ -126,6 +126,8 @@ def _reorder(given: dict[str, Tensor], dense: str) -> None:
     """Columns of the first dense layer: from height, width, channel to channel, height, width."""
     weight = given.get(f"{dense}.weight")
     side = MESONET.size // 32
-    if weight is not None and weight.ndim == 2 and weight.shape[1] % side**2 == 0:
+    if weight is None or weight.ndim != 2 or not weight.numel():
+        return  # the check of all tensors says so
+    if weight.shape[1] % side**2 == 0:
         maps = weight.reshape(len(weight), side, side, -1)
         given[f"{dense}.weight"] = maps.permute(0, 3, 1, 2).reshape(len(weight), -1)
