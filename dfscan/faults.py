@@ -9,6 +9,7 @@ Actions: ``kill`` (SIGKILL to itself), ``killparent``, ``sleep`` (for ever), ``s
 interpreter), ``eat`` (memory, without end), ``exit`` (status 7), ``raise`` (an unexpected error).
 """
 
+import functools
 import os
 import signal
 import time
@@ -20,6 +21,7 @@ VARIABLE: Final = "DFSCAN_FAULTS"
 FOLDER: Final = "DFSCAN_FAULTS_DIR"
 
 
+@functools.lru_cache(maxsize=8)
 def _parse(text: str) -> dict[str, list[tuple[str, int, str]]]:
     """point → (text that the name must contain, which time, action)."""
     faults: dict[str, list[tuple[str, int, str]]] = defaultdict(list)
@@ -31,16 +33,20 @@ def _parse(text: str) -> dict[str, list[tuple[str, int, str]]]:
     return faults
 
 
-_FAULTS: Final = _parse(os.environ.get(VARIABLE, ""))
-
-
 def reach(point: str, name: str = "") -> None:
     """Say that this process is at ``point`` with ``name``; strikes if a fault is set there."""
-    if not _FAULTS:
-        return
-    for part, count, action in _FAULTS.get(point, ()):
-        if part in name and _is_turn(f"{point}@{part}#{count}={action}", count):
-            _strike(action)
+    for action in due(point, name):
+        strike(action)
+
+
+def due(point: str, name: str = "") -> list[str]:
+    """What is to strike at ``point``, for a process that cannot look for itself."""
+    text = os.environ.get(VARIABLE)
+    return [
+        action
+        for part, count, action in (_parse(text).get(point, ()) if text else ())
+        if part in name and _is_turn(f"{point}@{part}#{count}={action}", count)
+    ]
 
 
 def _is_turn(fault: str, count: int) -> bool:
@@ -58,7 +64,11 @@ def _is_turn(fault: str, count: int) -> bool:
     return False
 
 
-def _strike(action: str) -> None:
+def strike(action: str) -> None:
+    """Do what a fault does.
+
+    :raises ValueError: there is no such action.
+    """
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif action == "killparent":

@@ -37,8 +37,10 @@ LONGEST_S: Final = 600.0
 _MOST: Final = 1 << 15
 """Frames in a batch, and pixels along a side, are no more than that."""
 
-_LARGEST: Final = 1 << 30
+LARGEST: Final = 1 << 30
 """No batch takes more bytes: two frames of 16K."""
+
+NO_SENSE: Final = "the decoder's answer makes no sense"
 
 _F_ADD_SEALS: Final = 1033
 _F_SEAL_SHRINK: Final = 2
@@ -70,9 +72,9 @@ class SharedFrames:
         shape = [said.get("count"), *(said.get("shape") or ())]
         whole = len(shape) == 4 and all(isinstance(n, int) and 0 < n <= _MOST for n in shape)
         size = math.prod(shape) if whole else 0
-        there = min(os.fstat(self.descriptor).st_size, _LARGEST)
+        there = min(os.fstat(self.descriptor).st_size, LARGEST)
         if not 0 < size <= there or shape[3] != 3:
-            raise VideoError("crashed", "the decoder's answer makes no sense")
+            raise VideoError("crashed", NO_SENSE)
         memory = mmap.mmap(self.descriptor, size, access=mmap.ACCESS_COPY)
         return list(np.frombuffer(memory, np.uint8).reshape(shape))
 
@@ -198,7 +200,7 @@ def serve(frames: SharedFrames, look_at: Feed, said: dict[str, Any]) -> list[Any
         or not isinstance(said.get("shape"), list)
         or not CELL <= min_face <= _MOST
     ):
-        raise VideoError("crashed", "the decoder's answer makes no sense")
+        raise VideoError("crashed", NO_SENSE)
     try:
         found = look_at.detect(frames.read(said), min_face, LONGEST_S)
     except TimeoutError:

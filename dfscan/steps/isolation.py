@@ -1,8 +1,9 @@
 """Looking at videos in a child process that can be ended.
 
 A decoder can hang holding the interpreter, crash, leak, or eat memory on a hostile file. The
-child has a deadline for each video and a limit on its memory; whatever becomes of it costs that
-one video its row, and the next video gets a new child. A child that dies of something else (the
+child has a deadline for each video and limits on its memory and its processor time; it is handed
+the video's bytes and can open no file itself (:mod:`dfscan.steps.sandbox`). Whatever becomes of it
+costs that one video its row, and the next video gets a new child. A child that dies of something else (the
 machine ran out of memory, someone killed it) is not the video's fault: the video is tried again.
 After a crash (a segmentation fault, say) the second try leaves decord out.
 """
@@ -10,6 +11,7 @@ After a crash (a segmentation fault, say) the second try leaves decord out.
 import atexit
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import select
@@ -19,16 +21,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Final
 
+from dfscan import faults
 from dfscan.errors import DfscanError, VideoError
 from dfscan.recipe import FaceRecipe
 from dfscan.records import VideoRef
 from dfscan.steps import wire
-from dfscan.steps.feeding import SharedFrames, feed, serve
+from dfscan.steps.feeding import NO_SENSE, SharedFrames, feed, serve
 from dfscan.steps.look import Look, Reference, Seen, empty_row
 
 TRIES: Final = 3
@@ -57,6 +60,12 @@ MALLOC: Final = {
 Given back to the system and asked for again, their pages cost the detector half its time.
 """
 
+_PASSED_ON: Final = (
+    *("PATH", "HOME", "LANG", "LC_", "TZ", "TMPDIR", "LD_", "PYTHON", "DFSCAN_", "VIRTUAL_ENV"),
+    *("CUDA_", "NVIDIA_", "TORCH_", "PYTORCH_", "XDG_CACHE_HOME", "GLIBC_", "ROCR_", "HIP_"),
+)
+"""How the environment variables begin that a child gets: no credentials of an object store."""
+
 _CRASHES: Final = frozenset(
     (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 )
@@ -74,6 +83,10 @@ class Limits:
     def deadline_s(self, file_bytes: int, more_frames: int = 0) -> float:
         """Seconds for a file of this size, with frames to look at besides those of the recipe."""
         return self.timeout_s + file_bytes / SLOWEST + more_frames * FRAME_S
+
+    def processor_s(self, deadline_s: float) -> float:
+        """Seconds of processor time: one thread decodes, so more is a decoder run wild."""
+        return deadline_s + 10
 
     def memory_limit(self, file_bytes: int) -> int:
         """Bytes of private memory for a file of this size, on this machine."""
@@ -122,8 +135,10 @@ class IsolatedLook:
         started = time.monotonic()
         try:
             deadline = self.limits.deadline_s(ref.bytes, len(also))
-            seen = wire.read_seen(*self._ask(ref, header, deadline, reference))
-            return _of(ref, seen)
+            read = _Read(self.look, ref)
+            answer = self._ask(read, header, deadline, reference)
+            with _sense():
+                return _of(read, wire.read_seen(*answer))
         except VideoError as failed:
             row = empty_row(ref, failed.status, failed.reason)
             return Seen(replace(row, elapsed_s=time.monotonic() - started), [])
@@ -134,30 +149,36 @@ class IsolatedLook:
         :raises DfscanError: as in :meth:`see`.
         """
         header = {"kind": "survey", "ref": asdict(ref)}
-        answer, _ = self._ask(ref, header, self.limits.deadline_s(ref.bytes), None)
-        return [int(index) for index in answer["indices"]]
+        deadline = self.limits.deadline_s(ref.bytes)
+        answer, _ = self._ask(_Read(self.look, ref), header, deadline, None)
+        with _sense():
+            return [int(index) for index in answer["indices"]]
 
     def _ask(
         self,
-        ref: VideoRef,
+        read: "_Read",
         header: dict[str, Any],
         deadline: float,
         reference: Reference | None,
     ) -> tuple[dict[str, Any], bytes]:
         look, fed = self.look, bool(self.decoders)
-        memory = self.limits.memory_limit(ref.bytes)
+        memory = self.limits.memory_limit(read.ref.bytes)
+        header |= {"memory": memory, "seconds": self.limits.processor_s(deadline)}
         for attempt in range(1, TRIES + 1):
-            request = wire.message(
-                header | {"look": _look_text(look, fed)}, reference.faces if reference else ()
-            )
+            header["look"] = _look_text(look, fed)
+            header["faults"] = faults.due("child.look", read.ref.video_id)
+            request = wire.message(header, reference.faces if reference else ())
             child = _take_child(look, self.limits.recycle, fed)
             try:
-                answer, table = child.ask(request, deadline, memory)
+                answer, table = child.ask(request, deadline, memory, read)
             except _Died as died:
+                if died.signal == signal.SIGXCPU:
+                    how = f"used more than {header['seconds']:.0f} s of processor time"
+                    raise VideoError("timeout", how) from None
                 if attempt == TRIES or child.dismissed:
                     how = f"the decoder ended by {died} on this video, {attempt} times"
                     raise VideoError("crashed", how) from None
-                if died.crash:
+                if died.signal in _CRASHES:
                     look = replace(look, decoders=look.decoders[-1:])
                 continue
             finally:
@@ -170,21 +191,52 @@ class IsolatedLook:
         raise AssertionError("unreachable")
 
 
-def _of(ref: VideoRef, seen: Seen) -> Seen:
+class _Read:
+    """A video's bytes on their way to a child, and what they were, for which its word is not taken."""
+
+    def __init__(self, look: Look, ref: VideoRef) -> None:
+        self.ref, self._look = ref, look
+        self.bytes, self.sha256 = 0, ""
+
+    def pieces(self) -> Iterator[bytes]:
+        """All of them, as :mod:`~dfscan.steps.wire` has it.
+
+        :raises VideoError: they cannot be read.
+        """
+        digest = hashlib.sha256()
+        self.bytes = 0
+        for piece in self._look.pieces(self.ref):
+            digest.update(piece)
+            self.bytes += len(piece)
+            yield wire.PIECE.pack(len(piece))
+            yield piece
+        self.sha256 = digest.hexdigest()
+        yield wire.PIECE.pack(0) + digest.digest()
+
+
+@contextlib.contextmanager
+def _sense() -> Iterator[None]:
+    """What a child answers may be anything, once a video has taken it over."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+        raise VideoError("crashed", NO_SENSE) from None
+
+
+def _of(read: _Read, seen: Seen) -> Seen:
     """What was seen, as this video's: a child that was taken over cannot speak of another."""
-    mine = asdict(ref)
-    mine.pop("bytes")
-    row = replace(seen.row, **mine)
-    del mine["version"]
+    mine = asdict(read.ref) | {"bytes": read.bytes}
+    row = replace(seen.row, **mine, content_sha256=read.sha256)
+    del mine["version"], mine["bytes"]
     return replace(seen, row=row, faces=[replace(face, **mine) for face in seen.faces])
 
 
 class _Died(Exception):  # noqa: N818
     """The child ended by itself; the message says of what."""
 
-    def __init__(self, how: str, crash: bool) -> None:
+    def __init__(self, how: str, signal_: int | None) -> None:
         super().__init__(how)
-        self.crash = crash
+        self.signal = signal_
 
 
 class _Child:
@@ -198,7 +250,9 @@ class _Child:
         self.videos = 0
         self.ready: set[str] = set()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (as long-lived as the child)
-        environment = os.environ | {
+        passed_on = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON)}
+        environment = passed_on | {
+            "ARROW_DEFAULT_MEMORY_POOL": "system",  # the others run a thread, outside the sandbox
             "OMP_NUM_THREADS": "1",  # one thread a worker
             "MKL_NUM_THREADS": "1",
             **MALLOC,
@@ -218,8 +272,11 @@ class _Child:
         self._requests: IO[bytes] = self._process.stdin
         self._answers: IO[bytes] = self._process.stdout
         os.set_blocking(self._answers.fileno(), False)
+        os.set_blocking(self._requests.fileno(), False)
         self._poll = select.poll()
         self._poll.register(self._answers, select.POLLIN)
+        self._ready_for_more = select.poll()
+        self._ready_for_more.register(self._requests, select.POLLOUT)
 
     @property
     def pid(self) -> int:
@@ -230,26 +287,67 @@ class _Child:
         descriptor = [str(self.frames.descriptor)] if self.frames else []
         return [str(os.getpid()), *descriptor]
 
-    def ask(self, request: bytes, deadline_s: float, memory: int) -> tuple[dict[str, Any], bytes]:
-        """Send a request and wait for its answer; a child that fails is ended.
+    def ask(
+        self, request: bytes, deadline_s: float, memory: int, read: _Read | None = None
+    ) -> tuple[dict[str, Any], bytes]:
+        """Send a request and the bytes it is about, and wait for its answer.
 
-        Meanwhile faces are found for it, where it is fed.
+        A child that fails is ended. Meanwhile faces are found for it, where it is fed.
 
         :raises _Died: it ended by itself.
-        :raises VideoError: it took too long, or too much memory.
+        :raises VideoError: it took too long, or too much memory, or the bytes cannot be read.
         """
+        until = time.monotonic() + deadline_s
         try:
-            until = time.monotonic() + deadline_s
+            self._send(request, until, deadline_s)
+            unread = self._hand_over(read, until, deadline_s) if read else None
+        except BrokenPipeError:
+            raise self._death() from None
+        except BaseException:
+            self.end()
+            raise
+        if unread:
+            raise unread
+        return self._answer(until, deadline_s, memory)
+
+    def _hand_over(self, read: _Read, until: float, deadline_s: float) -> VideoError | None:
+        """Send a video's bytes; what is wrong with them is no fault of the child's."""
+        pieces = read.pieces()
+        while True:
+            try:
+                piece = next(pieces, None)
+            except VideoError as error:
+                self._send(wire.PIECE.pack(wire.GIVEN_UP), until, deadline_s)
+                return error
+            if piece is None:
+                return None
+            self._send(piece, until, deadline_s)
+
+    def _send(self, data: bytes, until: float, deadline_s: float) -> None:
+        """To a child that takes it; one that was taken over might not.
+
+        :raises BrokenPipeError: it has ended.
+        :raises VideoError: it takes too long.
+        """
+        left = memoryview(data)
+        while left:
+            remaining = until - time.monotonic()
+            if remaining <= 0:
+                raise VideoError("timeout", f"not done after {deadline_s:.0f} s")
+            if self._ready_for_more.poll(1000 * remaining):
+                with contextlib.suppress(BlockingIOError):
+                    left = left[os.write(self._requests.fileno(), left) :]
+
+    def _answer(self, until: float, deadline_s: float, memory: int) -> tuple[dict[str, Any], bytes]:
+        try:
             while True:
-                self._requests.write(request)
-                self._requests.flush()
                 answer, table = self._receive(until, deadline_s, memory)
                 if "detect" not in answer or self.frames is None or self.feed is None:
                     return answer, table
                 began = time.monotonic()
                 found = serve(self.frames, self.feed, answer["detect"])
-                request = wire.message({"found": found})
                 until += time.monotonic() - began  # the others' frames are not this video's time
+                self._send(wire.message({"found": found}), until, deadline_s)
         except BrokenPipeError:
             raise self._death() from None
         except BaseException:
@@ -270,24 +368,24 @@ class _Child:
                 look_at = now + _LOOK_EVERY_S
                 held = self.frames.held() if self.frames else 0
                 if _private_memory(self.pid, memory - held) > memory - held:
-                    raise VideoError(
-                        "crashed", f"used more than {memory / 2**30:.1f} GiB of memory"
-                    )
+                    raise VideoError(*wire.too_much(memory))
             self._poll.poll(1000 * min(_LOOK_EVERY_S, until - now))
             piece = self._answers.read(1 << 20)
             if piece == b"":
                 raise self._death()
             buffer += piece or b""
             if size == wire.PREFIX.size and len(buffer) >= size:
-                size = self._length(buffer)
+                size = self._length(buffer, memory)
         text, _ = wire.PREFIX.unpack(buffer[: wire.PREFIX.size])
         middle = wire.PREFIX.size + text
-        return json.loads(buffer[wire.PREFIX.size : middle]), bytes(buffer[middle:])
+        with _sense():
+            header = json.loads(buffer[wire.PREFIX.size : middle])
+            return dict(header), bytes(buffer[middle:])
 
-    def _length(self, buffer: bytearray) -> int:
+    def _length(self, buffer: bytearray, memory: int) -> int:
         length = wire.PREFIX.size + sum(wire.PREFIX.unpack(buffer[: wire.PREFIX.size]))
-        if length > wire.LIMIT:
-            raise VideoError("crashed", "the decoder's answer makes no sense")
+        if length > min(wire.LIMIT, memory):
+            raise VideoError("crashed", NO_SENSE)
         return int(length)
 
     def serves(self, look: Look, recycle: int, fed: bool) -> bool:
@@ -306,7 +404,7 @@ class _Child:
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         last = self._last_words() if code > 0 else ""
         self.end()
-        return _Died(how + (f" ({last})" if last else ""), -code in _CRASHES)
+        return _Died(how + (f" ({last})" if last else ""), -code if code < 0 else None)
 
     def _last_words(self) -> str:
         self._errors.seek(0, os.SEEK_END)
@@ -392,7 +490,7 @@ def _warm(child: _Child, look: str) -> None:
     if look in child.ready:
         return
     answer, _ = child.ask(wire.message({"kind": "warm", "look": look}), START_S, sys.maxsize)
-    if answer:
+    if "lacking" not in answer:
         raise DfscanError(answer.get("fatal") or answer["failed"][1])
     child.ready.add(look)
 
@@ -431,11 +529,13 @@ def _private_memory(pid: int, limit: int) -> int:
     some 4.6 GB.
     """
     try:
-        resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        rough = resident * os.sysconf("SC_PAGE_SIZE")
+        pages = Path(f"/proc/{pid}/statm").read_text().split()
+        rough, shared = (int(n) * os.sysconf("SC_PAGE_SIZE") for n in pages[1:3])
         if rough <= limit:
             return rough
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except PermissionError:  # it has become nobody, and root here may not look into it
+        return rough - shared
     except (OSError, IndexError, ValueError):
         return 0  # it has ended, or this is not Linux
     sizes = {name: int(rest.split()[0]) for name, _, rest in (x.partition(":") for x in lines[1:])}

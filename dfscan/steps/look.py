@@ -41,6 +41,14 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class Content:
+    """The bytes of a file, and their hex SHA-256 as computed where they were read."""
+
+    data: bytes
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Reference:
     """An original, as far as its fakes need it: where its faces are, frame by frame."""
 
@@ -114,28 +122,55 @@ class Look:
     ) -> Seen:
         """See :meth:`Looker.see`."""
         started = time.monotonic()
-        row = empty_row(ref)
-        seen = Seen(row, [])
         try:
-            data = self._read(ref)
-            row = replace(row, content_sha256=storage.sha256(data), bytes=len(data))
-            seen = self._decode(row, data, also, reference)
+            content = self._read(ref)
+        except VideoError as error:
+            row = empty_row(ref, error.status, error.reason)
+            return Seen(replace(row, elapsed_s=time.monotonic() - started), [])
+        return self.see_content(ref, content, started, also, reference)
+
+    def see_content(
+        self,
+        ref: VideoRef,
+        content: Content,
+        started: float,
+        also: Sequence[int] = (),
+        reference: Reference | None = None,
+    ) -> Seen:
+        """:meth:`see`, of what was read elsewhere.
+
+        :param started: when reading began, by the monotonic clock.
+        """
+        row = replace(empty_row(ref), content_sha256=content.sha256, bytes=len(content.data))
+        try:
+            seen = self._decode(row, content.data, also, reference)
         except VideoError as error:
             seen = Seen(replace(row, status=error.status, reason=error.reason), [])
         return replace(seen, row=replace(seen.row, elapsed_s=time.monotonic() - started))
 
     def survey(self, ref: VideoRef) -> list[int]:
         """See :meth:`Looker.survey`."""
-        data, trouble = self._read(ref), list[str]()
-        sha256 = storage.sha256(data)
-        for video in self._open(ref.uri, data, trouble):
-            return self._indices(video, ref.label, sha256)
+        return self.survey_content(ref, self._read(ref))
+
+    def survey_content(self, ref: VideoRef, content: Content) -> list[int]:
+        """:meth:`survey`, of what was read elsewhere."""
+        trouble: list[str] = []
+        for video in self._open(ref.uri, content.data, trouble):
+            return self._indices(video, ref.label, content.sha256)
         raise VideoError("decode_error", "; ".join(trouble))
 
-    def _read(self, ref: VideoRef) -> bytes:
+    def pieces(self, ref: VideoRef) -> Iterator[bytes]:
+        """The bytes of a file, a few megabytes at a time.
+
+        :raises VideoError: it is too large, or cannot be read.
+        """
         if ref.bytes > self.max_bytes:
             raise VideoError("too_large", f"{ref.bytes:,} bytes, more than max_bytes")
-        return storage.read_bytes(ref.uri, self.max_bytes)
+        yield from storage.read_pieces(ref.uri, self.max_bytes)
+
+    def _read(self, ref: VideoRef) -> Content:
+        data = b"".join(self.pieces(ref))
+        return Content(data, storage.sha256(data))
 
     def _decode(
         self, row: VideoRow, data: bytes, also: Sequence[int], reference: Reference | None

@@ -1,4 +1,4 @@
-"""What a worker and its child say to each other: a JSON header, then Arrow tables.
+"""What a worker and its child say to each other: a JSON header, Arrow tables, a video's bytes.
 
 Both formats are read without running anything that they hold. A child that a hostile file took
 over can still lie about what it sees in this video and the next ones, until it is replaced; whose
@@ -18,6 +18,14 @@ from dfscan.steps.look import Reference, Seen
 PREFIX: Final = struct.Struct("<QQ")
 """Lengths of header and tables in bytes, before each message."""
 
+PIECE: Final = struct.Struct("<Q")
+"""Length of each piece of a video's bytes. After the last comes 0, then their SHA-256."""
+
+GIVEN_UP: Final = (1 << 64) - 1
+"""In place of a length: the rest cannot be read, there will be no answer."""
+
+DIGEST: Final = 32
+
 LIMIT: Final = 8 << 30
 """No message is longer; a prefix that says so is not one of ours."""
 
@@ -27,6 +35,11 @@ def message(header: dict[str, Any], faces: tuple[FaceRow, ...] | list[FaceRow] =
     text = json.dumps(header).encode()
     table = _to_bytes(to_table(faces, FACE_SCHEMA)) if faces else b""
     return PREFIX.pack(len(text), len(table)) + text + table
+
+
+def too_much(memory: int) -> list[str]:
+    """Status and reason of a video that took more than so many bytes."""
+    return ["crashed", f"used more than {memory / 2**30:.1f} GiB of memory"]
 
 
 def faces_of(table: bytes) -> list[FaceRow]:

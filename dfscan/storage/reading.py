@@ -39,9 +39,17 @@ def read_bytes(uri: str, limit: int | None = None) -> bytes:
     :param limit: refuse more than so many bytes, as counted while reading.
     :raises VideoError: ``missing``, ``too_large`` or ``decode_error`` (a damaged archive member).
     """
+    return b"".join(read_pieces(uri, limit))
+
+
+def read_pieces(uri: str, limit: int | None = None) -> Iterator[bytes]:
+    """The content at ``uri`` in pieces: one read() sets aside all that it may return, and sizes lie.
+
+    :param limit: as in :func:`read_bytes`.
+    :raises VideoError: as in :func:`read_bytes`.
+    """
     with _reading(uri) as file:
-        # In pieces: one read() sets aside all that it may return, and sizes can lie.
-        return b"".join(_pieces(file, limit))
+        yield from _pieces(file, limit)
 
 
 @contextmanager
@@ -79,9 +87,8 @@ def content_sha256(uri: str, limit: int | None = None) -> str:
     :raises VideoError: as in :func:`read_bytes`.
     """
     digest = hashlib.sha256()
-    with _reading(uri) as file:
-        for piece in _pieces(file, limit):
-            digest.update(piece)
+    for piece in read_pieces(uri, limit):
+        digest.update(piece)
     return digest.hexdigest()
 
 

@@ -20,7 +20,6 @@ import importlib.metadata
 import io
 import os
 import sys
-import tempfile
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -124,6 +123,15 @@ def in_order(video: Video) -> Iterator[Frame]:
     """
     for batch in video.read(range(video.count)):
         yield from sorted(batch, key=lambda frame: frame.pts_s)
+
+
+def load_decoders(decoders: Sequence[str]) -> None:
+    """Load now what these decoders would load with their first video.
+
+    :raises DfscanError: one is not installed as it should be.
+    """
+    if "decord" in decoders:
+        _decord()
 
 
 def decoder_version(decoder: str) -> str:
@@ -611,15 +619,18 @@ def _complaints() -> Iterator[list[str]]:
     lines: list[str] = []
     sys.stderr.flush()
     real = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
-        try:
-            yield lines
-        finally:
-            os.dup2(real, 2)
-            os.close(real)
-            said.seek(0)
-            text = said.read(1 << 16).decode(errors="replace")
+    said, saying = os.pipe()
+    os.set_blocking(said, False)
+    os.set_blocking(saying, False)  # what does not fit is lost: the first line is enough
+    os.dup2(saying, 2)
+    os.close(saying)
+    try:
+        yield lines
+    finally:
+        os.dup2(real, 2)
+        os.close(real)
+        with contextlib.suppress(BlockingIOError), os.fdopen(said, "rb", buffering=0) as there:
+            text = (there.read(1 << 16) or b"").decode(errors="replace")
             lines += (line[:160] for line in text.splitlines() if line.strip())
 
 

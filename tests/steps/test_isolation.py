@@ -1,5 +1,6 @@
 """What becomes of a video whose decoding hangs, crashes or eats memory, and of the next one."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -115,7 +116,11 @@ def test_a_survey_of_a_hanging_video_ends(refs: list[VideoRef], fault: Callable[
 
 def test_a_child_cannot_speak_of_another_video(refs: list[VideoRef]) -> None:
     seen = IsolatedLook(WHOLE, Limits(60)).see(refs[0])
-    mine = isolation._of(replace(refs[1], label="FAKE"), seen)
+    read = isolation._Read(WHOLE, replace(refs[1], label="FAKE"))
+    list(read.pieces())
+    mine = isolation._of(read, replace(seen, row=replace(seen.row, content_sha256="lie", bytes=1)))
+    assert mine.row.content_sha256 == hashlib.sha256(Path(refs[1].uri).read_bytes()).hexdigest()
+    assert mine.row.bytes == refs[1].bytes
     assert {mine.row.video_id, *(f.video_id for f in mine.faces)} == {refs[1].video_id}
     assert {mine.row.label, *(f.label for f in mine.faces)} == {"FAKE"}
 
