@@ -252,7 +252,7 @@ class _Child:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (as long-lived as the child)
         passed_on = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON)}
         environment = passed_on | {
-            "ARROW_DEFAULT_MEMORY_POOL": "system",  # the others run a thread, outside the sandbox
+            "JE_ARROW_MALLOC_CONF": "background_thread:false",  # it would be outside the sandbox
             "OMP_NUM_THREADS": "1",  # one thread a worker
             "MKL_NUM_THREADS": "1",
             **MALLOC,

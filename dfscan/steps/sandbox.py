@@ -197,6 +197,7 @@ def _no_files() -> None:
     what = struct.pack("<QQQ", rights, network, others)
     what = what[: 8 if version < 4 else 16 if version < 6 else 24]
     create, add, restrict = _LANDLOCK
+    threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208
     try:
         rules = _call(create, what, ctypes.c_size_t(len(what)), 0)
         try:
@@ -207,6 +208,8 @@ def _no_files() -> None:
             os.close(rules)
     except OSError as error:
         raise Unavailable(f"Landlock does not work here: {error.strerror}") from None
+    if threads > 1:
+        raise Unavailable(f"Landlock does not hold for {threads - 1} thread(s) that ran before")
 
 
 def _allow_below(add: int, rules: int, path: str) -> None:
