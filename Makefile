@@ -4,12 +4,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 DONE   := $(VENV)/.installed
 
-.PHONY: help install quickstart test chaos lint format clean
+.PHONY: help install quickstart test chaos fuzz lint format clean
 
 help:
 	@echo "make quickstart  a synthetic corpus through extract, train, score and evaluate (under 6 minutes)"
 	@echo "make test        the test suite (about 20 minutes on two cores)"
 	@echo "make chaos       300 processes and nodes killed, every dataset compared (about 40 minutes)"
+	@echo "make fuzz        2,000 damaged and hostile files through an extraction (about 10 minutes)"
 	@echo "make lint        ruff, mypy, import-linter"
 	@echo "make format      ruff's formatter and safe fixes"
 	@echo "make clean       removes .venv and caches"
@@ -31,6 +32,9 @@ test: $(DONE)
 
 chaos: $(DONE)
 	$(BIN)/python tests/chaos/campaign.py --count 300
+
+fuzz: $(DONE)
+	$(BIN)/python tests/fuzz/campaign.py --count 2000
 
 lint: $(DONE)
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Archives made to do harm: they are read in place, so nothing of them ever gets a path on disk."""
 
+import contextlib
 import io
 import os
 import stat
@@ -99,19 +100,21 @@ def test_a_name_that_comes_twice_is_one_member_the_last(write, kind):
 
 
 def test_a_bomb_stops_at_the_limit_and_takes_no_memory(write):
-    """A gigabyte of zeros in a megabyte, which says in its directory that it is small."""
+    """A quarter of a gigabyte of zeros in a quarter of a megabyte."""
     sink = io.BytesIO()
-    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
-        with archive.open("a.mp4", "w", force_zip64=False) as member:
-            for _ in range(256):
-                member.write(bytes(4 << 20))
+    with (
+        zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("a.mp4", "w") as member,
+    ):
+        for _ in range(256):
+            member.write(bytes(1 << 20))
     source = write("x.zip", sink.getvalue())
     assert Path(source).stat().st_size < 2 << 20
     program = (
         "import resource, sys; from dfscan import storage; from dfscan.errors import VideoError\n"
         "[e] = storage.list_source(sys.argv[1])\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "try: storage.read_bytes(e.uri, 64 << 20)\n"
+        "try: storage.read_bytes(e.uri, 16 << 20)\n"
         "except VideoError as error: print(error.status)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
@@ -119,7 +122,7 @@ def test_a_bomb_stops_at_the_limit_and_takes_no_memory(write):
         [sys.executable, "-c", program, source], capture_output=True, text=True, check=True
     ).stdout.split()
     assert status == "too_large"
-    assert int(grown) < 160 << 10, "kilobytes: no more than twice what was let through"
+    assert int(grown) < 80 << 10, "kilobytes: no more than twice what was let through"
 
 
 @pytest.mark.parametrize("claimed", [0, 1, 10_000, 0xFFFFFFF0])
@@ -132,13 +135,12 @@ def test_a_size_that_is_not_so_is_damage(write, claimed):
         struct.pack_into("<I", data, entry + 24, claimed)
         [a, b] = storage.list_source(write("x.zip", bytes(data)))
         assert storage.read_bytes(b.uri) == b"other"
-        try:
-            read = storage.read_bytes(a.uri)
-        except VideoError as error:
-            assert error.status == "decode_error"
-        else:  # a size of nothing is believed
-            assert content.startswith(read)
-            assert len(read) <= claimed
+        if claimed >= len(content):
+            with pytest.raises(VideoError, match="decode_error"):
+                storage.read_bytes(a.uri)
+        else:  # the checksum tells, except of nothing at all
+            with contextlib.suppress(VideoError):
+                assert content.startswith(storage.read_bytes(a.uri))
 
 
 def test_encrypted_members_are_damage(write):
