@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -28,8 +29,7 @@ from dfscan.steps import isolation
 from dfscan.steps.extract import ExtractStep
 from dfscan.steps.isolation import IsolatedLook, Limits, end_child
 from dfscan.steps.look import Look
-from dfscan.steps.units import plan_units
-from dfscan.storage import Lock
+from dfscan.steps.units import Unit, make_unit
 
 LOOKS = 40
 """So many times it is measured."""
@@ -91,17 +91,18 @@ def soak(folder: Path, units: int, seconds: float, detector: str) -> None:
     clips = list_videos([str(folder / "clips")]).videos
     target = FaceSet(folder / "out")
     started, seen, children = time.monotonic(), [], set[int | None]()
-    print(f"{'unit':>6} {'s':>6} {'worker MB':>10} {'files':>6} {'child MB':>9} {'files':>6}  child")
-    with Lock(target.root / ".dfscan.lock", target.root) as lock:
-        step = ExtractStep(look, target, lock.lease)
-        for number in range(units):
-            step(unit_of(clips, number))
-            children.add(child())
-            late = time.monotonic() - started > seconds
-            if number % max(1, units // LOOKS) == 0 or late or number == units - 1:
-                seen.append(measured(number, started))
-            if late:
-                break
+    print(
+        f"{'unit':>6} {'s':>6} {'worker MB':>10} {'files':>6} {'child MB':>9} {'files':>6}  child"
+    )
+    step = ExtractStep(look, target, "soak")
+    for number in range(units):
+        step(unit_of(clips, number))
+        children.add(child())
+        late = time.monotonic() - started > seconds
+        if number % max(1, units // LOOKS) == 0 or late or number == units - 1:
+            seen.append(measured(number, started))
+        if late:
+            break
     half = [s for s in seen if s[0] >= seen[-1][0] / 2]
     print(
         f"{seen[-1][0] + 1} units, {2 * (seen[-1][0] + 1):,} videos in "
@@ -112,14 +113,11 @@ def soak(folder: Path, units: int, seconds: float, detector: str) -> None:
     )
 
 
-def unit_of(clips: list[VideoRef], number: int):  # type: ignore[no-untyped-def]
+def unit_of(clips: list[VideoRef], number: int) -> Unit:
     """Two of the clips, under names that no other unit has."""
-    from dataclasses import replace
-
     two = [clips[(2 * number + i) % len(clips)] for i in range(2)]
     named = [replace(c, video_id=f"{number}/{c.video_id}", group=str(number)) for c in two]
-    [unit] = plan_units(named, 2, "")
-    return unit
+    return make_unit(named, "")
 
 
 def measured(number: int, started: float) -> tuple[float, ...]:

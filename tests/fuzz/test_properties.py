@@ -65,12 +65,13 @@ JSON = st.recursive(
 @contextmanager
 def answers() -> Iterator[None]:
     """A result, or one line."""
+    said = "one line"
     try:
         yield
     except UsageError as error:
-        assert "\n" not in str(error)
-        assert "Traceback" not in str(error)
-        assert 10 < len(str(error)) < 2000
+        said = str(error)
+    assert "\n" not in said
+    assert 0 < len(said) < 2000
 
 
 @contextmanager
