@@ -440,7 +440,7 @@ class Outcome:
     seconds: float
 
 
-def run(folder: Path, count: int, seed: int, timeout_s: float = 20.0) -> Outcome:
+def run(folder: Path, count: int, seed: int, timeout_s: float = 120.0) -> Outcome:
     """One campaign of so many files in ``folder``.
 
     :raises BrokenError: something happened that must not.
