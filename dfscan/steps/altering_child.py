@@ -15,11 +15,15 @@ from typing import Any, Final
 
 from dfscan import faults, storage
 from dfscan.errors import DfscanError, VideoError
+from dfscan.steps import sandbox
 from dfscan.steps.lifeline import end_with
 from dfscan.video import DecoderTrouble, open_video
 from dfscan.video.altering import CONDITIONS, Condition, altered_picture, write_altered
 from dfscan.video.pictures import is_picture_file, open_picture
 from dfscan.video.writing import EncoderError
+
+LARGEST: Final = 16 << 30
+"""Bytes of an altered file at most."""
 
 _OF_THE_MACHINE: Final = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOENT, errno.EIO)
@@ -30,7 +34,6 @@ _OF_THE_MACHINE: Final = frozenset(
 def main() -> None:
     """Answer one request."""
     end_with(int(sys.argv[1]))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no answer
     request = json.load(sys.stdin)
@@ -45,6 +48,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     try:
         data = storage.read_bytes(request["uri"], request["max_bytes"])
         faults.reach("child.alter", request["uri"])
+        sandbox.enter(LARGEST, keep_files=True)
         return _alter(data, request)
     except VideoError as error:
         return {"failed": [error.status, error.reason]}

@@ -111,7 +111,7 @@ def _warm(look: Look, fed: FedDetector | None) -> list[str]:
 
 @functools.lru_cache(maxsize=1)
 def _enter(fed: FedDetector | None, device: str) -> list[str]:
-    return sandbox.enter(LARGEST if fed else _SAID, gpu=not fed and device != "cpu")
+    return sandbox.enter(LARGEST if fed else _SAID, keep_files=not fed and device != "cpu")
 
 
 @functools.lru_cache(maxsize=4)

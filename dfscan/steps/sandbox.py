@@ -104,12 +104,12 @@ class Unavailable(Exception):  # noqa: N818
     """This machine does not have one of the means; the message says which and why."""
 
 
-def enter(writes: int, *, gpu: bool = False) -> list[str]:
+def enter(writes: int, *, keep_files: bool = False) -> list[str]:
     """Give up everything that decoding does not need, for good.
 
-    :param writes: bytes to which this process may make a file of its own grow.
-    :param gpu: its detector is on a GPU, whose driver opens devices and asks who it runs for: files
-        and user stay as they are.
+    :param writes: bytes to which this process may make a file grow.
+    :param keep_files: files and user stay as they are, for a process that writes a file itself, or
+        has a detector on a GPU, whose driver opens devices and asks who it runs for.
     :returns: what could not be given up here, as :func:`lacking`.
     """
     if not sys.platform.startswith("linux"):
@@ -118,7 +118,7 @@ def enter(writes: int, *, gpu: bool = False) -> list[str]:
     parent = os.getppid()
     _held()
     _libc().prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    for means in (_no_calls,) if gpu else (_no_files, _no_rights, _no_calls):
+    for means in (_no_calls,) if keep_files else (_no_files, _no_rights, _no_calls):
         try:
             means()
         except Unavailable as error:
