@@ -4,8 +4,8 @@
 
 Each unit is a folder's worth of two clips through the step that extraction runs (`--detector none`, or
 `mtcnn`), with its commit, in this process, which is driver and worker at once; its decoding process is
-replaced every 500 videos. Printed along the way: proportional memory (PSS) and open descriptors of
-both. At the end the slope over the second half; it must be flat.
+replaced every 500 videos. Printed along the way: proportional memory (PSS), how much of it is its own,
+and open descriptors, of both. At the end the slope over the second half; it must be flat.
 """
 
 import argparse
@@ -54,10 +54,13 @@ def write_clips(folder: Path, count: int) -> None:
             path.write_text("no video")
 
 
-def pss_mb(pid: int) -> float:
-    """Memory, pages that are shared counted by their share."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(x.split()[1]) for x in lines if x.startswith("Pss:")) / 1024
+def memory_mb(pid: int) -> tuple[float, float]:
+    """PSS, and what of it is no file: a library's share depends on who else has it mapped."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    sizes = {
+        name: int(rest.split()[0]) / 1024 for name, _, rest in (x.partition(":") for x in lines)
+    }
+    return sizes["Pss"], sizes["Pss_Anon"] + sizes["Pss_Shmem"]
 
 
 def descriptors(pid: int) -> int:
@@ -91,9 +94,7 @@ def soak(folder: Path, units: int, seconds: float, detector: str) -> None:
     clips = list_videos([str(folder / "clips")]).videos
     target = FaceSet(folder / "out")
     started, seen, children = time.monotonic(), [], set[int | None]()
-    print(
-        f"{'unit':>6} {'s':>6} {'worker MB':>10} {'files':>6} {'child MB':>9} {'files':>6}  child"
-    )
+    print("  unit      s  worker MB     own  files  child MB     own  files  child")
     step = ExtractStep(look, target, "soak")
     for number in range(units):
         step(unit_of(clips, number))
@@ -107,9 +108,9 @@ def soak(folder: Path, units: int, seconds: float, detector: str) -> None:
     print(
         f"{seen[-1][0] + 1} units, {2 * (seen[-1][0] + 1):,} videos in "
         f"{time.monotonic() - started:.0f} s with {len(children)} decoding process(es); over the "
-        f"second half {slope(half, 2):+.2f} MB of the worker a thousand units, open files "
-        f"{min(s[3] for s in half)} to {max(s[3] for s in half)}, of the child "
-        f"{min(s[5] for s in half)} to {max(s[5] for s in half)}"
+        f"second half {slope(half, 3):+.2f} MB of the worker's own a thousand units, open files "
+        f"{min(s[4] for s in half)} to {max(s[4] for s in half)}, of the child "
+        f"{min(s[7] for s in half)} to {max(s[7] for s in half)}"
     )
 
 
@@ -123,11 +124,11 @@ def unit_of(clips: list[VideoRef], number: int) -> Unit:
 def measured(number: int, started: float) -> tuple[float, ...]:
     gc.collect()
     pid = child()
-    mine = (pss_mb(os.getpid()), descriptors(os.getpid()))
-    its = (pss_mb(pid), descriptors(pid)) if pid else (0.0, 0)
+    mine = (*memory_mb(os.getpid()), descriptors(os.getpid()))
+    its = (*memory_mb(pid), descriptors(pid)) if pid else (0.0, 0.0, 0)
     row = (number, time.monotonic() - started, *mine, *its)
     print(
-        f"{row[0]:6.0f} {row[1]:6.0f} {row[2]:10.1f} {row[3]:6.0f} {row[4]:9.1f} {row[5]:6.0f}  {pid}"
+        "{:6.0f} {:6.0f} {:10.1f} {:7.1f} {:6.0f} {:9.1f} {:7.1f} {:6.0f}".format(*row), f" {pid}"
     )
     sys.stdout.flush()
     return row
