@@ -125,6 +125,22 @@ def test_a_child_cannot_speak_of_another_video(refs: list[VideoRef]) -> None:
     assert {mine.row.label, *(f.label for f in mine.faces)} == {"FAKE"}
 
 
+def test_memory_is_watched_where_a_process_may_not_be_looked_into(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Root without CAP_SYS_PTRACE, whose child has become nobody."""
+    known = isolation._private_memory(os.getpid(), 0)
+    read = Path.read_text
+
+    def closed(path: Path) -> str:
+        if path.name == "smaps_rollup":
+            raise PermissionError
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_text", closed)
+    assert isolation._private_memory(os.getpid(), 0) == pytest.approx(known, rel=0.2)
+
+
 def test_limits_grow_with_the_file_and_what_fakes_ask_for() -> None:
     limits = Limits(120, 1 << 30)
     assert limits.deadline_s(0) == 120
