@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import IO, Any, Final, Protocol
 
 from dfscan.storage import places
-from dfscan.storage.blobs import Span, Window
+from dfscan.storage.blobs import BeforeStartError, Span, Window
 
 MEMBER: Final = "!/"
 DEEPEST: Final = 2
@@ -33,6 +33,7 @@ _END: Final = b"PK\x05\x06"
 _END_SIZE: Final = 22
 _LOCAL_HEADER: Final = struct.Struct("<4s22xHH")
 _DAMAGED: Final = (
+    BeforeStartError,
     zipfile.BadZipFile,
     tarfile.TarError,
     struct.error,

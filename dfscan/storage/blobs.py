@@ -120,6 +120,10 @@ class Span:
         return Span(self.blob, self.start + offset, size)
 
 
+class BeforeStartError(OSError):
+    """A place before the start of a file, which only damage points to; zipfile expects an OSError."""
+
+
 class Window(io.RawIOBase):
     """A blob as a seekable binary file.
 
@@ -146,10 +150,10 @@ class Window(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """As of any file; before the start is an OSError."""
+        """As of any file; before the start is an OSError of its own."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._blob.size}[whence]
         if base + offset < 0:
-            raise OSError("seek before the start")
+            raise BeforeStartError("points to before its start")
         self._at = base + offset
         return self._at
 

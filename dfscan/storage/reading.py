@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from dfscan.errors import SourceError, VideoError
 from dfscan.storage import archives, places
 from dfscan.storage.archives import MEMBER, ArchiveError
+from dfscan.storage.blobs import BeforeStartError
 
 _PIECE: Final = 8 << 20
 _DAMAGED: Final = (
@@ -60,6 +61,8 @@ def _reading(uri: str) -> Iterator[Any]:
             yield file
     except (FileNotFoundError, KeyError):
         raise VideoError("missing", "the file is no longer at the source") from None
+    except BeforeStartError as error:  # an OSError, and none of a store's
+        raise VideoError("decode_error", f"damaged archive member: {error}") from None
     except places.STORE_ERRORS as error:
         raise VideoError("missing", f"cannot be read: {places.one_line(error)}") from None
     except _DAMAGED as error:

@@ -139,6 +139,15 @@ def test_a_size_that_is_not_so_is_damage(write, claimed):
             assert read == content[: min(claimed, len(content))]
 
 
+def test_a_place_before_the_start_is_damage(write):
+    """A piece is missing: what follows lies earlier than the directory says."""
+    data = zipped([("a.mp4", os.urandom(3000)), ("b.mp4", b"other")])
+    entries = storage.list_source(write("x.zip", data[2000:]))
+    assert [e.path for e in entries] == ["!/a.mp4", "!/b.mp4"]
+    with pytest.raises(VideoError, match="decode_error: damaged .* before its start"):
+        storage.read_bytes(entries[0].uri)
+
+
 def test_encrypted_members_are_damage(write):
     data = bytearray(zipped([("a.mp4", b"content")]))
     data[6] |= 1
