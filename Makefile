@@ -34,7 +34,7 @@ chaos: $(DONE)
 	$(BIN)/python tests/chaos/campaign.py --count 300
 
 fuzz: $(DONE)
-	$(BIN)/python tests/fuzz/campaign.py --count 2000
+	$(BIN)/python tests/fuzz/fuzz.py --count 2000
 
 lint: $(DONE)
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from dfscan.jobs.pool import cpu_count, pick_device
 from dfscan.jobs.progress import Progress
 from dfscan.recipe import FaceRecipe
 from dfscan.records import RETRIED, VideoRef
+from dfscan.steps import sandbox
 from dfscan.steps.isolation import IsolatedLook, Limits
 from dfscan.steps.look import Look, Looker
 from dfscan.video import ORDERS
@@ -56,6 +57,8 @@ def make_looker(config: LookConfig, recipe: FaceRecipe, progress: Progress) -> L
         return look
     if not sys.platform.startswith("linux"):
         progress.note(f"{sys.platform}: no limit on a decoder's memory here, only on its time")
+    for what in sandbox.lacking():
+        progress.note(f"{what} (SECURITY.md)")
     memory = None if config.max_memory is None else int(config.max_memory)
     return IsolatedLook(look, Limits(config.timeout, memory, config.recycle), decoders(config))
 

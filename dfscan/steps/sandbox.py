@@ -116,7 +116,7 @@ def enter(writes: int, *, keep_files: bool = False) -> list[str]:
         return lacking()
     missing: list[str] = []
     parent = os.getppid()
-    _held()
+    _held(), _can_kill()
     _libc().prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     for means in (_no_calls,) if keep_files else (_no_files, _no_rights, _no_calls):
         try:
@@ -164,6 +164,13 @@ def _held() -> int:
     """Bytes of data that this process had when it first asked; /proc is closed later."""
     status = Path("/proc/self/status").read_text().split("VmData:")[1]
     return int(status.split()[0]) * 1024
+
+
+@functools.lru_cache(maxsize=1)
+def _can_kill() -> bool:
+    """Whether this process, and so its parent, has CAP_KILL; asked before /proc is closed."""
+    status = Path("/proc/self/status").read_text().split("CapEff:")[1]
+    return bool(int(status.split()[0], 16) & 1 << 5)
 
 
 def _lower(kind: int, most: int) -> None:
@@ -266,6 +273,12 @@ def _no_rights() -> None:
     if os.geteuid():
         return
     confined = not _can_open("/etc/passwd")
+    if not _can_kill():
+        _keep_capabilities(_READ_SEARCH if confined else 0)
+        raise Unavailable(
+            "no CAP_KILL, so the worker could not end a process of another user: the decoding "
+            "process stays root, without its capabilities"
+        )
     if not confined and not _readable_to_all():
         _keep_capabilities(0)
         raise Unavailable(

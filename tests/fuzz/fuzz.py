@@ -1,6 +1,6 @@
 """Throw damaged and hostile files at an extraction, and look at what it does besides.
 
-    python tests/fuzz/campaign.py --count 2000 --seed 0
+    python tests/fuzz/fuzz.py --count 2000 --seed 0
 
 Damaged: clips in many containers and codecs, pictures and archives with flipped bits, wrong lengths,
 pieces missing, doubled or from another file. Hostile: files that name a canary file and an address on
@@ -35,6 +35,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from dfscan import storage
 from dfscan.config import ExtractConfig
 from dfscan.facesets import FaceSet
 from dfscan.jobs import extract_job
@@ -557,13 +558,11 @@ def _extract(source: Path, out: Path, timeout_s: float) -> list[dict[str, object
         layout="flat",
     )
     extract_job.run(config, Progress())
-    from dfscan import storage
-
     return [row for _, t in storage.read_tables(FaceSet(out).videos) for row in t.to_pylist()]
 
 
 def main() -> None:
-    """A campaign of so many files, in parts of a thousand."""
+    """A campaign of so many files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=2000, help="files")
     parser.add_argument("--seed", type=int, default=0)
