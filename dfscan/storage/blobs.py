@@ -153,7 +153,7 @@ class Window(io.RawIOBase):
         """As of any file; before the start is an OSError of its own."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._blob.size}[whence]
         if base + offset < 0:
-            raise BeforeStartError("points to before its start")
+            raise BeforeStartError("seek before the start")
         self._at = base + offset
         return self._at
 

@@ -144,7 +144,7 @@ def test_a_place_before_the_start_is_damage(write):
     data = zipped([("a.mp4", os.urandom(3000)), ("b.mp4", b"other")])
     entries = storage.list_source(write("x.zip", data[2000:]))
     assert [e.path for e in entries] == ["!/a.mp4", "!/b.mp4"]
-    with pytest.raises(VideoError, match=r"decode_error: damaged .* before its start"):
+    with pytest.raises(VideoError, match=r"decode_error: damaged .* before the start"):
         storage.read_bytes(entries[0].uri)
 
 
