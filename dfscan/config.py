@@ -157,6 +157,9 @@ class VerbConfig(Strict):
     workers: int | None = Field(None, ge=1)
     gpus: int = Field(0, ge=0)
     ray_address: str | None = None
+    runtime_env: dict[str, Any] | None = Field(
+        None, description="Ray's, for its workers: py_modules with a wheel ships dfscan, env_vars"
+    )
     overwrite: bool = False
 
 

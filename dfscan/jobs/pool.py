@@ -17,6 +17,15 @@ from typing import Any, Final
 from dfscan import faults
 from dfscan.config import VerbConfig
 from dfscan.errors import ClusterError, ConfigError, DfscanError
+from dfscan.jobs.cluster import (
+    Guarded,
+    Needs,
+    check_nodes,
+    needs_of,
+    room_for,
+    runtime_environment,
+    unit_memory,
+)
 from dfscan.jobs.progress import Progress
 from dfscan.steps.units import NOTHING, Step, Unit, UnitResult
 from dfscan.storage import Lease
@@ -59,10 +68,12 @@ def run_units(
     progress: Progress,
     lease: Lease,
     stop: Callable[[], bool] = _never,
+    files: Sequence[str] = (),
 ) -> UnitResult:
     """Do every unit, begun in their order; returns the sum of what they came to.
 
     :param stop: once it is true no further unit is begun; those under way are finished.
+    :param files: what the step opens beside the videos.
     :raises DfscanError: the work cannot go on (a full disk, a lost cluster, another run took the
         output over); what is committed stays, and the same command continues.
     """
@@ -70,7 +81,8 @@ def run_units(
     if config.inline:
         results = _inline(step, units, stop)
     else:
-        results = _on_ray(step, units, config, progress, stop)
+        needs = needs_of(units, files, lease.path.parent)
+        results = _on_ray(step, units, config, progress, stop, needs)
     with contextlib.closing(results):
         for result in results:
             total += result
@@ -131,14 +143,16 @@ def _on_ray(
     config: VerbConfig,
     progress: Progress,
     stop: Callable[[], bool],
+    needs: Needs,
 ) -> Generator[UnitResult, None, None]:
     if not units or stop():
         return
     import ray
 
     with ray_session(config) as cpus:
-        crew = _crew(config, cpus)
-        shared = ray.put(step)
+        check_nodes(config, needs)
+        crew = _crew(config, cpus, progress)
+        shared = ray.put(step if config.ray_address is None else Guarded(needs, step))
         waiting, running = deque(units), dict[Any, Unit]()
         deaths: Counter[str] = Counter()
         alone = time.monotonic()
@@ -165,12 +179,19 @@ def _on_ray(
             crew.stop(list(running))  # nothing may commit once the output is unlocked
 
 
-def _crew(config: VerbConfig, cpus: int) -> "_Tasks | _Actors":
+def _crew(config: VerbConfig, cpus: int, progress: Progress) -> "_Tasks | _Actors":
     """Who does the units."""
+    decoders: int = getattr(config, "decoders", None) or 0
     if config.gpus:
-        return _Actors(config.gpus, gpus=1, cpus=_cpus_a_gpu())
+        share = _cpus_a_gpu()
+        memory = unit_memory(decoders or share, gpus=True)
+        return _Actors(config.gpus, gpus=1, cpus=share, memory=memory)
+    memory = unit_memory(decoders, gpus=False)
+    room = room_for(memory)
+    if room < cpus:
+        progress.note(f"memory for {room} of {cpus} workers at once, {memory / 2**30:.1f} GiB each")
     # Where the user names a number of workers on a Ray of theirs, no more may be in flight.
-    return _Tasks(cpus if config.workers and config.ray_address else 2 * cpus)
+    return _Tasks(cpus if config.workers and config.ray_address else 2 * cpus, memory)
 
 
 def _cpus_a_gpu() -> int:
@@ -185,11 +206,12 @@ def _cpus_a_gpu() -> int:
 class _Tasks:
     """Units as Ray tasks: Ray keeps the worker processes. ``ahead`` of them are in flight."""
 
-    def __init__(self, ahead: int) -> None:
+    def __init__(self, ahead: int, memory: int = 0) -> None:
         import ray
 
         self.ahead = ahead
-        self._task = ray.remote(num_cpus=1, max_retries=0)(_work)
+        options: dict[str, Any] = {"num_cpus": 1, "max_retries": 0}
+        self._task = ray.remote(**options | _reserved(memory))(_work)
 
     def start(self, step: Any, unit: Unit) -> Any:
         """A reference to the unit's result."""
@@ -215,12 +237,12 @@ class _Actors:
     death is charged to that one.
     """
 
-    def __init__(self, count: int, gpus: float, cpus: int) -> None:
+    def __init__(self, count: int, gpus: float, cpus: int, memory: int = 0) -> None:
         import ray
 
         self.ahead = count
-        options = {"num_gpus": gpus, "num_cpus": cpus, "max_restarts": 0}
-        self._new = ray.remote(**options)(_Worker).remote
+        options: dict[str, Any] = {"num_gpus": gpus, "num_cpus": cpus, "max_restarts": 0}
+        self._new = ray.remote(**options | _reserved(memory))(_Worker).remote
         self._idle = [self._new() for _ in range(count)]
         self._busy: dict[Any, Any] = {}
 
@@ -254,6 +276,11 @@ class _Actors:
             ray.kill(actor)
         if running:
             ray.wait(running, num_returns=len(running), timeout=30)
+
+
+def _reserved(memory: int) -> dict[str, int]:
+    """Ray's option; 0 would not do."""
+    return {"memory": memory} if memory else {}
 
 
 class _Worker:
@@ -329,6 +356,7 @@ def ray_session(config: VerbConfig) -> Iterator[int]:
     # Without this Ray warns at every start without GPUs that it will stop hiding them.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    quiet |= runtime_environment(config)
     started = not ray.is_initialized()
     workers = worker_count(config)
     if started and config.ray_address is None:

@@ -234,7 +234,8 @@ def _work(
     assert step.lease is not None
     progress.start("score", len(plan.todo), "videos")
     units = _units(plan, step, config)
-    result = run_units(step, units, config, progress, step.lease, stop)
+    files = [str(m.path) for m in step.models]
+    result = run_units(step, units, config, progress, step.lease, stop, files)
     progress.stop()
     return result.videos
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 from dfscan import storage
 from dfscan.config import TrainConfig
 from dfscan.errors import ClusterError, ConfigError, DfscanError, OutputError, UsageError
+from dfscan.jobs.cluster import MOST_LOOKED_FOR, Needs, check_nodes
 from dfscan.jobs.pool import cpu_count, pick_device, ray_session
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import TrainResult
@@ -135,7 +136,7 @@ def _finished(out: Path) -> bool:
 
 def _marker(config: TrainConfig, finished: bool) -> dict[str, Any]:
     """What a run folder says of itself; where it runs may change when it goes on."""
-    where = {"ray_address", "inline", "workers", "gpus", "overwrite", "out"}
+    where = {"ray_address", "runtime_env", "inline", "workers", "gpus", "overwrite", "out"}
     return {"finished": finished, "config": config.model_dump(mode="json", exclude=where)}
 
 
@@ -189,6 +190,7 @@ def _inline(plan: Plan, out: Path, device: str, progress: Progress) -> None:
 def _on_ray(plan: Plan, out: Path, world: int, device: str, progress: Progress) -> None:
     config = plan.config.model_copy(update={"workers": max(world, cpu_count())})
     with ray_session(config):
+        check_nodes(config, _needs(plan, out))
         import ray.train
         from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -216,6 +218,12 @@ def _on_ray(plan: Plan, out: Path, world: int, device: str, progress: Progress) 
                     if isinstance(cause, UsageError) or lost == LOST_WORKERS:
                         raise cause from error
                     progress.note(f"{cause}; going on from the last epoch")
+
+
+def _needs(plan: Plan, out: Path) -> Needs:
+    """What every rank reads and writes."""
+    weights = () if plan.config.weights is None else (storage.absolute(plan.config.weights),)
+    return Needs((*weights, *plan.index.files[:MOST_LOOKED_FOR]), str(out))
 
 
 def _threads(world: int, device: str) -> int:

@@ -255,7 +255,9 @@ def _probability(logit: float, fitted: Calibration | None) -> float:
 
 
 def _config(plan: Plan) -> dict[str, Any]:
-    exclude = {"ray_address", "faces", "out", "inline", "workers", "gpus", "overwrite"}
+    exclude = {
+        *("ray_address", "runtime_env", "faces", "out", "inline", "workers", "gpus", "overwrite")
+    }
     return plan.config.model_dump(mode="json", exclude=exclude)
 
 

@@ -53,8 +53,11 @@ def modified_s(uri: str, version: str) -> float | None:
 
 
 def exists(path: str | Path) -> bool:
-    """Whether there is a file or folder at ``path``."""
-    return Path(path).exists()
+    """Whether there is a file or folder at a path or an object store's URI.
+
+    :raises OSError: it cannot be told.
+    """
+    return places.stat(str(path)) is not None
 
 
 def list_source(source: str | Path) -> list[Entry]:
