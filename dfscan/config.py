@@ -157,8 +157,11 @@ class VerbConfig(Strict):
     workers: int | None = Field(None, ge=1)
     gpus: int = Field(0, ge=0)
     ray_address: str | None = None
+    ship_code: bool = Field(
+        False, description="send this dfscan to the nodes, which have the libraries it needs"
+    )
     runtime_env: dict[str, Any] | None = Field(
-        None, description="Ray's, for its workers: py_modules with a wheel ships dfscan, env_vars"
+        None, description="Ray's runtime environment for the workers: env_vars, pip, working_dir …"
     )
     overwrite: bool = False
 

@@ -106,19 +106,24 @@ def check_nodes(config: VerbConfig, needs: Needs) -> None:
 
 
 def runtime_environment(config: VerbConfig) -> dict[str, Any]:
-    """What ``ray.init`` takes for ``config.runtime_env``; nothing where nothing is given.
+    """What ``ray.init`` takes for ``ship_code`` and ``runtime_env``; nothing where neither is given.
+
+    dfscan goes as a folder, since Ray would install a wheel with all the libraries that it names.
 
     :raises ConfigError: Ray knows no such key, or refuses its value.
     """
-    if not config.runtime_env:
+    wanted = dict(config.runtime_env or {})
+    if config.ship_code and config.ray_address is not None:
+        wanted["py_modules"] = [*wanted.get("py_modules", ()), str(Path(__file__).parents[1])]
+    if not wanted:
         return {}
     from ray.runtime_env import RuntimeEnv
 
     try:
-        return {"runtime_env": RuntimeEnv(**config.runtime_env)}
-    except (TypeError, ValueError) as error:
+        return {"runtime_env": RuntimeEnv(**wanted)}
+    except (TypeError, ValueError) as error:  # its values may be secret
         raise ConfigError(
-            f"runtime_env: got {config.runtime_env!r}; {' '.join(str(error).split())}"
+            f"runtime_env: got the keys {', '.join(wanted)}; {' '.join(str(error).split())}"
         ) from None
 
 
@@ -150,8 +155,11 @@ def room_for(memory: int) -> int:
     return count
 
 
-def _looker() -> Callable[[Sequence[str], str | None], dict[str, str]]:
-    """What a node does. Ray sends a function within a function as code: dfscan need not be there."""
+def _looker(patience_s: float = 5.0) -> Callable[[Sequence[str], str | None], dict[str, str]]:
+    """What a node does. Ray sends a function within a function as code: dfscan need not be there.
+
+    :param patience_s: a shared file system may show what is new a little late.
+    """
 
     def look(files: Sequence[str], probe: str | None) -> dict[str, str]:
         import platform
@@ -172,7 +180,7 @@ def _looker() -> Callable[[Sequence[str], str | None], dict[str, str]]:
             version, exists = dfscan.__version__, storage.exists
 
         def seen(path: str) -> bool:
-            until = time.monotonic() + 5  # a shared file system may show what is new a little late
+            until = time.monotonic() + patience_s
             while True:
                 try:
                     if exists(path) if exists else Path(path).exists():
@@ -220,7 +228,7 @@ def _ask(config: VerbConfig, needs: Needs, probe: str | None) -> list[dict[str, 
             only_there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             reference = look.options(scheduling_strategy=only_there).remote(needs.files, probe)
             asked[reference] = f"{node['NodeManagerAddress']} {node['NodeID'][:6]}"
-    limit = SETTING_UP_S if config.runtime_env else ANSWER_S
+    limit = SETTING_UP_S if runtime_environment(config) else ANSWER_S
     ready, late = (
         ray.wait(list(asked), num_returns=len(asked), timeout=limit) if asked else ([], [])
     )
@@ -253,8 +261,8 @@ def _told(bad: Sequence[Answer], of: int, needs: Needs) -> str:
     return "\n".join([
         f"{len(bad)} of {of} node(s) of the Ray cluster cannot do this work, and none was begun:",
         *lines,
-        "every node needs this machine's versions (run.runtime_env can ship dfscan) and must see the "
-        "source and the output at the same paths",
+        "every node needs this machine's versions (run.ship_code sends dfscan) and must see the source and "
+        "the output at the same paths",
     ])  # fmt: skip
 
 

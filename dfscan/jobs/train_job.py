@@ -136,7 +136,7 @@ def _finished(out: Path) -> bool:
 
 def _marker(config: TrainConfig, finished: bool) -> dict[str, Any]:
     """What a run folder says of itself; where it runs may change when it goes on."""
-    where = {"ray_address", "runtime_env", "inline", "workers", "gpus", "overwrite", "out"}
+    where = {"ray_address", "ship_code", "runtime_env", "inline", "workers", "gpus", "overwrite", "out"}
     return {"finished": finished, "config": config.model_dump(mode="json", exclude=where)}
 
 

@@ -255,9 +255,8 @@ def _probability(logit: float, fitted: Calibration | None) -> float:
 
 
 def _config(plan: Plan) -> dict[str, Any]:
-    exclude = {
-        *("ray_address", "runtime_env", "faces", "out", "inline", "workers", "gpus", "overwrite")
-    }
+    exclude = {"faces", "out", "inline", "workers", "gpus", "overwrite"}
+    exclude |= {"ray_address", "ship_code", "runtime_env"}
     return plan.config.model_dump(mode="json", exclude=exclude)
 
 

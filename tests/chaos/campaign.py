@@ -308,11 +308,91 @@ def kill_nodes(scene: Scene, seed: int, kills: int, detector: str = "none") -> i
     return struck
 
 
+@dataclass(frozen=True)
+class Clocked:
+    """Two runs of one command on the same nodes: left alone, and with ``kills`` of them killed."""
+
+    clips: int
+    kills: int
+    undisturbed_s: float
+    disturbed_s: float
+
+    @property
+    def lost_s(self) -> float:
+        """Seconds that one kill cost."""
+        return (self.disturbed_s - self.undisturbed_s) / max(1, self.kills)
+
+
+def kill_by_the_clock(
+    scene: Scene, clips: int, every_s: float = 20, gap_s: float = 5, detector: str = "mtcnn"
+) -> Clocked:
+    """Three nodes on this machine; one is killed every ``every_s`` and replaced after ``gap_s``.
+
+    :raises BrokenError: the run does not end by itself, or not like the undisturbed one.
+    """
+    from ray.cluster_utils import Cluster
+
+    many = _copies(scene, clips)
+    small = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    cluster = Cluster(initialize_head=True, head_node_args={**small, "num_cpus": 0})
+    try:
+        nodes = [cluster.add_node(**small) for _ in range(3)]
+        cluster.wait_for_nodes()
+        times, kills = [], 0
+        for name in ("alone", "clock"):
+            command = many.command(
+                many.folder / f"{name}-{clips}", detector, "--ray-address", cluster.address
+            )
+            started = time.monotonic()
+            with _started(command) as (process, _):
+                while name == "clock":
+                    _wait(process, every_s)
+                    if process.poll() is not None:
+                        break
+                    cluster.remove_node(nodes.pop(0), allow_graceful=False)
+                    kills += 1
+                    _wait(process, gap_s)
+                    nodes.append(cluster.add_node(**small))
+                if process.wait(PATIENCE_S * 4):
+                    raise BrokenError(f"{name}: the run ends with {process.returncode}")
+            times.append(time.monotonic() - started)
+    finally:
+        cluster.shutdown()
+    if rows(many.folder / f"alone-{clips}") != rows(many.folder / f"clock-{clips}"):
+        raise BrokenError(f"nodes by the clock: {many.folder} differs from an undisturbed run")
+    return Clocked(clips, kills, *times)
+
+
+def _copies(scene: Scene, clips: int) -> Scene:
+    """A scene of so many clips, which keeps three nodes busy for some minutes."""
+    folder = scene.folder / f"many-{clips}"
+    (folder / "clips").mkdir(parents=True)
+    few = sorted((scene.folder / "loose").iterdir())
+    for number in range(clips):
+        (folder / "clips" / f"{number:05d}.mp4").hardlink_to(few[number % len(few)])
+    return Scene(folder, [str(folder / "clips")])
+
+
+def by_the_clock(scene: Scene, clips: int) -> int:
+    """Kill nodes by the clock and say what it cost; returns how many."""
+    found = kill_by_the_clock(scene, clips)
+    print(
+        f"{found.clips} clips on three nodes: {found.undisturbed_s:.0f} s undisturbed, "
+        f"{found.disturbed_s:.0f} s with {found.kills} nodes killed, one every 20 s and replaced "
+        f"after 5: {found.lost_s:.1f} s a kill; the dataset equals the undisturbed one",
+        flush=True,
+    )
+    return found.kills
+
+
 def main() -> None:
     """A campaign of so many kills."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=300, help="processes and nodes to kill")
     parser.add_argument("--nodes", type=int, default=12, help="nodes among them")
+    parser.add_argument(
+        "--clips", type=int, default=900, help="of the run whose nodes are killed by the clock"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     done: Counter[str] = Counter()
@@ -320,6 +400,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="dfscan-chaos-") as folder:
         scene = make_scene(Path(folder))
         done["node/ray"] += kill_nodes(scene, options.seed, min(options.nodes, options.count))
+        done["node/ray"] += by_the_clock(scene, options.clips) if options.clips else 0
         seed = options.seed
         while sum(done.values()) < options.count:
             what, kills = disturb(scene, seed)
