@@ -1,0 +1,216 @@
+"""From the parts of DFDC to verdicts on its test set: extract, gate, train, evaluate, score.
+
+    python pipelines/dfdc_end_to_end.py PART… --test TEST --out DIR [--config dfscan.yaml]
+
+The last ``--held-out`` parts (one) are kept from training and judged like a stranger's videos. What
+each step does comes from the sections ``extract``, ``train``, ``score`` and ``evaluate`` of the
+configuration. DIR gets ``faces/``, ``run/``, ``held_out.parquet`` with its ``evaluation/``,
+``test.parquet``, and ``report.json``, written again after each step. The same command continues where
+the last one stopped: each step finds what it has done already.
+
+The gate: of each label's readable videos at least ``--min-yield`` must have given a face. Where one
+label gave fewer, a detector that fails or a crop that is wrong would be learned as a forgery's mark.
+
+Exit codes: 0 done, 3 the gate closed or too many videos failed, 1 and 2 it could not be done, 130 it
+was interrupted.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from dfscan import __version__, storage
+from dfscan.cli.progress import pick_progress
+from dfscan.config import EvaluateConfig, ExtractConfig, ScoreConfig, TrainConfig, resolve
+from dfscan.errors import ConfigError, DfscanError, OutputError
+from dfscan.facesets import FaceSet
+from dfscan.jobs import evaluate_job, extract_job, score_job, train_job
+from dfscan.jobs.pool import ray_session
+from dfscan.jobs.progress import Progress
+from dfscan.records import HEALTHY
+
+MARKER: Final = "report.json"
+PRODUCTS: Final = ("faces", "run", "held_out.parquet", "evaluation", "test.parquet")
+FIGURES: Final = ("auc", "log_loss", "accuracy", "videos", "reals", "fakes")
+
+Config = TypeVar("Config", ExtractConfig, TrainConfig, ScoreConfig, EvaluateConfig)
+
+
+class GateError(DfscanError):
+    """Too few videos gave a face; nothing was trained."""
+
+    exit_code = 3
+
+
+def main() -> int:
+    """Run every step, return the exit code."""
+    given = _arguments()
+    progress = pick_progress(quiet=given.quiet, plain=True)
+    try:
+        return Pipeline(given, progress).run()
+    except DfscanError as error:
+        print(f"dfdc end to end: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("dfdc end to end: interrupted; the same command continues", file=sys.stderr)
+        return 130
+    finally:
+        progress.stop()
+
+
+class Pipeline:
+    """The steps, and the report of those that are done."""
+
+    def __init__(self, given: argparse.Namespace, progress: Progress) -> None:
+        if not 0 < given.held_out < len(given.parts):
+            raise ConfigError(
+                f"--held-out: got {given.held_out} of {len(given.parts)} part(s); at least one part "
+                "is for training and one held out"
+            )
+        self.given, self.progress = given, progress
+        self.out = Path(given.out).absolute()
+        self.report: dict[str, Any] = {"dfscan": __version__, "finished": False, "steps": {}}
+
+    def run(self) -> int:
+        """Every step in order; returns the exit code.
+
+        :raises DfscanError: a step cannot be done; :raises GateError: faces are missing.
+        """
+        storage.check_output_folder(self.out, MARKER, False, PRODUCTS)
+        storage.commit_json(self.out / MARKER, self.report)
+        cut = len(self.given.parts) - self.given.held_out
+        self.training, self.held_out = self.given.parts[:cut], self.given.parts[cut:]
+        where = self.config(ExtractConfig)
+        with nullcontext() if where.inline else ray_session(where):
+            codes = [
+                self.step("extract", self.extract),
+                self.step("gate", self.gate),
+                self.step("train", self.train),
+                self.step("evaluate", self.evaluate),
+                self.step("test", self.test),
+            ]
+        self.report["finished"] = True
+        storage.commit_json(self.out / MARKER, self.report)
+        return next((code for code in codes if code), 0)
+
+    def step(self, name: str, work: Callable[[], tuple[int, Mapping[str, Any]]]) -> int:
+        """Do a step and write down what it came to; returns its exit code."""
+        started = time.monotonic()
+        self.progress.note(f"{name}:")
+        code, facts = work()
+        seconds = round(time.monotonic() - started, 3)
+        self.report["steps"][name] = {"seconds": seconds, "exit_code": code, **facts}
+        storage.commit_json(self.out / MARKER, self.report)
+        return code
+
+    def config(self, verb: type[Config], **values: Any) -> Config:
+        """A step's configuration: the file's and ``--set``, with the pipeline's own paths."""
+        shared = {"inline": self.given.inline or None, "gpus": self.given.gpus}
+        shared |= {"ray_address": self.given.ray_address}
+        if verb is not TrainConfig:  # there, workers are ranks
+            shared["workers"] = self.given.workers
+        return resolve(
+            verb, shared | values, config_file=self.given.config, sets=self.given.sets
+        )
+
+    def extract(self) -> tuple[int, Mapping[str, Any]]:
+        """Faces of the training parts."""
+        config = self.config(ExtractConfig, source=self.training, out=str(self.out / "faces"))
+        result = extract_job.run(config, self.progress)
+        return result.exit_code, dataclasses.asdict(result)
+
+    def gate(self) -> tuple[int, Mapping[str, Any]]:
+        """Share of each label's readable videos that gave a face.
+
+        :raises GateError: it is too small.
+        """
+        found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        columns = ["label", "status", "faces"]
+        for _, table in storage.read_tables(FaceSet(self.out / "faces").videos, columns):
+            for row in table.to_pylist():
+                if row["status"] in HEALTHY:
+                    counts = found[row["label"] or "unlabelled"]
+                    counts[0] += bool(row["faces"])
+                    counts[1] += 1
+        shares = {label: some / of for label, (some, of) in sorted(found.items())}
+        low = [f"{label} {share:.3f}" for label, share in shares.items() if share < self.given.min_yield]
+        facts = {"min_yield": self.given.min_yield, "yield": shares, "passed": bool(shares) and not low}
+        if not facts["passed"]:
+            self.report["steps"]["gate"] = facts
+            storage.commit_json(self.out / MARKER, self.report)
+            raise GateError(
+                f"share of readable videos with a face: {', '.join(low) or 'no video'}; "
+                f"--min-yield {self.given.min_yield} is wanted: look at {self.out / 'faces'}, then lower "
+                "extract.detector.min_face or the limit"
+            )
+        return 0, facts
+
+    def train(self) -> tuple[int, Mapping[str, Any]]:
+        """A model; one that is finished stays.
+
+        :raises OutputError: the finished one was trained in another way.
+        """
+        out = self.out / "run"
+        config = self.config(TrainConfig, faces=(str(self.out / "faces"),), out=str(out))
+        if storage.exists(out / train_job.MARKER):
+            before = storage.read_json(str(out / train_job.MARKER))
+            if before.get("finished"):
+                now = config.model_dump(mode="json")
+                changed = [k for k, v in before["config"].items() if now.get(k) != v]
+                if changed:
+                    raise OutputError(
+                        f"{out} was trained with another {', '.join(changed)}: give the same again, "
+                        "another --out, or remove it"
+                    )
+                self.progress.note("trained already")
+                return 0, {"metrics": storage.read_json(str(out / "metrics.json"))}
+        result = train_job.run(config, self.progress)
+        return result.exit_code, {"metrics": result.metrics}
+
+    def evaluate(self) -> tuple[int, Mapping[str, Any]]:
+        """The model on the parts that training never saw."""
+        code, scored = self._score(self.held_out, "held_out.parquet")
+        config = self.config(
+            EvaluateConfig, path=scored["out"], out=str(self.out / "evaluation"), overwrite=True
+        )
+        result = evaluate_job.run(config, self.progress)
+        return code or result.exit_code, {"scored": scored, "metrics": result.metrics}
+
+    def test(self) -> tuple[int, Mapping[str, Any]]:
+        """Verdicts on the test set."""
+        return self._score(self.given.test, "test.parquet")
+
+    def _score(self, source: list[str], name: str) -> tuple[int, Mapping[str, Any]]:
+        config = self.config(
+            ScoreConfig, source=source, model=(str(self.out / "run"),), out=str(self.out / name),
+            stale="rescan",
+        )  # fmt: skip
+        result = score_job.run(config, self.progress)
+        return result.exit_code, dataclasses.asdict(result)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="DFDC from its parts to verdicts.")
+    parser.add_argument("parts", nargs="+", help="labelled parts: zips, or members of one (a.zip!/b.zip)")
+    parser.add_argument("--test", nargs="+", required=True, help="videos to give verdicts on")
+    parser.add_argument("--out", required=True, help="folder for everything")
+    parser.add_argument("--held-out", type=int, default=1, help="so many parts, the last, to evaluate on")
+    parser.add_argument("--min-yield", type=float, default=0.9, help="0 to 1")
+    parser.add_argument("--config", type=Path, help="default: dfscan.yaml where there is one")
+    parser.add_argument("--set", dest="sets", action="append", default=[], help="VERB.KEY=VALUE")
+    parser.add_argument("--ray-address")
+    parser.add_argument("--workers", type=int, help="of extract and score")
+    parser.add_argument("--gpus", type=int)
+    parser.add_argument("--inline", action="store_true", help="no Ray")
+    parser.add_argument("-q", "--quiet", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
