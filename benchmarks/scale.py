@@ -1,0 +1,381 @@
+"""What the driver of a large run costs, on simulated nodes: planner, driver and commit path.
+
+    python benchmarks/scale.py record FOLDER_OF_CLIPS     # core-seconds of each clip, for RECORDED
+    python benchmarks/scale.py run VIDEOS [--workers 1000] [--lost 0.001] [--no-commit]
+    python benchmarks/scale.py ray                        # what Ray's own calls cost, per unit
+    python benchmarks/scale.py                            # 119,154 and a million videos, and Ray
+
+``run`` lists and plans an archive of empty members and works it off with dfscan's own driver loop on
+a cluster that stands in for Ray: a worker takes a unit for as long as RECORDED says of its videos, by
+a clock that jumps from one end of a unit to the next. The driver's own time moves that clock too, so
+workers wait for a driver that is too slow. Units are really committed (rows without faces; that time
+is the workers', not the driver's), and the dataset is really mended, merged and counted at the end.
+``--lost``: so many of the units are lost with their node and done again.
+
+``ray`` measures what the stand-in leaves out: CPU time of the driver's process for each unit, with a
+real Ray on this machine, by the number of units in flight. All times of the driver are CPU times, so
+that a busy machine does not change them.
+"""
+
+import argparse
+import contextlib
+import functools
+import heapq
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from overhead import PARTS, VIDEOS, peak_mb, write_archive
+
+RECORDED: tuple[float, ...] = (0.98,)
+"""Core-seconds of one clip each: ``record`` of four DFDC clips of 10 s at 1080p, every 30th frame."""
+
+MILLION = 1_000_000
+UNIT = 16
+NODE = 16
+"""Workers of a node."""
+
+IN_FLIGHT = (64, 1024, 4096)
+RAY_UNITS = 6000
+
+
+def record(folder: str) -> None:
+    import torch
+
+    from dfscan.corpora import list_videos
+    from dfscan.recipe import FaceRecipe, Sampling, Stride
+    from dfscan.steps.look import Look
+
+    torch.set_num_threads(1)
+    look = Look(FaceRecipe(sampling=Sampling(stride=Stride())), "cpu", 1 << 32)
+    videos = list_videos([folder]).videos
+    look.see(videos[0])
+    for video in videos:
+        seconds = []
+        for _ in range(3):
+            began = time.process_time()
+            seen = look.see(video)
+            seconds.append(time.process_time() - began)
+        size = sum(len(face.image) for face in seen.faces)
+        print(
+            f"{video.video_id}: {sorted(seconds)[1]:.2f} s, {len(seen.faces)} faces, {size} bytes"
+        )
+
+
+# ---------------------------------------------------------------- a cluster that stands in for Ray
+
+
+@dataclass(eq=False)
+class Reference:
+    unit: Any
+    lost: bool = False
+
+
+class Simulated:
+    """What ``dfscan.jobs.pool`` needs of Ray, for workers that take their time by a clock of ours."""
+
+    def __init__(
+        self, workers: int, lost: float, commit: bool, call_s: tuple[float, float]
+    ) -> None:
+        self.workers, self.lost, self.commit, self.call_s = workers, lost, commit, call_s
+        self.chance = random.Random(0)
+        self.now = self.busy_s = self.driver_s = self.commit_s = 0.0
+        self.lost_units = self.peak = 0
+        self.idle = workers
+        self.waiting: deque[Reference] = deque()
+        self.running: list[tuple[float, int, Reference]] = []
+        self.step: Any = None
+        self._number = 0
+        self._since = time.process_time()
+
+    @contextlib.contextmanager
+    def _in_ray(self) -> Iterator[None]:
+        """The driver's time until now moves the clock; what happens within does not."""
+        used = time.process_time() - self._since
+        self.driver_s += used
+        self.now += used
+        try:
+            yield
+        finally:
+            self._since = time.process_time()
+
+    def put(self, step: Any) -> Any:
+        self.step = step
+        return step
+
+    def submit(self, step: Any, unit: Any) -> Reference:
+        with self._in_ray():
+            reference = Reference(unit, self.chance.random() < self.lost)
+            self.waiting.append(reference)
+            self._begin()
+            return reference
+
+    def wait(
+        self, references: Sequence[Any], num_returns: int, timeout: float
+    ) -> tuple[list[Any], list[Any]]:
+        del num_returns, timeout
+        with self._in_ray():
+            fixed, per_reference = self.call_s
+            self.now += fixed + per_reference * len(references)
+            self.peak = max(self.peak, len(references))
+            end, _, reference = heapq.heappop(self.running)
+            self.now = max(self.now, end)
+            self.idle += 1
+            self._begin()
+            return [reference], []
+
+    def get(self, reference: Reference) -> Any:
+        from ray import exceptions
+
+        from dfscan.steps.units import UnitResult
+
+        with self._in_ray():
+            if reference.lost:
+                self.lost_units += 1
+                raise exceptions.NodeDiedError("its node died")
+            if not self.commit:
+                return UnitResult(len(reference.unit.videos), 0)
+            began = time.process_time()
+            result = self.step(reference.unit)
+            self.commit_s += time.process_time() - began
+            return result
+
+    def _begin(self) -> None:
+        while self.idle and self.waiting:
+            reference = self.waiting.popleft()
+            seconds = sum(self.chance.choice(RECORDED) for _ in reference.unit.videos)
+            if reference.lost:  # on average half of it was done
+                seconds *= self.chance.random()
+            self.busy_s += seconds
+            self.idle -= 1
+            self._number += 1
+            heapq.heappush(self.running, (self.now + seconds, self._number, reference))
+
+    def module(self) -> ModuleType:
+        """A module that ``import ray`` finds."""
+        from ray import exceptions
+
+        nodes = [
+            {"Alive": True, "Resources": {"CPU": NODE, "memory": 4 * NODE << 30}}
+            for _ in range(max(1, self.workers // NODE))
+        ]
+        task = SimpleNamespace(remote=self.submit)
+        module: Any = ModuleType("ray")
+        module.put, module.wait, module.get = self.put, self.wait, self.get
+        module.remote = lambda **_: lambda function: task
+        module.cluster_resources = lambda: {"CPU": self.workers}
+        module.nodes = lambda: nodes
+        module.cancel = lambda *_, **__: None
+        module.exceptions = exceptions
+        return module  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def in_place_of_ray(cluster: Simulated) -> Iterator[None]:
+    from dfscan.jobs import pool
+
+    session = pool.ray_session
+    real = {name: sys.modules[name] for name in ("ray", "ray.exceptions")}
+    sys.modules["ray"] = cluster.module()
+    pool.ray_session = lambda config: contextlib.nullcontext(cluster.workers)
+    try:
+        yield
+    finally:
+        sys.modules.update(real)
+        pool.ray_session = session
+
+
+def do_run(
+    source: str, out: str, workers: str, lost: str, commit: str, fixed: str, per_reference: str
+) -> dict[str, float]:
+    import ray.exceptions  # noqa: F401  (before it is replaced)
+
+    from dfscan.config import ExtractConfig
+    from dfscan.corpora import list_videos
+    from dfscan.facesets import FaceSet
+    from dfscan.jobs.pool import run_units
+    from dfscan.jobs.progress import Progress
+    from dfscan.recipe import FaceRecipe, Sampling, Stride
+    from dfscan.records import VideoRef
+    from dfscan.steps.extract import ExtractStep
+    from dfscan.steps.look import Seen, empty_row
+    from dfscan.steps.units import plan_units
+    from dfscan.storage import Lock
+
+    @dataclass(frozen=True)
+    class NoLook:
+        recipe: FaceRecipe
+        device: str = "cpu"
+
+        def see(self, ref: VideoRef, also: Any = (), reference: Any = None) -> Seen:
+            return Seen(empty_row(ref, "no_face", "not opened"), [])
+
+        def survey(self, ref: VideoRef) -> list[int]:
+            return []
+
+    began = time.process_time()
+    videos = list_videos([source]).videos
+    listed = time.process_time() - began
+    began = time.process_time()
+    units = plan_units(videos, UNIT, "")
+    planned = time.process_time() - began
+    target = FaceSet(Path(out))
+    cluster = Simulated(
+        int(workers), float(lost), commit == "True", (float(fixed), float(per_reference))
+    )
+    with Lock(target.root / ".dfscan.lock", target.root) as lock:
+        step = ExtractStep(NoLook(FaceRecipe(sampling=Sampling(stride=Stride()))), target, "run")
+        with in_place_of_ray(cluster):
+            total = run_units(step, units, ExtractConfig(), Progress(), lock.lease)
+        assert total.videos == len(videos)
+        began = time.process_time()
+        if cluster.commit:
+            target.reconcile()
+            target.committed(videos)
+            target.compact()
+            assert target.counts()["videos"] == len(videos)
+        finished = time.process_time() - began
+    return {
+        "videos": len(videos), "units": len(units), "listed_s": listed, "planned_s": planned,
+        "driver_s": cluster.driver_s, "commit_s": cluster.commit_s, "finished_s": finished,
+        "busy_s": cluster.busy_s, "makespan_s": cluster.now, "workers": cluster.workers,
+        "lost": cluster.lost_units, "in_flight": cluster.peak, "mb": peak_mb(),
+    }  # fmt: skip
+
+
+def do_ray(in_flight: str) -> dict[str, float]:
+    """CPU seconds a unit of the driver's process, its threads included."""
+    import ray
+
+    from dfscan.config import ExtractConfig
+    from dfscan.jobs import pool
+    from dfscan.jobs.progress import Progress
+    from dfscan.records import VideoRef
+    from dfscan.steps.units import Unit, UnitResult, make_unit
+    from dfscan.storage import Lock
+
+    class Nothing:
+        def __call__(self, unit: Unit) -> UnitResult:
+            return UnitResult(len(unit.videos), 0)
+
+    refs = [
+        VideoRef(f"v{i:07d}.mp4", f"/v{i:07d}.mp4", "p", None, None, "g", 1, "")
+        for i in range(UNIT)
+    ]
+    units = [make_unit(refs, str(number)) for number in range(RAY_UNITS)]
+    config = ExtractConfig(workers=2)
+    ahead = int(in_flight)
+    pool._crew = lambda *_: pool._Tasks(ahead)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Lock(Path(folder) / ".lock", folder) as lock,
+        pool.ray_session(config),
+    ):
+        run = functools.partial(
+            pool.run_units, config=config, progress=Progress(), lease=lock.lease
+        )
+        run(Nothing(), units[:500])  # type: ignore[arg-type]
+        began = time.process_time()
+        run(Nothing(), units)  # type: ignore[arg-type]
+        used = time.process_time() - began
+    return {"in_flight": ahead, "ms_a_unit": used / len(units) * 1000}
+
+
+# ---------------------------------------------------------------- and what it says
+
+
+def in_process(what: str, *arguments: object) -> dict[str, float]:
+    command = [sys.executable, __file__, f"--{what}", *map(str, arguments)]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    answer: dict[str, float] = json.loads(output.splitlines()[-1])
+    return answer
+
+
+def measure_ray() -> tuple[float, float]:
+    """Seconds of Ray's calls for a unit: fixed, and for each unit in flight (least squares)."""
+    import numpy as np
+
+    found = [in_process("ray", count) for count in IN_FLIGHT]
+    for one in found:
+        print(
+            f"ray      {one['in_flight']:,} units in flight: the driver takes {one['ms_a_unit']:.2f} "
+            "ms of CPU a unit",
+            flush=True,
+        )
+    x, y = ([one[name] for one in found] for name in ("in_flight", "ms_a_unit"))
+    slope, fixed = np.polyfit(x, y, 1)
+    slope, fixed = max(slope, 0.0) / 1000, max(fixed, 0.0) / 1000
+    unit_s = UNIT * sum(RECORDED) / len(RECORDED)
+    print(f"ray      {limit(unit_s, fixed, slope):,} workers keep one driver busy", flush=True)
+    return fixed, slope
+
+
+def limit(unit_s: float, fixed: float, slope: float) -> int:
+    """The workers W at which W units a ``unit_s`` take the driver all its time, 2 W in flight.
+
+    (fixed + 2 W slope) W = unit_s.
+    """
+    if slope == 0:
+        return int(unit_s / fixed)
+    return int(((fixed**2 + 8 * slope * unit_s) ** 0.5 - fixed) / (4 * slope))
+
+
+def measure_run(
+    videos: int, workers: int, lost: float, commit: bool, calls: tuple[float, float]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "archive.zip"
+        write_archive(archive, videos, max(PARTS, videos // 20_000))
+        out = Path(folder) / "faces"
+        run = in_process("run", archive, out, workers, lost, commit, *calls)
+    units = run["units"]
+    ideal = run["busy_s"] / workers
+    print(
+        f"plan     {run['videos']:,} videos listed in {run['listed_s']:.1f} s, cut into {units:,.0f} "
+        f"units in {run['planned_s']:.1f} s\n"
+        f"driver   {workers:,} workers, {run['lost']:.0f} units lost with their nodes: "
+        f"{run['driver_s'] / units * 1000:.2f} ms a unit of dfscan's own, "
+        f"{run['makespan_s'] / 3600:.2f} h by the clock where {ideal / 3600:.2f} h is the least "
+        f"({ideal / run['makespan_s']:.0%})"
+    )
+    if commit:
+        print(
+            f"commit   {run['commit_s'] / units * 1000:.1f} ms a unit, by its worker; mending, merging "
+            f"and counting at the end {run['finished_s']:.0f} s"
+        )
+    print(f"memory   driver's peak {run['mb']:,.0f} MB", flush=True)
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in ("--run", "--ray"):
+        print(json.dumps((do_run if arguments[0] == "--run" else do_ray)(*arguments[1:])))
+        return
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", nargs="?", choices=["record", "run", "ray", "all"], default="all")
+    parser.add_argument("of", nargs="?", help="clips to record, or a number of videos")
+    parser.add_argument("--workers", type=int, default=1000)
+    parser.add_argument("--lost", type=float, default=0.001)
+    parser.add_argument("--no-commit", action="store_true")
+    given = parser.parse_args()
+    if given.what == "record":
+        record(given.of)
+        return
+    calls = measure_ray() if given.what in ("ray", "all") else (0.0, 0.0)
+    sizes = [int(given.of)] if given.of else [VIDEOS, MILLION]
+    for videos in sizes if given.what in ("run", "all") else []:
+        measure_run(videos, given.workers, given.lost, not given.no_commit, calls)
+
+
+if __name__ == "__main__":
+    main()
