@@ -115,9 +115,7 @@ class Pipeline:
         shared |= {"ray_address": self.given.ray_address}
         if verb is not TrainConfig:  # there, workers are ranks
             shared["workers"] = self.given.workers
-        return resolve(
-            verb, shared | values, config_file=self.given.config, sets=self.given.sets
-        )
+        return resolve(verb, shared | values, config_file=self.given.config, sets=self.given.sets)
 
     def extract(self) -> tuple[int, Mapping[str, Any]]:
         """Faces of the training parts."""
@@ -139,8 +137,16 @@ class Pipeline:
                     counts[0] += bool(row["faces"])
                     counts[1] += 1
         shares = {label: some / of for label, (some, of) in sorted(found.items())}
-        low = [f"{label} {share:.3f}" for label, share in shares.items() if share < self.given.min_yield]
-        facts = {"min_yield": self.given.min_yield, "yield": shares, "passed": bool(shares) and not low}
+        low = [
+            f"{label} {share:.3f}"
+            for label, share in shares.items()
+            if share < self.given.min_yield
+        ]
+        facts = {
+            "min_yield": self.given.min_yield,
+            "yield": shares,
+            "passed": bool(shares) and not low,
+        }
         if not facts["passed"]:
             self.report["steps"]["gate"] = facts
             storage.commit_json(self.out / MARKER, self.report)
@@ -197,10 +203,14 @@ class Pipeline:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="DFDC from its parts to verdicts.")
-    parser.add_argument("parts", nargs="+", help="labelled parts: zips, or members of one (a.zip!/b.zip)")
+    parser.add_argument(
+        "parts", nargs="+", help="labelled parts: zips, or members of one (a.zip!/b.zip)"
+    )
     parser.add_argument("--test", nargs="+", required=True, help="videos to give verdicts on")
     parser.add_argument("--out", required=True, help="folder for everything")
-    parser.add_argument("--held-out", type=int, default=1, help="so many parts, the last, to evaluate on")
+    parser.add_argument(
+        "--held-out", type=int, default=1, help="so many parts, the last, to evaluate on"
+    )
     parser.add_argument("--min-yield", type=float, default=0.9, help="0 to 1")
     parser.add_argument("--config", type=Path, help="default: dfscan.yaml where there is one")
     parser.add_argument("--set", dest="sets", action="append", default=[], help="VERB.KEY=VALUE")
