@@ -37,7 +37,6 @@ from dfscan.records import HEALTHY
 
 MARKER: Final = "report.json"
 PRODUCTS: Final = ("faces", "run", "held_out.parquet", "evaluation", "test.parquet")
-FIGURES: Final = ("auc", "log_loss", "accuracy", "videos", "reals", "fakes")
 
 Config = TypeVar("Config", ExtractConfig, TrainConfig, ScoreConfig, EvaluateConfig)
 
