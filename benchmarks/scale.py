@@ -162,6 +162,7 @@ class Simulated:
 
     def module(self) -> ModuleType:
         """A module that ``import ray`` finds."""
+        import ray
         from ray import exceptions
 
         nodes = [
@@ -170,6 +171,7 @@ class Simulated:
         ]
         task = SimpleNamespace(remote=self.submit)
         module: Any = ModuleType("ray")
+        module.__version__ = ray.__version__
         module.put, module.wait, module.get = self.put, self.wait, self.get
         module.remote = lambda **_: lambda function: task
         module.cluster_resources = lambda: {"CPU": self.workers}
