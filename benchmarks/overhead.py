@@ -104,6 +104,7 @@ def do_noop(source: str, out: str, mode: str) -> dict[str, float]:
 
         recipe: FaceRecipe
         device: str = "cpu"
+        lanes: int = 1
 
         def see(self, ref: VideoRef, also=(), reference=None) -> Seen:  # type: ignore[no-untyped-def]
             return Seen(empty_row(ref, "no_face", "not opened"), [])
