@@ -81,7 +81,8 @@ def run_units(
     if config.inline:
         results = _inline(step, units, stop)
     else:
-        needs = needs_of(units, files, lease.path.parent)
+        theirs = config.ray_address is not None
+        needs = needs_of(units, files, lease.path.parent) if theirs else None
         results = _on_ray(step, units, config, progress, stop, needs)
     with contextlib.closing(results):
         for result in results:
@@ -143,16 +144,17 @@ def _on_ray(
     config: VerbConfig,
     progress: Progress,
     stop: Callable[[], bool],
-    needs: Needs,
+    needs: Needs | None,
 ) -> Generator[UnitResult, None, None]:
     if not units or stop():
         return
     import ray
 
     with ray_session(config) as cpus:
-        check_nodes(config, needs)
+        if needs is not None:
+            check_nodes(config, needs)
         crew = _crew(config, cpus, progress)
-        shared = ray.put(step if config.ray_address is None else Guarded(needs, step))
+        shared = ray.put(step if needs is None else Guarded(needs, step))
         waiting, running = deque(units), dict[Any, Unit]()
         deaths: Counter[str] = Counter()
         alone = time.monotonic()

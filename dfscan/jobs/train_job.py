@@ -136,7 +136,16 @@ def _finished(out: Path) -> bool:
 
 def _marker(config: TrainConfig, finished: bool) -> dict[str, Any]:
     """What a run folder says of itself; where it runs may change when it goes on."""
-    where = {"ray_address", "ship_code", "runtime_env", "inline", "workers", "gpus", "overwrite", "out"}
+    where = {
+        "ray_address",
+        "ship_code",
+        "runtime_env",
+        "inline",
+        "workers",
+        "gpus",
+        "overwrite",
+        "out",
+    }
     return {"finished": finished, "config": config.model_dump(mode="json", exclude=where)}
 
 
@@ -217,7 +226,8 @@ def _on_ray(plan: Plan, out: Path, world: int, device: str, progress: Progress) 
                     cause = _cause(error)
                     if isinstance(cause, UsageError) or lost == LOST_WORKERS:
                         raise cause from error
-                    progress.note(f"{cause}; going on from the last epoch")
+                    turn = f"{lost + 1} of at most {LOST_WORKERS} times"
+                    progress.note(f"{cause}; going on from the last epoch, {turn}")
 
 
 def _needs(plan: Plan, out: Path) -> Needs:
@@ -288,15 +298,25 @@ def _ray_loop(options: dict[str, Any]) -> None:
 
 
 def _cause(error: BaseException) -> DfscanError:
-    """dfscan's own error where a worker raised one, else that the workers were lost."""
+    """dfscan's own error where a worker raised one, else which worker was lost."""
+    from ray.exceptions import RayActorError
+
     failures = getattr(error, "worker_failures", {}) or {}
-    for failure in failures.values():
+    dead: list[Any] = []
+    for rank, failure in failures.items():
         seen: BaseException | None = failure
         while seen is not None:
             inner = getattr(seen, "cause", None) or seen.__cause__
             if isinstance(seen, DfscanError):
                 return seen
+            if isinstance(seen, RayActorError):
+                dead.append(rank)
             seen = inner if isinstance(inner, BaseException) else None
+    if dead:
+        ranks = ", ".join(str(rank) for rank in sorted(set(dead)))
+        return ClusterError(
+            f"training worker {ranks} died (killed, out of memory, or with its node)"
+        )
     first = next(iter(failures.values()), error)
     lines = str(first).strip().splitlines()
     return ClusterError(f"training failed on a worker: {lines[-1] if lines else first!r}")
