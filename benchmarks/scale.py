@@ -44,6 +44,9 @@ Their ratios are those of ``record``, their mean that of ``extract.py`` on a qui
 
 MILLION = 1_000_000
 UNIT = 16
+IN_A_UNIT = 12.4
+"""Videos of DFDC's units of at most 16: an original and its fakes are not parted."""
+
 NODE = 16
 """Workers of a node."""
 
@@ -324,7 +327,7 @@ def measure_ray() -> tuple[float, float]:
     x, y = ([one[name] for one in found] for name in ("in_flight", "ms_a_unit"))
     slope, fixed = np.polyfit(x, y, 1)
     slope, fixed = max(slope, 0.0) / 1000, max(fixed, 0.0) / 1000
-    unit_s = UNIT * sum(RECORDED) / len(RECORDED)
+    unit_s = IN_A_UNIT * sum(RECORDED) / len(RECORDED)
     print(f"ray      {limit(unit_s, fixed, slope):,} workers keep one driver busy", flush=True)
     return fixed, slope
 
