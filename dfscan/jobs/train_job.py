@@ -306,7 +306,8 @@ def _cause(error: BaseException) -> DfscanError:
     for rank, failure in failures.items():
         seen: BaseException | None = failure
         while seen is not None:
-            inner = getattr(seen, "cause", None) or seen.__cause__
+            names = ("health_check_failure", "cause", "__cause__")  # Ray Train's, Ray's, Python's
+            inner = next((i for i in (getattr(seen, n, None) for n in names) if i), None)
             if isinstance(seen, DfscanError):
                 return seen
             if isinstance(seen, RayActorError):
