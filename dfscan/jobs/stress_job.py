@@ -276,7 +276,8 @@ class _Run:
             self._make_temporary()
             self.progress.start(name, len(todo), "videos")
             units = plan_units(todo, self.config.unit_size, step.config_hash)
-            run_units(step, units, self.scoring, self.progress, self.lock.lease)
+            files = [str(model.path) for model in step.models]
+            run_units(step, units, self.scoring, self.progress, self.lock.lease, files=files)
             self.progress.stop()
         elif known.num_rows:
             self.progress.note(f"{name}: all {known.num_rows} videos are done already")

@@ -33,6 +33,7 @@ LOST_WORKERS: Final = 3
 
 _OURS: Final = (
     MARKER, FILE_NAME, CHECKPOINT, HISTORY, PREDICTIONS, EVENTS, "ray", *PRODUCTS,
+    "export", "report.html",  # of the model that was there
 )  # fmt: skip
 _SERIES: Final = ("fold_*", "share_*")
 

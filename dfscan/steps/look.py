@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from dfscan import storage
-from dfscan.corpora.base import PICTURE_SUFFIXES, VIDEO_SUFFIXES, suffix
 from dfscan.errors import VideoError
 from dfscan.faces import tracks
 from dfscan.faces.base import FaceDetector
@@ -19,7 +18,7 @@ from dfscan.faces.similarity import face_difference
 from dfscan.recipe import FaceRecipe
 from dfscan.records import FaceRow, VideoRef, VideoRow
 from dfscan.video import ORDERS, READS, DecoderTrouble, Frame, Video, frame_indices, open_video
-from dfscan.video.pictures import is_picture, open_picture
+from dfscan.video.pictures import is_picture_file, open_picture
 from dfscan.video.reading import decoder_version
 
 ASPECT_TOLERANCE = 0.01
@@ -191,8 +190,7 @@ class Look:
         A file's name says whether it is to be a picture or a video; without a known ending its
         first bytes do.
         """
-        ending = suffix(uri)
-        if ending in PICTURE_SUFFIXES or (ending not in VIDEO_SUFFIXES and is_picture(data)):
+        if is_picture_file(uri, data):
             yield open_picture(data)
             return
         able = READS[self.recipe.sampling.mode]
