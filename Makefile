@@ -8,7 +8,7 @@ DONE   := $(VENV)/.installed
 
 help:
 	@echo "make quickstart  a synthetic corpus through extract, train, score and evaluate (under 6 minutes)"
-	@echo "make test        the test suite (about 20 minutes on two cores)"
+	@echo "make test        the test suite (about 25 minutes on two cores)"
 	@echo "make chaos       300 processes and nodes killed, every dataset compared (about 40 minutes)"
 	@echo "make fuzz        2,000 damaged and hostile files through an extraction (about 10 minutes)"
 	@echo "make lint        ruff, mypy, import-linter"
@@ -27,8 +27,12 @@ install: $(DONE)
 quickstart: $(DONE)
 	$(BIN)/dfscan quickstart quickstart --overwrite
 
+# What kills processes and starts clusters of its own has the machine to itself.
+ALONE  := tests/chaos tests/e2e/test_ray.py tests/e2e/test_ray_training.py tests/e2e/test_cluster.py
+
 test: $(DONE)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ALONE:%=--ignore %)
+	$(BIN)/python -m pytest --durations 10 $(ALONE)
 
 chaos: $(DONE)
 	$(BIN)/python tests/chaos/campaign.py --count 300

@@ -162,6 +162,7 @@ def test_where_the_encoder_is_missing_the_run_ends(
     crf23 = CONDITIONS["crf23"]
     other = replace(crf23, encoding=replace(crf23.encoding, codec="libnowhere"))
     monkeypatch.setattr(altering_child, "CONDITIONS", {"crf23": other})
+    monkeypatch.setattr(altering_child.sandbox, "enter", lambda *_, **__: [])  # this is no child
     answer = altering_child._answer(
         {
             "uri": ref.uri,
