@@ -50,6 +50,10 @@ class ClusterError(DfscanError):
     """Ray cannot be reached, or lost what it was running."""
 
 
+class StoreError(DfscanError):
+    """An object store that cannot be reached, or that refuses."""
+
+
 class VideoError(DfscanError):
     """One video cannot be used; becomes its row's ``status`` and ``reason``."""
 

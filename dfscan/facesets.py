@@ -12,7 +12,6 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -72,16 +71,16 @@ class FaceSet:
     raises leaves everything as it is.
     """
 
-    root: Path
+    root: storage.Place
     check: Callable[[], None] = _always
 
     @property
-    def faces(self) -> Path:
+    def faces(self) -> storage.Place:
         """Folder of face files."""
         return self.root / "faces"
 
     @property
-    def videos(self) -> Path:
+    def videos(self) -> storage.Place:
         """Folder of video files; a file here is a committed unit."""
         return self.root / "videos"
 
@@ -192,7 +191,7 @@ class FaceSet:
         self._drop_broken_units()
         for path, stale in self._superseded().items():
             faults.reach("reconcile.file")
-            self._rewrite(Path(path), storage.read_table(path), stale)
+            self._rewrite(path, storage.read_table(path), stale)
         committed = {p.name for p in storage.parquet_files(self.videos)}
         for path_ in storage.parquet_files(self.faces):
             if path_.name not in committed:
@@ -201,16 +200,16 @@ class FaceSet:
     def _drop_broken_units(self) -> None:
         for path, table in storage.read_tables(self.videos, ["faces"]):
             promised = pc.sum(table.column("faces")).as_py() or 0
-            if promised != storage.row_count(self.faces / Path(path).name):
-                self._remove(Path(path))
+            if promised != storage.row_count(self.faces / path.name):
+                self._remove(path)
 
-    def _remove(self, path: Path) -> None:
+    def _remove(self, path: storage.Place) -> None:
         self.check()
         storage.remove(path)
 
-    def _superseded(self) -> dict[str, set[str]]:
+    def _superseded(self) -> dict[storage.Place, set[str]]:
         """File → ids of the videos in it that another file has a later row of."""
-        files: list[str] = []
+        files: list[storage.Place] = []
         tables = []
         for path, table in storage.read_tables(self.videos, ["video_id", "committed_at"]):
             number = pa.array(np.full(table.num_rows, len(files), np.int32))
@@ -225,13 +224,13 @@ class FaceSet:
         rows = rows.sort_by([("committed_at", "ascending"), ("file", "ascending")])
         lists = [rows.column(c).to_pylist() for c in ("video_id", "file")]
         owner = dict(zip(*lists, strict=True))  # the last one wins
-        stale: dict[str, set[str]] = defaultdict(set)
+        stale: dict[storage.Place, set[str]] = defaultdict(set)
         for name, number in zip(*lists, strict=True):
             if owner[name] != number:
                 stale[files[number]].add(name)
         return stale
 
-    def _rewrite(self, path: Path, videos: pa.Table, without: set[str]) -> None:
+    def _rewrite(self, path: storage.Place, videos: pa.Table, without: set[str]) -> None:
         """Take some videos out of one unit's files: what is left is committed under a new name."""
         faces_path = self.faces / path.name
         rest = _without(videos, without)
@@ -270,15 +269,15 @@ class FaceSet:
                 faults.reach("compact.removing")
                 self._remove(self.faces / path.name)
 
-    def _batches(self) -> Iterator[list[Path]]:
+    def _batches(self) -> Iterator[list[storage.Place]]:
         """Groups of small units to be merged, in order of what is in them."""
-        small: list[tuple[str, int, int, Path]] = []
+        small: list[tuple[str, int, int, storage.Place]] = []
         for path, table in storage.read_tables(self.videos, ["video_id"]):
-            size = storage.size(self.faces / Path(path).name)
+            size = storage.size(self.faces / path.name)
             if size < COMPACT_BYTES // 2 and table.num_rows < COMPACT_VIDEOS // 2:
                 first = pc.min(table.column("video_id")).as_py()
-                small.append((first, size, table.num_rows, Path(path)))
-        batch: list[Path] = []
+                small.append((first, size, table.num_rows, path))
+        batch: list[storage.Place] = []
         total = rows = 0
         for _, size, videos, file in sorted(small):
             if batch and (total + size > COMPACT_BYTES or rows + videos > COMPACT_VIDEOS):
@@ -363,7 +362,7 @@ def open_facesets(paths: Iterable[str]) -> list[FaceSet]:
 
     :raises SourceError: one of them is missing or is none.
     """
-    sets = {Path(p).resolve(): FaceSet(Path(p).absolute()) for p in paths}
+    sets = {storage.place(p).resolve(): FaceSet(storage.place(p).absolute()) for p in paths}
     for faceset in sets.values():
         faceset.header()
     return list(sets.values())

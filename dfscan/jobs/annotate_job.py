@@ -143,8 +143,7 @@ def _check_out(config: AnnotateConfig, ref: VideoRef, picture: bool) -> FilePath
     """
     ending = ".png" if picture else ".mp4"
     if config.out is not None:
-        storage.check_is_local(config.out)
-        out = FilePath(config.out).absolute()
+        out = storage.local(config.out, "annotated videos and pictures").absolute()
         if out.suffix.lower() != ending:
             kind = "picture" if picture else "video"
             raise ConfigError(

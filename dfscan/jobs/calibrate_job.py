@@ -1,7 +1,6 @@
 """``dfscan calibrate``: a model's ``p_fake`` and threshold, fitted to a user's own verdicts."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,12 +85,11 @@ def run(config: CalibrateConfig, progress: Progress) -> CalibrateResult:
     )
 
 
-def _output(config: CalibrateConfig) -> Path:
+def _output(config: CalibrateConfig) -> storage.Place:
     if config.out is None:
         raise ConfigError("calibrate.out: say where the model goes, as in --out MODEL2.safetensors")
-    storage.check_is_local(config.out)
-    out = Path(config.out).absolute()
-    if out.suffix != ".safetensors" or out.is_dir():
+    out = storage.place(config.out).absolute()
+    if out.suffix != ".safetensors" or storage.is_folder(out):
         raise ConfigError(
             f"calibrate.out: got {config.out!r}; must be a file that ends in .safetensors"
         )
@@ -284,5 +282,5 @@ def _point(
         aggregation=goal.aggregation,
         scored_by=scored_by,
         chosen_on=f"{material.rows['used']:,} of the {material.rows['rows']:,} videos of "
-        f"{Path(config.verdicts).name}",
+        f"{storage.place(config.verdicts).name}",
     )

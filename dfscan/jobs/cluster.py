@@ -78,7 +78,7 @@ class Guarded:
         return self.step(unit)
 
 
-def needs_of(units: Sequence[Unit], files: Iterable[str], folder: Path) -> Needs:
+def needs_of(units: Sequence[Unit], files: Iterable[str], folder: storage.Place) -> Needs:
     """What the nodes need for ``units``, whose step opens ``files`` and writes to ``folder``."""
     lying = (storage.split_uri(v.uri)[0] for u in units for v in u.videos if v.version)
     found = list(dict.fromkeys(lying))
@@ -93,7 +93,7 @@ def check_nodes(config: VerbConfig, needs: Needs) -> None:
     """
     if config.ray_address is None:
         return
-    probe = Path(needs.folder or ".") / f".dfscan-probe-{uuid.uuid4().hex}"
+    probe = storage.place(needs.folder or ".") / f".dfscan-probe-{uuid.uuid4().hex}"
     if needs.folder is not None:
         storage.commit_bytes(probe, b"")
     try:

@@ -6,7 +6,6 @@ recipe in full. With the model it is enough to make the rows again.
 
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -23,7 +22,7 @@ from dfscan.steps.score import ScoreStep
 KEY: Final = b"dfscan.score"
 
 
-def open_verdicts(file: str | Path) -> pq.ParquetFile:
+def open_verdicts(file: storage.Where) -> pq.ParquetFile:
     """A verdict file, or a unit of one.
 
     :raises SourceError: it is neither, or not there.
@@ -32,7 +31,7 @@ def open_verdicts(file: str | Path) -> pq.ParquetFile:
         raise SourceError(
             f"no verdicts at {str(file)!r}: dfscan score SOURCE --model MODEL --out {file} makes them"
         )
-    if Path(file).is_dir():
+    if storage.is_folder(file):
         raise SourceError(f"verdicts {str(file)!r} is a folder: give the .parquet file score wrote")
     try:
         opened = storage.open_parquet(file)
@@ -62,7 +61,7 @@ def completed(table: pa.Table, names: Iterable[str] = VERDICT_SCHEMA.names) -> p
     return table
 
 
-def records(file: Path) -> dict[str, Any]:
+def records(file: storage.Place) -> dict[str, Any]:
     """What the rows of a verdict file were made with, by ``config_hash``; {} where it does not say.
 
     :raises SourceError: the entry in its metadata is damaged.
@@ -84,7 +83,7 @@ def _is_record(value: Any) -> bool:
     return isinstance(models, list) and all(isinstance(sha256, str) for sha256 in models)
 
 
-def _damaged(file: Path, how: str) -> SourceError:
+def _damaged(file: storage.Place, how: str) -> SourceError:
     return SourceError(
         f"{file}: the record of how it was scored (metadata {KEY.decode()}) is damaged "
         f"({' '.join(how.split())[:80]}): score again with --overwrite"

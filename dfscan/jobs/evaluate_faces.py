@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -59,7 +58,7 @@ def list_faces(path: str) -> Videos:
 
     :raises SourceError: there is no dataset, or no video in it.
     """
-    dataset = FaceSet(Path(path).absolute())
+    dataset = FaceSet(storage.place(path).absolute())
     dataset.header()
     rows = [row for _, table in _units(dataset) for row in table.to_pylist()]
     if not rows:
@@ -100,7 +99,7 @@ def judge_faces(
     :raises ConfigError: a model cuts wider than was stored, or both are the same.
     :raises ModelError: there is no model.
     """
-    dataset = FaceSet(Path(config.path).absolute())
+    dataset = FaceSet(storage.place(config.path).absolute())
     stored, notes = dataset.recipe(), []
     judges: list[_Judge] = []
     for given in models:
@@ -125,7 +124,7 @@ def judge_faces(
     return [_said(videos, one) for one in judges], notes
 
 
-def _units(dataset: FaceSet) -> Iterator[tuple[Path, pa.Table]]:
+def _units(dataset: FaceSet) -> Iterator[tuple[storage.Place, pa.Table]]:
     """Every committed unit: its file of videos, and what matters of it."""
     for path in storage.parquet_files(dataset.videos):
         yield path, storage.read_table(path, _VIDEO)
@@ -160,7 +159,7 @@ def _making(recipe: FaceRecipe) -> dict[str, Any]:
     return found | {"sampling": recipe.sampling.mode}
 
 
-def _judge(config: EvaluateConfig, model: Model, path: Path, stored: FaceRecipe) -> _Judge:
+def _judge(config: EvaluateConfig, model: Model, path: storage.Place, stored: FaceRecipe) -> _Judge:
     header = model.header
     calibration = header.calibrated("mean", stored.sampling.mode)
     own = header.threshold
@@ -189,7 +188,7 @@ def _judge(config: EvaluateConfig, model: Model, path: Path, stored: FaceRecipe)
 
 
 def _judge_unit(
-    own: _Judge, rows: Sequence[dict[str, Any]], faces: Path, progress: Progress
+    own: _Judge, rows: Sequence[dict[str, Any]], faces: storage.Place, progress: Progress
 ) -> None:
     """Judge the videos of one unit by its faces."""
     found: Scores = defaultdict(lambda: ([], []))
@@ -222,7 +221,7 @@ def _judge_unit(
         )
 
 
-def _batches(path: Path, size: int, many: int) -> Iterator[list[list[FaceRow]]]:
+def _batches(path: storage.Place, size: int, many: int) -> Iterator[list[list[FaceRow]]]:
     """So ``many`` batches of faces at a time; a file that is not there has none."""
     if not storage.exists(path):
         return

@@ -16,7 +16,6 @@ An evaluation is a folder:
 import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -133,13 +132,12 @@ def run(config: EvaluateConfig, progress: Progress) -> EvaluateResult:
     )
 
 
-def _output(config: EvaluateConfig) -> Path:
+def _output(config: EvaluateConfig) -> storage.Place:
     """The folder; what stands in its way is told before any work.
 
     :raises OutputError: it is a finished evaluation, or nothing of ours.
     """
-    storage.check_is_local(config.out)
-    out = Path(config.out).absolute()
+    out = storage.place(config.out).absolute()
     if storage.exists(out):
         storage.check_output_folder(out, MARKER, overwrite=False, parts=_PRODUCTS)
     if storage.exists(out / MARKER) and not config.overwrite:
@@ -156,7 +154,7 @@ def _said(config: EvaluateConfig, progress: Progress) -> tuple[list[Videos], Tru
 
     :raises ConfigError: a model is missing, or one is given for verdicts.
     """
-    if storage.exists(Path(config.path) / FACES):
+    if storage.exists(storage.place(config.path) / FACES):
         if config.model is None:
             raise ConfigError(
                 f"{config.path} is a face dataset: say which model judges it, with --model"
@@ -213,7 +211,7 @@ def _marker(config: EvaluateConfig, finished: bool) -> dict[str, Any]:
 
 
 def _write(
-    out: Path,
+    out: storage.Place,
     config: EvaluateConfig,
     case: Case,
     metrics: Mapping[str, Any],

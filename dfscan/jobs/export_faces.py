@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -102,7 +101,7 @@ def invent(size: int) -> Faces:
     return Faces(pixels, None, pixels[:0], apart=False, groups=0, source="synthetic pictures")
 
 
-def faces_of_run(model: Path) -> list[FaceSet]:
+def faces_of_run(model: storage.Place) -> list[FaceSet]:
     """The datasets that the run of a model file learned from, where all of them are still there."""
     marker = model.parent / MARKER
     if not storage.exists(marker):
@@ -154,7 +153,7 @@ def _cut(index: FaceIndex, positions: npt.NDArray[np.int64], recipe: NetworkInpu
 
 
 def choose_faces(
-    given: str | None, model: Path, recipe: NetworkInput, fitting: bool, notes: list[str]
+    given: str | None, model: storage.Place, recipe: NetworkInput, fitting: bool, notes: list[str]
 ) -> Faces:
     """The faces a user names, else those of the model's run, else made-up pictures.
 

@@ -78,8 +78,8 @@ def run(config: ExportConfig, progress: Progress) -> ExportResult:
 
 def _export(
     config: ExportConfig,
-    path: Path,
-    out: Path,
+    path: storage.Place,
+    out: storage.Place,
     exporters: Mapping[str, Exporter],
     progress: Progress,
 ) -> ExportResult:
@@ -119,23 +119,22 @@ def _exporters(config: ExportConfig) -> dict[str, Exporter]:
 
 
 @contextlib.contextmanager
-def _output(config: ExportConfig, model: Path) -> Iterator[Path]:
+def _output(config: ExportConfig, model: storage.Place) -> Iterator[storage.Place]:
     """The folder to write; what is in it stays until every file is made.
 
     A folder that was made here is gone again where the export fails before it writes.
 
     :raises OutputError: it holds an export already, one of another model, or something else.
     """
-    storage.check_is_local(config.out or "")
     name = "export" if model.name == FILE_NAME else f"{model.stem}_export"
-    out = Path(config.out).absolute() if config.out else model.parent / name
-    made_here = not out.exists()
+    out = storage.place(config.out).absolute() if config.out else model.parent / name
+    made_here = not storage.exists(out)
     storage.check_output_folder(out, MARKER, False, ())
     before = _before(out)
     theirs = next(
         (str(r.get("file")) for r in _rows_of(before) if r.get("format") == ORIGINAL), None
     )
-    if theirs is not None and Path(theirs).stem != model.stem:
+    if theirs is not None and storage.place(theirs).stem != model.stem:
         raise OutputError(
             f"{out} holds an export of {theirs}, not of {model.name}: give another --out"
         )
@@ -144,13 +143,13 @@ def _output(config: ExportConfig, model: Path) -> Iterator[Path]:
     try:
         yield out
     except BaseException:
-        if made_here:
+        if made_here and isinstance(out, Path):
             with contextlib.suppress(OSError):  # it holds something
                 out.rmdir()
         raise
 
 
-def _before(out: Path) -> dict[str, Any]:
+def _before(out: storage.Place) -> dict[str, Any]:
     path = out / MARKER
     content = storage.read_json(str(path)) if storage.exists(path) else {}
     return content if isinstance(content, dict) else {}
@@ -163,10 +162,10 @@ def _rows_of(before: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _named(before: Mapping[str, Any]) -> set[str]:
     """The files that a marker names: of its rows, and those it was about to remove."""
     named = [row.get("file") for row in _rows_of(before)]
-    return {Path(str(name)).name for name in (*named, *(before.get("earlier") or ()))}
+    return {storage.place(str(name)).name for name in (*named, *(before.get("earlier") or ()))}
 
 
-def _write(out: Path, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> None:
+def _write(out: storage.Place, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> None:
     """Commit the files, and remove those of an earlier export that are none of these.
 
     The marker names those to be removed until they are, in case that this run is killed.
@@ -187,7 +186,7 @@ def _write(out: Path, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> N
 # ---------------------------------------------------------------- agreement
 
 
-def _original(network: PixelNetwork, path: Path, faces: Faces) -> _Made:
+def _original(network: PixelNetwork, path: storage.Place, faces: Faces) -> _Made:
     def run(pixels: Pixels) -> Logits:
         with torch.inference_mode():
             logits: Logits = network(torch.from_numpy(pixels)).numpy()

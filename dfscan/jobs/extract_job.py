@@ -5,7 +5,6 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 from dfscan import __version__, faults, storage
@@ -49,10 +48,9 @@ def run(config: ExtractConfig, progress: Progress) -> ExtractResult | PlanResult
     :raises DfscanError: the run cannot be finished; the same command continues.
     """
     started = time.monotonic()
-    storage.check_is_local(config.out)
     check_cluster(config)
     videos = list_sources(config, progress)
-    target = FaceSet(Path(config.out).absolute())
+    target = FaceSet(storage.place(config.out).absolute())
     header = _header(config, config.recipe())
     looker = make_looker(config, config.recipe(), progress)
     if config.dry_run:

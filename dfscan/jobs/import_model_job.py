@@ -3,7 +3,6 @@
 The file is read once, as data; nothing is written unless every tensor of it found its place.
 """
 
-from pathlib import Path
 from typing import Any, Final
 
 from dfscan import storage
@@ -52,14 +51,13 @@ def run(config: ImportModelConfig, progress: Progress) -> ImportModelResult:
     )
 
 
-def _output(config: ImportModelConfig) -> Path:
+def _output(config: ImportModelConfig) -> storage.Place:
     """Where the model goes; a file that is not dfscan's is never replaced."""
-    name = Path(config.file.rpartition(storage.MEMBER)[2]).name
-    out = Path(config.out or f"{Path(name).stem}.safetensors")
-    storage.check_is_local(out)
+    name = storage.place(config.file.rpartition(storage.MEMBER)[2]).name
+    out = storage.place(config.out or f"{storage.place(name).stem}.safetensors")
     if not storage.exists(out):
         return out
-    if out.is_dir():
+    if storage.is_folder(out):
         raise OutputError(f"output {str(out)!r} is a folder: give a file")
     if not config.overwrite:
         raise OutputError(f"{out} exists: give another --out, or --overwrite to replace it")
@@ -91,9 +89,9 @@ def _header(config: ImportModelConfig, imported: Imported, sha256: str) -> Model
         "what": published.what,
         "source": published.where,
         "licence": published.licence,
-        "file": Path(config.file).name,
+        "file": storage.place(config.file).name,
         "file_sha256": sha256,
-        "mapping": config.mapping and Path(config.mapping).name,
+        "mapping": config.mapping and storage.place(config.mapping).name,
         "tensors": dict(imported.tensors),
         "aggregation": imported.aggregation,
         "notes": list(published.notes),

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -29,7 +28,7 @@ def run(config: InspectConfig, progress: Progress) -> InspectResult:
 
     :raises SourceError: nothing is there, or it is nothing that dfscan knows.
     """
-    path = Path(config.path)
+    path = storage.place(config.path)
     if storage.exists(path / MARKER):
         return _dataset(FaceSet(path.absolute()))
     if path.suffix == ".safetensors" or storage.exists(path / _MODEL):
@@ -82,7 +81,7 @@ def _model(path: str) -> InspectResult:
         "bytes": storage.size(file),
         "made by": f"dfscan {header.dfscan}",
     }
-    kind = "run folder with a model" if Path(path).is_dir() else "model"
+    kind = "run folder with a model" if storage.is_folder(path) else "model"
     return InspectResult(str(file), kind, facts)
 
 
@@ -92,7 +91,7 @@ def _chosen(point: OperatingPoint | None) -> dict[str, Any]:
     return {"operating point": point.model_dump(exclude={"sampling"}, exclude_none=True)}
 
 
-def _our_table(path: Path) -> tuple[str, pq.ParquetFile] | None:
+def _our_table(path: storage.Place) -> tuple[str, pq.ParquetFile] | None:
     """What dfscan says in a Parquet file's metadata, and the file; None where it wrote none."""
     try:
         file = storage.open_parquet(path)
@@ -103,7 +102,7 @@ def _our_table(path: Path) -> tuple[str, pq.ParquetFile] | None:
     return (kind.decode(), file) if kind else None
 
 
-def _table(path: Path, kind: str, file: pq.ParquetFile) -> InspectResult:
+def _table(path: storage.Place, kind: str, file: pq.ParquetFile) -> InspectResult:
     columns = {
         "verdicts": ("verdict", "status", "label"),
         "videos": ("status", "label"),

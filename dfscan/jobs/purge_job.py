@@ -1,7 +1,6 @@
 """``dfscan purge``: remove every trace of a video from a face dataset or from verdicts."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,7 +21,7 @@ def run(config: PurgeConfig, progress: Progress) -> PurgeResult:
 
     :raises UsageError: there is no dataset or verdict file, or another run is writing it.
     """
-    path, videos = Path(config.path).absolute(), set(config.video)
+    path, videos = storage.place(config.path).absolute(), set(config.video)
     if not videos:
         raise SourceError("no video: name one or more with --video ID, as in column video_id")
     if storage.exists(path / MARKER):
@@ -65,7 +64,7 @@ def _purge_faces(target: FaceSet, videos: set[str]) -> PurgeResult:
     )
 
 
-def _purge_verdicts(path: Path, videos: set[str]) -> PurgeResult:
+def _purge_verdicts(path: storage.Place, videos: set[str]) -> PurgeResult:
     if not storage.exists(path):
         raise SourceError(f"{str(path)!r} does not exist: give a face dataset or a verdict file")
     rows, found = 0, set[str]()

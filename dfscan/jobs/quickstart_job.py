@@ -35,7 +35,7 @@ def run(config: QuickstartConfig, progress: Progress) -> QuickstartResult:
 
     :raises UsageError: the folder holds something else, or an earlier quickstart.
     """
-    out = Path(config.out).absolute()
+    out = storage.local(config.out, "the first steps").absolute()
     made = (
         *("corpus", "faces", "run", "verdicts.parquet", "verdicts.parquet.parts"),
         *("evaluation", MARKER),

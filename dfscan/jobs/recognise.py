@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -41,7 +40,7 @@ Key = tuple[str, str, str | None]
 class Recogniser:
     """Finds the verdict of a file by its content; ``sampling`` and ``config_hash`` are the run's."""
 
-    out: Path
+    out: storage.Place
     known: Known
     sampling: Sampling
     config_hash: str

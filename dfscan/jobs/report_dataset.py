@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -45,7 +44,7 @@ _VIDEO: Final = (
 class Stored:
     """All (N,) stored faces without their pictures: file, place in it, size in pixels, score."""
 
-    files: list[Path]
+    files: list[storage.Place]
     file: npt.NDArray[np.int64]
     place: npt.NDArray[np.int64]
     side_px: npt.NDArray[np.float64]
@@ -72,7 +71,7 @@ class Stored:
         return cls(files, *joined)
 
 
-def collect(path: Path, about: str, config: ReportConfig, progress: Progress) -> Page:
+def collect(path: storage.Place, about: str, config: ReportConfig, progress: Progress) -> Page:
     """Everything that a page says of a face dataset.
 
     :raises SourceError: its ``dataset.json`` is damaged, or newer than this dfscan.
@@ -251,7 +250,7 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
 
 
 def _provenance(
-    path: Path, header: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+    path: storage.Place, header: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, Cell]:
     recipe = FaceSet(path).recipe()
     facts: dict[str, Cell] = {

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 from dfscan import storage
@@ -65,10 +64,10 @@ class _Source:
 
     verdicts: Verdicts | None
     places: Mapping[str, int]
-    faces: Path | None
+    faces: storage.Place | None
 
 
-def collect(path: Path, about: str, config: ReportConfig, progress: Progress) -> Page:
+def collect(path: storage.Place, about: str, config: ReportConfig, progress: Progress) -> Page:
     """Everything that a page says of an evaluation.
 
     :raises SourceError: a file of it is missing or damaged.
@@ -87,7 +86,7 @@ def collect(path: Path, about: str, config: ReportConfig, progress: Progress) ->
     about_faces = _galleries(rows, source, config, progress)
     return Page(
         kind="Evaluation",
-        heading=Path(str(metrics.get("path") or path.name)).name,
+        heading=storage.place(str(metrics.get("path") or path.name)).name,
         under=_under(metrics),
         about=about,
         made=datetime.now(UTC),
@@ -153,7 +152,7 @@ def _source(metrics: Mapping[str, Any], rows: Sequence[Row]) -> tuple[_Source, l
 
     :param rows: those that are shown; of verdicts no others are read.
     """
-    path = Path(str(metrics.get("path")))
+    path = storage.place(str(metrics.get("path")))
     if metrics.get("kind") == "faces":
         there = storage.exists(path / FACES)
         note = [] if there else [f"The face dataset {path} is gone: no face can be shown."]
@@ -311,7 +310,7 @@ def _pictures(
     return [found_by_id.get(row["video_id"], lost) for row in rows]
 
 
-def _middle_faces(root: Path, video_ids: set[str]) -> dict[str, FaceKey]:
+def _middle_faces(root: storage.Place, video_ids: set[str]) -> dict[str, FaceKey]:
     keys: dict[str, list[FaceKey]] = {}
     columns = ["video_id", "frame_index", "track_id"]
     for _, table in storage.read_tables(FaceSet(root).faces, columns):

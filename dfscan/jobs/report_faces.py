@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -185,7 +184,9 @@ def _picture(number: int, spot: Spot, seen: Seen, wanted: Wanted) -> Picture:
 # ---------------------------------------------------------------- out of datasets
 
 
-def from_datasets(roots: Iterable[Path], keys: Iterable[FaceKey]) -> dict[FaceKey, Picture]:
+def from_datasets(
+    roots: Iterable[storage.Place], keys: Iterable[FaceKey]
+) -> dict[FaceKey, Picture]:
     """The thumbnails of stored faces, as far as they are found.
 
     :param roots: face datasets; what is none, or gone, is passed over.
@@ -206,7 +207,9 @@ def _keys(table: pa.Table) -> list[FaceKey]:
     return list(zip(*(table.column(n).to_pylist() for n in _COLUMNS[:3]), strict=True))
 
 
-def rows_at(path: Path, places: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
+def rows_at(
+    path: storage.Place, places: Sequence[int], columns: Sequence[str]
+) -> dict[int, dict[str, Any]]:
     """Some rows of a file by their place; only the row groups that hold them are read."""
     if not places:
         return {}

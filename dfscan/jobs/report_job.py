@@ -18,7 +18,7 @@ from dfscan.reporting.page import HEAD_BYTES, Page, about_of, render
 
 PAGE: Final = "report.html"
 
-Collect = Callable[[Path, str, ReportConfig, Progress], Page]
+Collect = Callable[[storage.Place, str, ReportConfig, Progress], Page]
 
 
 def run(config: ReportConfig, progress: Progress) -> ReportResult:
@@ -30,11 +30,10 @@ def run(config: ReportConfig, progress: Progress) -> ReportResult:
     :raises OutputError: at the output is something else, or a page about another thing.
     """
     started = time.monotonic()
-    storage.check_is_local(config.path)
-    path = Path(config.path).absolute()
+    path = storage.place(config.path).absolute()
     collect = _collector(path)
     out = _output(config, path)
-    about = os.path.relpath(path, out.parent)
+    about = _about(path, out)
     _check_output(out, about, config.overwrite)
     page = collect(path, about, config, progress)
     document = render(page)
@@ -48,7 +47,7 @@ def run(config: ReportConfig, progress: Progress) -> ReportResult:
     )
 
 
-def _collector(path: Path) -> Collect:
+def _collector(path: storage.Place) -> Collect:
     """What is at a path, by the file that marks it.
 
     :raises SourceError: nothing is there, or nothing of dfscan's.
@@ -63,7 +62,7 @@ def _collector(path: Path) -> Collect:
             f"there is nothing at {path}: give a face dataset, a run folder, a verdict file or an "
             "evaluation"
         )
-    if path.suffix == ".parquet" and not path.is_dir():
+    if path.suffix == ".parquet" and not storage.is_folder(path):
         return report_verdicts.collect
     for marker, collect in folders:
         if storage.exists(path / marker):
@@ -74,21 +73,29 @@ def _collector(path: Path) -> Collect:
     )
 
 
-def _output(config: ReportConfig, path: Path) -> Path:
+def _output(config: ReportConfig, path: storage.Place) -> storage.Place:
     if config.out is not None:
-        storage.check_is_local(config.out)
-        return Path(config.out).absolute()
-    return (path if path.is_dir() else path.parent) / PAGE
+        return storage.place(config.out).absolute()
+    return (path if storage.is_folder(path) else path.parent) / PAGE
 
 
-def _check_output(out: Path, about: str, overwrite: bool) -> None:
+def _about(path: storage.Place, out: storage.Place) -> str:
+    """What a page is about, as seen from where it lies, so that both can be moved together."""
+    if isinstance(path, Path) and isinstance(out, Path):
+        return os.path.relpath(path, out.parent)
+    if path == out.parent:
+        return "."
+    return path.name if path.parent == out.parent else str(path)
+
+
+def _check_output(out: storage.Place, about: str, overwrite: bool) -> None:
     """Refuse to replace anything but a page of ours.
 
     :raises OutputError: it is no page, or one about another thing and ``overwrite`` is not given.
     """
-    if out.is_dir():
+    if storage.is_folder(out):
         raise OutputError(f"output {str(out)!r} is a folder: give the .html file to write")
-    if not out.exists():
+    if not storage.exists(out):
         return
     known = about_of(storage.read_start(out, HEAD_BYTES))
     if known is None:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 from dfscan import storage
@@ -41,7 +40,7 @@ class Held:
         return self.logits[place] if self.labels[place] == "REAL" else -self.logits[place]
 
 
-def collect(path: Path, about: str, config: ReportConfig, progress: Progress) -> Page:
+def collect(path: storage.Place, about: str, config: ReportConfig, progress: Progress) -> Page:
     """Everything that a page says of a run folder.
 
     :raises SourceError: the training has not finished, or its files are damaged.
@@ -55,7 +54,7 @@ def collect(path: Path, about: str, config: ReportConfig, progress: Progress) ->
         return _series(path, about, metrics, run)
     held = _held_out(path)
     wanted = _most_wrong(held, config.faces)
-    roots = [Path(p) for p in run.get("faces") or ()]
+    roots = [storage.place(p) for p in run.get("faces") or ()]
     progress.note("looking for the held-out faces in the datasets of the run")
     pictures = from_datasets(roots, [held.keys[i] for i in wanted]) if held else {}
     videos, places = _videos(held)
@@ -77,14 +76,16 @@ def collect(path: Path, about: str, config: ReportConfig, progress: Progress) ->
     )
 
 
-def _run(path: Path) -> dict[str, Any]:
+def _run(path: storage.Place) -> dict[str, Any]:
     marker = path / MARKER
     content = storage.read_json(str(marker)) if storage.exists(marker) else {}
     config = content.get("config") if isinstance(content, dict) else None
     return config if isinstance(config, dict) else {}
 
 
-def _series(path: Path, about: str, metrics: Mapping[str, Any], run: Mapping[str, Any]) -> Page:
+def _series(
+    path: storage.Place, about: str, metrics: Mapping[str, Any], run: Mapping[str, Any]
+) -> Page:
     """Several runs side by side, and their held-out sides together."""
     runs: Sequence[Mapping[str, Any]] = metrics["runs"]
     names = list(runs[0]) if runs else []
@@ -139,7 +140,7 @@ def _figures(metrics: Mapping[str, Any]) -> list[Table]:
     return [*tables, *(breakdown_table(name, values) for name, values in breakdown.items())]
 
 
-def _changed(path: Path, metrics: Mapping[str, Any]) -> list[str]:
+def _changed(path: storage.Place, metrics: Mapping[str, Any]) -> list[str]:
     """Whether the model file is still the one that was measured."""
     model = path / _MODEL
     if not storage.exists(model):
@@ -152,7 +153,7 @@ def _changed(path: Path, metrics: Mapping[str, Any]) -> list[str]:
 # ---------------------------------------------------------------- held-out faces
 
 
-def _held_out(path: Path) -> Held | None:
+def _held_out(path: storage.Place) -> Held | None:
     """What the network said of the test side, else of the validation side."""
     for side in _SIDES:
         file = path / _PREDICTIONS / f"{side}.parquet"

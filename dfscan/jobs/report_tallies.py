@@ -3,7 +3,6 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from dfscan import storage
@@ -96,10 +95,10 @@ def listed(values: Iterable[Cell], most: int = 10) -> str:
     return ", ".join(names[:most]) + more
 
 
-def plots_of(folder: Path, first: str = "") -> list[Plot]:
+def plots_of(folder: storage.Place, first: str = "") -> list[Plot]:
     """The PNGs of a folder by name, one of them first; what is no PNG, or huge, is left out."""
     found = []
-    paths = sorted(folder.glob("*.png"), key=lambda p: (p.name != first, p.name))
+    paths = sorted(storage.in_folder(folder, "*.png"), key=lambda p: (p.name != first, p.name))
     for path in paths:
         if storage.size(path) <= _PLOT_BYTES:
             data = storage.read_bytes(str(path))

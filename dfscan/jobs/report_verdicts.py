@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -238,7 +237,7 @@ def _pairs(
     return scores, p_fake
 
 
-def collect(path: Path, about: str, config: ReportConfig, progress: Progress) -> Page:
+def collect(path: storage.Place, about: str, config: ReportConfig, progress: Progress) -> Page:
     """Everything that a page says of a verdict file.
 
     :raises UsageError: it is no verdict file, or its record is damaged.
@@ -534,7 +533,7 @@ def _different(custody: pa.ChunkedArray, name: str) -> list[Any]:
 
 
 def _provenance(
-    path: Path, rows: Sequence[Mapping[str, Any]], custody: pa.ChunkedArray
+    path: storage.Place, rows: Sequence[Mapping[str, Any]], custody: pa.ChunkedArray
 ) -> dict[str, Cell]:
     times = [row["scanned_at"] for row in rows if row["scanned_at"]]
     models = pc.unique(pc.list_flatten(pc.struct_field(custody, "models"))).to_pylist()

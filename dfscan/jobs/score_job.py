@@ -112,14 +112,13 @@ def _dry_run(config: ScoreConfig, progress: Progress) -> ScorePlan:
 
 def _prepared(
     config: ScoreConfig, progress: Progress
-) -> tuple[Path, Sequence[VideoRef], ScoreStep]:
+) -> tuple[storage.Place, Sequence[VideoRef], ScoreStep]:
     """Where verdicts go, of which videos, and how they are made.
 
     :raises UsageError: no model, nothing at the source, or the output cannot be used.
     """
-    storage.check_is_local(config.out)
-    out = Path(config.out).absolute()
-    if out.suffix != ".parquet" or out.is_dir():
+    out = storage.place(config.out).absolute()
+    if out.suffix != ".parquet" or storage.is_folder(out):
         raise ConfigError(f"score.out: got {config.out!r}; must be a file that ends in .parquet")
     models = _models(config)
     check_cluster(config)
@@ -175,7 +174,7 @@ TOLD: Final = ("video_id", "status", "verdict", "reason", "score_raw", "p_fake",
 """Columns of the verdicts that are told rather than written."""
 
 
-def make_step(config: ScoreConfig, target: Path, progress: Progress) -> ScoreStep:
+def make_step(config: ScoreConfig, target: storage.Place, progress: Progress) -> ScoreStep:
     """The step that a configuration asks for.
 
     :raises UsageError: no model, or there are no GPUs where some are asked for.
@@ -183,7 +182,7 @@ def make_step(config: ScoreConfig, target: Path, progress: Progress) -> ScoreSte
     return _step(config, _models(config), target, progress)
 
 
-def _known(out: Path, step: ScoreStep, config: ScoreConfig) -> Known:
+def _known(out: storage.Place, step: ScoreStep, config: ScoreConfig) -> Known:
     if config.overwrite:
         storage.remove(step.target)
     else:
@@ -192,7 +191,7 @@ def _known(out: Path, step: ScoreStep, config: ScoreConfig) -> Known:
 
 
 def _plan(
-    out: Path,
+    out: storage.Place,
     known: Known,
     videos: Sequence[VideoRef],
     step: ScoreStep,
@@ -249,7 +248,7 @@ def _units(plan: Plan, step: ScoreStep, config: ScoreConfig) -> list[Unit]:
 
 
 def _merge(
-    out: Path,
+    out: storage.Place,
     plan: Plan,
     known: Known,
     step: ScoreStep,
@@ -331,7 +330,7 @@ def _uncalibrated(config: ScoreConfig) -> str:
 
 
 def _step(
-    config: ScoreConfig, models: Sequence[_Loaded], target: Path, progress: Progress
+    config: ScoreConfig, models: Sequence[_Loaded], target: storage.Place, progress: Progress
 ) -> ScoreStep:
     header = models[0].header
     mode = config.sampling or header.recipe.sampling.mode

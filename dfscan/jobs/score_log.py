@@ -35,13 +35,12 @@ def check_reports(config: ScoreConfig) -> None:
 
     :raises OutputError: it would replace the verdicts or the other report, or is a folder.
     """
-    taken = {Path(config.out).absolute(): "out"}
+    taken: dict[storage.Place, str] = {storage.place(config.out).absolute(): "out"}
     for key in ("log", "metrics_file"):
         text = getattr(config, key)
         if text is None:
             continue
-        storage.check_is_local(text)
-        path = Path(text).absolute()
+        path = storage.local(text, "the log and the metrics").absolute()
         if path in taken:
             raise OutputError(f"score.{key}: {text!r} is {taken[path]} already: give another file")
         if path.is_dir():

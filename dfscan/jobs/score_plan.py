@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -43,7 +42,7 @@ class Known:
     places: pa.Array
 
     @classmethod
-    def read(cls, out: Path, config_hash: str, fresh: bool) -> "Known":
+    def read(cls, out: storage.Place, config_hash: str, fresh: bool) -> "Known":
         """What is there.
 
         :param fresh: leave out whatever is there.

@@ -65,8 +65,7 @@ def run(config: StressConfig, progress: Progress) -> StressResult:
     :raises DfscanError: the run cannot be finished; the same command continues.
     """
     started = time.monotonic()
-    storage.check_is_local(config.out)
-    out = Path(config.out).absolute()
+    out = storage.local(config.out, "altered copies and what they come to").absolute()
     names = _conditions(config)
     scoring = _scoring(config)
     check_cluster(config)

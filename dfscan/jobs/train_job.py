@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 from dfscan import storage
@@ -57,7 +56,7 @@ def _series(
 ) -> TrainResult:
     """Several trainings, one after another; those that are finished are not repeated."""
     started = time.monotonic()
-    out = Path(config.out).absolute()
+    out = storage.place(config.out).absolute()
     with _run_folder(out, config):
         for name, changes in parts.items():
             progress.note(f"{name.replace('_', ' ')}:")
@@ -73,7 +72,7 @@ def _single(config: TrainConfig, progress: Progress) -> TrainResult:
     started = time.monotonic()
     device = pick_device(config)
     world = 1 if config.inline else config.gpus or config.workers or 1
-    out = Path(config.out).absolute()
+    out = storage.place(config.out).absolute()
     if not config.overwrite:
         _refuse_finished(out)
     plan = make_plan(config, world)
@@ -93,14 +92,16 @@ def _single(config: TrainConfig, progress: Progress) -> TrainResult:
 
 
 @contextmanager
-def _run_folder(out: Path, config: TrainConfig, plan: Plan | None = None) -> Iterator[None]:
+def _run_folder(
+    out: storage.Place, config: TrainConfig, plan: Plan | None = None
+) -> Iterator[None]:
     """The output folder, locked; what an interrupted run of this configuration left goes on.
 
     :param plan: None for a series.
     :raises OutputError: it holds a finished run, or one of another configuration or other faces.
     """
     with storage.Lock(out / ".dfscan.lock", out):
-        series = [p.name for pattern in _SERIES for p in out.glob(pattern)]
+        series = [p.name for pattern in _SERIES for p in storage.in_folder(out, pattern)]
         storage.check_output_folder(out, MARKER, config.overwrite, (*_OURS, *series))
         _refuse_finished(out)
         marker = _marker(config, finished=False)
@@ -125,12 +126,12 @@ def _run_folder(out: Path, config: TrainConfig, plan: Plan | None = None) -> Ite
         yield
 
 
-def _refuse_finished(out: Path) -> None:
+def _refuse_finished(out: storage.Place) -> None:
     if _finished(out):
         raise OutputError(f"{out} holds a run already: give another --out, or --overwrite")
 
 
-def _finished(out: Path) -> bool:
+def _finished(out: storage.Place) -> bool:
     path = out / MARKER
     return storage.exists(path) and bool(storage.read_json(str(path)).get("finished"))
 
@@ -178,7 +179,7 @@ def _weights(plan: Plan) -> str:
     return "timm's published weights" if plan.pretrained else "no pretrained weights"
 
 
-def _inline(plan: Plan, out: Path, device: str, progress: Progress) -> None:
+def _inline(plan: Plan, out: storage.Place, device: str, progress: Progress) -> None:
     import torch
 
     before = torch.get_num_threads()
@@ -197,7 +198,7 @@ def _inline(plan: Plan, out: Path, device: str, progress: Progress) -> None:
         torch.set_num_threads(before)
 
 
-def _on_ray(plan: Plan, out: Path, world: int, device: str, progress: Progress) -> None:
+def _on_ray(plan: Plan, out: storage.Place, world: int, device: str, progress: Progress) -> None:
     config = plan.config.model_copy(update={"workers": max(world, cpu_count())})
     with ray_session(config):
         check_nodes(config, _needs(plan, out))
@@ -231,7 +232,7 @@ def _on_ray(plan: Plan, out: Path, world: int, device: str, progress: Progress) 
                     progress.note(f"{cause}; going on from the last epoch, {turn}")
 
 
-def _needs(plan: Plan, out: Path) -> Needs:
+def _needs(plan: Plan, out: storage.Place) -> Needs:
     """What every rank reads and writes."""
     weights = () if plan.config.weights is None else (storage.absolute(plan.config.weights),)
     return Needs((*weights, *plan.index.files[:MOST_LOOKED_FOR]), str(out))
@@ -290,7 +291,7 @@ def _ray_loop(options: dict[str, Any]) -> None:
     torch.set_num_threads(options["threads"])
     train_rank(
         options["plan"],
-        Path(options["out"]),
+        storage.place(options["out"]),
         context.get_world_rank(),
         context.get_world_size(),
         options["device"],
@@ -325,7 +326,7 @@ def _cause(error: BaseException) -> DfscanError:
 
 
 @contextmanager
-def _watching(out: Path, plan: Plan, progress: Progress) -> Iterator[None]:
+def _watching(out: storage.Place, plan: Plan, progress: Progress) -> Iterator[None]:
     """Tell of each epoch as rank 0 writes it; Ray Train hands results over at the end only."""
     stop = threading.Event()
     before = len(read_history(out / HISTORY)) if storage.exists(out / HISTORY) else 0

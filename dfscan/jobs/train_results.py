@@ -5,7 +5,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -59,7 +58,7 @@ class Outputs:
     by_video: Sequence[tuple[list[float], list[int | None]]]
 
 
-def read_outputs(out: Path, side: str) -> Outputs | None:
+def read_outputs(out: storage.Place, side: str) -> Outputs | None:
     """What the network said of a side; None where it was not asked."""
     path = out / PREDICTIONS / f"{side}.parquet"
     if not storage.exists(path):
@@ -87,7 +86,7 @@ def read_outputs(out: Path, side: str) -> Outputs | None:
     )
 
 
-def read_history(path: Path) -> list[dict[str, Any]]:
+def read_history(path: storage.Place) -> list[dict[str, Any]]:
     """``history.csv`` as numbers, None where a metric does not exist."""
     rows = csv.DictReader(storage.read_text(path).splitlines())
     return [
@@ -99,7 +98,7 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def conclude(out: Path, plan: Plan) -> dict[str, Any]:
+def conclude(out: storage.Place, plan: Plan) -> dict[str, Any]:
     """Write everything that a run folder says of its model; returns what ``metrics.json`` holds."""
     sides = {side: read_outputs(out, side) for side in ("validation", "test")}
     outputs = {side: found for side, found in sides.items() if found is not None}
@@ -155,7 +154,7 @@ def conclude(out: Path, plan: Plan) -> dict[str, Any]:
     return metrics
 
 
-def conclude_series(out: Path, names: Sequence[str]) -> dict[str, Any]:
+def conclude_series(out: storage.Place, names: Sequence[str]) -> dict[str, Any]:
     """A table of several runs and, over folds, the figures of all their held-out sides together."""
     rows = []
     for name in names:
@@ -172,7 +171,7 @@ def conclude_series(out: Path, names: Sequence[str]) -> dict[str, Any]:
     return result
 
 
-def _together(out: Path, names: Sequence[str]) -> dict[str, Any]:
+def _together(out: storage.Place, names: Sequence[str]) -> dict[str, Any]:
     """Every video's score by the model that has not seen it.
 
     Verdicts are those at logit 0: a fold's own threshold was chosen on these very videos.
@@ -303,7 +302,7 @@ def _notes(
 
 
 def _draw(
-    out: Path,
+    out: storage.Place,
     outputs: Mapping[str, Outputs],
     metrics: Mapping[str, Any],
     fitted: Calibration | None,
@@ -340,7 +339,7 @@ def _facts(plan: Plan, metrics: Mapping[str, Any], fitted: Calibration | None) -
         mine = index.dataset == number
         datasets.append(
             {
-                "name": Path(root).name,
+                "name": storage.place(root).name,
                 "videos": len(np.unique(index.video[mine])),
                 "faces": int(mine.sum()),
                 "groups": len(np.unique(index.group[mine])),

@@ -7,7 +7,6 @@ the file was replaced; the next merge then comes to the same rows.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -33,12 +32,12 @@ Places = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 
-def parts_folder(out: Path) -> Path:
+def parts_folder(out: storage.Place) -> storage.Place:
     """Where units commit until the run is finished."""
     return out.with_name(out.name + ".parts")
 
 
-def history_folder(out: Path) -> Path:
+def history_folder(out: storage.Place) -> storage.Place:
     """Where superseded verdicts are kept; files are added, never changed."""
     return out.with_name(out.name + ".history")
 
@@ -49,7 +48,7 @@ def brief(table: pa.Table) -> pa.Table:
     return table.select(_BRIEF).append_column(_HASH, hashes).replace_schema_metadata(None)
 
 
-def read_brief(path: Path) -> pa.Table:
+def read_brief(path: storage.Place) -> pa.Table:
     """:func:`brief` of a verdict file; nothing else of it is read.
 
     :raises OutputError: it is no verdict file.
@@ -61,7 +60,7 @@ def read_brief(path: Path) -> pa.Table:
         return rows.select([*_BRIEF, _HASH]).replace_schema_metadata(None)
 
 
-def read_verdicts(path: Path) -> pa.Table:
+def read_verdicts(path: storage.Place) -> pa.Table:
     """A verdict file whole, with what its metadata says beyond ours.
 
     :raises OutputError: it is no verdict file.
@@ -73,7 +72,7 @@ def read_verdicts(path: Path) -> pa.Table:
 
 
 @contextmanager
-def _as_verdicts(path: Path) -> Iterator[None]:
+def _as_verdicts(path: storage.Place) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, ValueError) as error:
@@ -83,7 +82,7 @@ def _as_verdicts(path: Path) -> Iterator[None]:
         ) from None
 
 
-def read_parts(out: Path, config_hash: str) -> list[pa.Table]:
+def read_parts(out: storage.Place, config_hash: str) -> list[pa.Table]:
     """Committed units of this very configuration."""
     tables = []
     for _, table in storage.read_tables(parts_folder(out)):
@@ -140,7 +139,7 @@ def same(left: Any, right: Any) -> Mask:
 
 
 def merge(
-    out: Path,
+    out: storage.Place,
     parts: Sequence[pa.Table],
     gone: pa.Array,
     fresh: bool,
@@ -173,7 +172,7 @@ def _with_gone(table: pa.Table, gone: pa.Array) -> pa.Table:
     return table.set_column(place, VERDICT_SCHEMA.field("gone"), absent)
 
 
-def _keep_in_history(out: Path, rows: pa.Table, check: Callable[[], None]) -> None:
+def _keep_in_history(out: storage.Place, rows: pa.Table, check: Callable[[], None]) -> None:
     """Named by what is in it, so that doing it again writes the same file."""
     if not rows.num_rows:
         return
@@ -183,7 +182,7 @@ def _keep_in_history(out: Path, rows: pa.Table, check: Callable[[], None]) -> No
     storage.commit_table(history_folder(out) / f"{name}.parquet", rows, check=check)
 
 
-def sweep(out: Path, now: float) -> None:
+def sweep(out: storage.Place, now: float) -> None:
     """Remove what runs left behind that died while writing; the caller holds the lock.
 
     :param now: when it was taken.
@@ -194,7 +193,7 @@ def sweep(out: Path, now: float) -> None:
         storage.sweep(folder, now, age_s=0)
 
 
-def undo_history(out: Path) -> None:
+def undo_history(out: storage.Place) -> None:
     """Take back what a run put into the history that died before it replaced the file.
 
     Only a run that died leaves parts, so nothing is looked at without.

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -43,13 +42,13 @@ _NEEDED: Final = (*_PLANNED_BY, "content_sha256", "verdict", "reason", "frames",
 class _Verdicts:
     """The rows of a verdict file, their place by ``video_id``, and what they were made with."""
 
-    path: Path
+    path: storage.Place
     table: pa.Table
     places: Mapping[str, int]
     records: Mapping[str, Any]
 
     @classmethod
-    def read(cls, path: Path) -> "_Verdicts":
+    def read(cls, path: storage.Place) -> "_Verdicts":
         table, made_with = open_verdicts(path).read(), records(path)
         lacking = [n for n in (*_NEEDED, "custody") if n not in table.column_names]
         if lacking:
@@ -112,8 +111,7 @@ def run(config: VerifyConfig, progress: Progress) -> VerifyResult:
     :raises UsageError: there is no verdict file or no model, or the file does not say how it was made.
     """
     started = time.monotonic()
-    storage.check_is_local(config.verdicts)
-    verdicts = _Verdicts.read(Path(config.verdicts).absolute())
+    verdicts = _Verdicts.read(storage.place(config.verdicts).absolute())
     models = _models(config)
     check_cluster(config)
     checked, left = _sort_out(verdicts.chosen(config), verdicts.records, models)
@@ -140,7 +138,7 @@ def run(config: VerifyConfig, progress: Progress) -> VerifyResult:
     )
 
 
-def _models(config: VerifyConfig) -> dict[str, Path]:
+def _models(config: VerifyConfig) -> dict[str, storage.Place]:
     """The given models by the SHA-256 of their file.
 
     :raises ModelError: one is missing, or is no model.
@@ -154,7 +152,7 @@ def _models(config: VerifyConfig) -> dict[str, Path]:
 
 
 @contextlib.contextmanager
-def _temporary() -> Iterator[Path]:
+def _temporary() -> Iterator[storage.Place]:
     try:
         folder = tempfile.TemporaryDirectory(prefix="dfscan-verify-")
     except OSError as error:
@@ -162,11 +160,13 @@ def _temporary() -> Iterator[Path]:
             f"cannot make a temporary folder ({error.strerror}): set TMPDIR to one that can be written"
         ) from None
     with folder as name:
-        yield Path(name)
+        yield storage.place(name)
 
 
 def _sort_out(
-    rows: Sequence[dict[str, Any]], made_with: Mapping[str, Any], models: Mapping[str, Path]
+    rows: Sequence[dict[str, Any]],
+    made_with: Mapping[str, Any],
+    models: Mapping[str, storage.Place],
 ) -> tuple[list[Checked], list[tuple[dict[str, Any], VideoRef]]]:
     """What can be said without opening a video, and the rows that are left with their videos."""
     checked: list[Checked] = []
@@ -215,7 +215,7 @@ def _made_by(config_hash: str, record: Mapping[str, Any]) -> _MadeBy | Differenc
 def _at_once(
     row: Mapping[str, Any],
     made_by: Mapping[str, _MadeBy | Difference | ConfigError],
-    models: Mapping[str, Path],
+    models: Mapping[str, storage.Place],
 ) -> Checked | None:
     """What can be said of a row without opening its video; None where that is nothing."""
     name, own = row["video_id"], list(row["models"] or ())
@@ -272,9 +272,9 @@ def _refs(rows: Sequence[Mapping[str, Any]]) -> list[VideoRef | None]:
 def _plan(
     config: VerifyConfig,
     made_with: Mapping[str, Any],
-    models: Mapping[str, Path],
+    models: Mapping[str, storage.Place],
     left: Sequence[tuple[dict[str, Any], VideoRef]],
-    folder: Path,
+    folder: storage.Place,
     progress: Progress,
 ) -> tuple[list[_Group], list[Checked]]:
     """A step for each configuration, decoder and precision; and the rows that none can be had for."""

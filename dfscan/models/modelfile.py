@@ -7,7 +7,6 @@ the order of labels, the threshold and the state of calibration. Nothing is ever
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from pydantic import Field, ValidationError
@@ -91,7 +90,7 @@ class Model:
     sha256: str
 
 
-def save_model(path: str | Path, network: nn.Module, header: ModelHeader) -> str:
+def save_model(path: storage.Where, network: nn.Module, header: ModelHeader) -> str:
     """Write a model atomically; returns the SHA-256 of the file."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     data = save_tensors(tensors, metadata={_KEY: header.model_dump_json()})
@@ -99,7 +98,7 @@ def save_model(path: str | Path, network: nn.Module, header: ModelHeader) -> str
     return storage.sha256(data)
 
 
-def find_model(path: str | None) -> Path:
+def find_model(path: str | None) -> storage.Place:
     """The model file a user means: a file, or a run folder that holds one.
 
     :raises ModelError: there is none; the message says how to get one.
@@ -109,10 +108,10 @@ def find_model(path: str | None) -> Path:
             "no model: give --model FILE (or score.model in dfscan.yaml); dfscan train FACES "
             "--out DIR makes one"
         )
-    found = Path(path)
-    if found.is_dir():
+    found = storage.place(path)
+    if storage.is_folder(found):
         found = found / FILE_NAME
-    if not found.is_file():
+    if not storage.exists(found) or storage.is_folder(found):
         raise ModelError(
             f"no model at {path!r}: give a {FILE_NAME} or a run folder; dfscan train FACES --out "
             "DIR makes one"
@@ -120,7 +119,7 @@ def find_model(path: str | None) -> Path:
     return found.absolute()
 
 
-def read_header(path: Path) -> ModelHeader:
+def read_header(path: storage.Place) -> ModelHeader:
     """The header alone; no tensor is read.
 
     :raises ModelError: the file is not a dfscan model.
@@ -154,7 +153,7 @@ def read_header(path: Path) -> ModelHeader:
         raise ModelError(f"{path}: its header is not valid at {where!r}: {first['msg']}") from None
 
 
-def load_model(path: Path) -> Model:
+def load_model(path: storage.Place) -> Model:
     """Header, network and digest of a model file.
 
     :raises ModelError: the file is missing, damaged, a pickle, or its tensors do not fit.

@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -48,7 +47,7 @@ _LIBRARIES: Final = ("torch", "torchvision", "timm", "numpy", "pillow", "facenet
 class NamedModel:
     """A model file as the run's start found it."""
 
-    path: Path
+    path: storage.Place
     sha256: str
 
 
@@ -82,7 +81,7 @@ class ScoreStep:
     batch_size: int
     config_hash: str
     deciding: Mapping[str, Any]
-    target: Path
+    target: storage.Place
     lease: Lease | None = None
     quick: Way | None = None
 
@@ -292,7 +291,7 @@ def _as_floats(logits: torch.Tensor) -> list[float]:
 
 
 @functools.lru_cache(maxsize=16)
-def _model(path: Path, sha256: str, device: str) -> Model:
+def _model(path: storage.Place, sha256: str, device: str) -> Model:
     """The model of a run, loaded once a process; the file must still be the one that was named.
 
     :raises ModelError: the file is another by now.

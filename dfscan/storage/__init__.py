@@ -9,12 +9,14 @@ from dfscan.storage.archives import MEMBER, forget, is_archive
 from dfscan.storage.archives import split as split_uri
 from dfscan.storage.committing import (
     STALE_S,
-    check_is_local,
+    as_folder,
     check_output_folder,
     commit_bytes,
     commit_file,
     commit_json,
     commit_table,
+    is_folder,
+    local,
     remove,
     row_count,
     size,
@@ -22,9 +24,11 @@ from dfscan.storage.committing import (
 )
 from dfscan.storage.listing import Entry, exists, list_paths, list_source, modified_s
 from dfscan.storage.locking import Lease, Lock
+from dfscan.storage.paths import ObjectPath, Place, Where, place
 from dfscan.storage.places import absolute, is_uri
 from dfscan.storage.reading import (
     content_sha256,
+    in_folder,
     open_parquet,
     parquet_files,
     read_bytes,
@@ -43,8 +47,11 @@ __all__ = [
     "Entry",
     "Lease",
     "Lock",
+    "ObjectPath",
+    "Place",
+    "Where",
     "absolute",
-    "check_is_local",
+    "as_folder",
     "check_output_folder",
     "commit_bytes",
     "commit_file",
@@ -53,13 +60,17 @@ __all__ = [
     "content_sha256",
     "exists",
     "forget",
+    "in_folder",
     "is_archive",
+    "is_folder",
     "is_uri",
     "list_paths",
     "list_source",
+    "local",
     "modified_s",
     "open_parquet",
     "parquet_files",
+    "place",
     "read_bytes",
     "read_json",
     "read_pieces",

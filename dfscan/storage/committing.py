@@ -1,6 +1,7 @@
 """Writing so that a reader sees the old content or the new, never a part.
 
-A commit is built whole under a temporary name in the same folder, synced to disk, then renamed.
+A commit is built whole under a temporary name in the same folder, synced to disk, then renamed. On an
+object store it is built whole first and put once: stores show an object when all of it is there.
 """
 
 import contextlib
@@ -9,8 +10,9 @@ import glob
 import json
 import os
 import shutil
+import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +21,9 @@ import pyarrow.parquet as pq
 
 from dfscan import faults
 from dfscan.errors import DfscanError, OutputError
+from dfscan.storage import places
+from dfscan.storage.paths import ObjectPath, Where, place
+from dfscan.storage.reading import parquet_source
 
 TEMPORARY: Final = ".tmp-"
 STALE_S: Final = 3600.0
@@ -28,23 +33,41 @@ _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def commit_bytes(
-    path: str | Path, data: bytes | pa.Buffer, check: Callable[[], None] | None = None
+    path: Where, data: bytes | pa.Buffer, check: Callable[[], None] | None = None
 ) -> None:
     """Write ``data`` to ``path`` so that it is there whole or not at all, even after a crash.
 
     :param check: called at the last moment; what it raises leaves the old content in place.
-    :raises DfscanError: the disk is full or the folder cannot be written.
+    :raises DfscanError: the disk is full, or the folder or the store cannot be written.
     """
+    target = place(path)
+    if isinstance(target, ObjectPath):
+        _put(target, data, check)
+        return
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
             file.write(data)
 
-    commit_file(path, write, check)
+    _commit_path(target, write, check)
+
+
+def _put(target: ObjectPath, data: bytes | pa.Buffer, check: Callable[[], None] | None) -> None:
+    folder = target.parent.name
+    faults.reach("commit.begun", folder)
+    faults.reach("commit.written", folder)
+    faults.reach("commit.synced", folder)
+    if check is not None:
+        check()
+    try:
+        places.put(str(target), data)
+    except places.STORE_ERRORS as error:
+        raise write_error(target, error) from None
+    faults.reach("commit.renamed", folder)
 
 
 def commit_file(
-    path: str | Path, write: Callable[[Path], None], check: Callable[[], None] | None = None
+    path: Where, write: Callable[[Path], None], check: Callable[[], None] | None = None
 ) -> None:
     """Put at ``path`` what ``write`` writes, whole or not at all, even after a crash.
 
@@ -52,7 +75,41 @@ def commit_file(
     :param check: as in :func:`commit_bytes`.
     :raises DfscanError: as in :func:`commit_bytes`.
     """
-    target = Path(path)
+    target = place(path)
+    if isinstance(target, Path):
+        _commit_path(target, write, check)
+        return
+    with tempfile.TemporaryDirectory(prefix="dfscan-") as folder:
+        file = Path(folder) / target.name
+        try:
+            write(file)
+            content = pa.memory_map(str(file)).read_buffer()
+        except OSError as error:
+            raise write_error(file, error) from None
+        _put(target, content, check)
+
+
+@contextlib.contextmanager
+def as_folder(path: Where) -> Iterator[Path]:
+    """A folder for a library that writes files itself: the place itself, or, for an object store, a
+    temporary one whose files are put there at the end.
+
+    :raises DfscanError: the store does not take them.
+    """
+    target = place(path)
+    if isinstance(target, Path):
+        yield target
+        return
+    with tempfile.TemporaryDirectory(prefix="dfscan-") as name:
+        folder = Path(name)
+        yield folder
+        for file in sorted(f for f in folder.rglob("*") if f.is_file()):
+            commit_bytes(target / file.relative_to(folder).as_posix(), file.read_bytes())
+
+
+def _commit_path(
+    target: Path, write: Callable[[Path], None], check: Callable[[], None] | None
+) -> None:
     temporary = target.with_name(f".{target.name}{TEMPORARY}{uuid.uuid4().hex}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -73,14 +130,15 @@ def commit_file(
             temporary.unlink()  # gone already where the commit succeeded
 
 
-def write_error(target: str | Path, error: OSError) -> DfscanError:
+def write_error(target: Where, error: OSError | pa.ArrowException) -> DfscanError:
     """One line for a write that failed."""
-    hint = "; free space, then run the same command again" if error.errno in _NO_SPACE else ""
-    return DfscanError(f"cannot write {target}: {error.strerror}{hint}")
+    full = getattr(error, "errno", None) in _NO_SPACE
+    hint = "; free space, then run the same command again" if full else ""
+    return DfscanError(f"cannot write {target}: {places.one_line(error)}{hint}")
 
 
 def commit_table(
-    path: str | Path,
+    path: Where,
     table: pa.Table,
     row_group_rows: int = 512,
     check: Callable[[], None] | None = None,
@@ -103,7 +161,7 @@ def commit_table(
     commit_bytes(path, sink.getvalue(), check)
 
 
-def commit_json(path: str | Path, value: Any, check: Callable[[], None] | None = None) -> None:
+def commit_json(path: Where, value: Any, check: Callable[[], None] | None = None) -> None:
     """Write a JSON document atomically, indented, with a newline at its end."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     commit_bytes(path, text.encode(errors="backslashreplace"), check)
@@ -118,78 +176,106 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def size(path: str | Path) -> int:
-    """Bytes of a file of ours; 0 where there is none."""
-    try:
-        return Path(path).stat().st_size
-    except FileNotFoundError:
-        return 0
+def size(path: Where) -> int:
+    """Bytes of a file of ours; 0 where there is none.
+
+    :raises OSError: it cannot be told. :raises StoreError: the same of an object store.
+    """
+    with places.answering(str(path)):
+        found = places.stat(str(path))
+    return found.bytes if found is not None else 0
 
 
-def row_count(path: str | Path) -> int:
+def is_folder(path: Where) -> bool:
+    """Whether there is a folder, or objects whose names begin so.
+
+    :raises OSError: it cannot be told. :raises StoreError: the same of an object store.
+    """
+    with places.answering(str(path)):
+        found = places.stat(str(path))
+    return found is not None and found.is_folder
+
+
+def row_count(path: Where) -> int:
     """Rows of a Parquet file of ours; 0 where there is none."""
     try:
-        return int(pq.read_metadata(path).num_rows)
+        with places.answering(str(path)):
+            return int(pq.read_metadata(parquet_source(path)).num_rows)
     except FileNotFoundError:
         return 0
 
 
-def remove(path: str | Path) -> None:
-    """Remove a file or a folder of ours; nothing happens where there is none."""
-    target = Path(path)
-    if target.is_dir():
+def remove(path: Where) -> None:
+    """Remove a file or a folder of ours; nothing happens where there is none.
+
+    :raises DfscanError: an object store does not do it.
+    """
+    target = place(path)
+    if isinstance(target, ObjectPath):
+        try:
+            places.delete(str(target))
+        except places.STORE_ERRORS as error:
+            raise DfscanError(f"cannot remove {target}: {places.one_line(error)}") from None
+    elif target.is_dir():
         shutil.rmtree(target)
     else:
         target.unlink(missing_ok=True)
 
 
-def sweep(folder: str | Path, now: float, age_s: float = STALE_S, name: str | None = None) -> None:
+def sweep(folder: Where, now: float, age_s: float = STALE_S, name: str | None = None) -> None:
     """Remove what runs left behind that died while writing; fresh temporaries are someone's.
+
+    On object stores there are none: uploads that were never completed are seen by nobody (a bucket's
+    lifecycle rule removes them).
 
     :param now: the time by the clock of the folder's file system, seconds since the epoch.
     :param age_s: younger ones stay.
     :param name: only those of this file.
     """
+    where = place(folder)
+    if isinstance(where, ObjectPath):
+        return
     of = "*" if name is None else glob.escape(name)
-    for path in Path(folder).glob(f".{of}{TEMPORARY}*"):
+    for path in where.glob(f".{of}{TEMPORARY}*"):
         with contextlib.suppress(FileNotFoundError):
             if now - path.stat().st_mtime > age_s:
                 path.unlink()
 
 
-def check_is_local(path: str | Path) -> None:
-    """Refuse an output that is no path of a file system.
+def local(path: str, what: str) -> Path:
+    """The path of an output that only a file system can hold.
 
+    :param what: such outputs, for the message.
     :raises OutputError: it is a URI.
     """
-    if "://" in str(path):
-        raise OutputError(
-            f"output {str(path)!r} is on object storage: outputs are written to file systems (a "
-            "local or shared one); give a path"
-        )
+    where = place(path)
+    if isinstance(where, ObjectPath):
+        raise OutputError(f"{path!r} is on object storage: {what} go to file systems; give a path")
+    return where
 
 
-def check_output_folder(
-    path: str | Path, marker: str, overwrite: bool, parts: tuple[str, ...]
-) -> None:
+def check_output_folder(path: Where, marker: str, overwrite: bool, parts: tuple[str, ...]) -> None:
     """Make ``path`` ready to be written to.
 
     :param marker: the file by which a folder shows that dfscan made it.
     :param parts: what ``overwrite`` removes; nothing else in the folder is touched.
-    :raises OutputError: there is a file, or a folder that dfscan did not make.
+    :raises OutputError: there is a file, or a folder that dfscan did not make, or it cannot be told.
     """
-    folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"output {str(path)!r} is a file: give a folder")
-    ours = (folder / marker).exists()
-    if folder.is_dir() and not ours and any(not p.name.startswith(".") for p in folder.iterdir()):
-        raise OutputError(
-            f"output folder {str(path)!r} is not empty and holds no {marker}: give another --out"
-        )
+    folder = place(path)
+    try:
+        found = places.stat(str(folder))
+        if found is not None and not found.is_folder:
+            raise OutputError(f"output {str(path)!r} is a file: give a folder")
+        ours = places.stat(str(folder / marker)) is not None
+        if not ours and places.children(str(folder)):
+            raise OutputError(
+                f"output folder {str(path)!r} is not empty and holds no {marker}: give another --out"
+            )
+        if isinstance(folder, Path):
+            folder.mkdir(parents=True, exist_ok=True)
+    except places.STORE_ERRORS as error:
+        what = places.one_line(error)
+        raise OutputError(f"cannot make output folder {str(path)!r}: {what}") from None
     if ours and overwrite:
         for name in parts:
             remove(folder / name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make output folder {str(path)!r}: {error.strerror}") from None

@@ -11,6 +11,7 @@ from typing import Final
 from dfscan.errors import SourceError
 from dfscan.storage import archives, places
 from dfscan.storage.archives import MEMBER, Archive, ArchiveError, CompressedError, is_archive
+from dfscan.storage.paths import Where
 
 _AT_ONCE: Final = 10_000
 """So many listed files are looked at before any is passed on."""
@@ -52,12 +53,13 @@ def modified_s(uri: str, version: str) -> float | None:
     return float(stamp) if archive[-1].lower().endswith(".tar") else None
 
 
-def exists(path: str | Path) -> bool:
+def exists(path: Where) -> bool:
     """Whether there is a file or folder at a path or an object store's URI.
 
-    :raises OSError: it cannot be told.
+    :raises OSError: it cannot be told. :raises StoreError: the same of an object store.
     """
-    return places.stat(str(path)) is not None
+    with places.answering(str(path)):
+        return places.stat(str(path)) is not None
 
 
 def list_source(source: str | Path) -> list[Entry]:

@@ -1,7 +1,14 @@
-"""One run at a time on an output."""
+"""One run at a time on an output.
+
+On a file system the lock is certain: a hard link is made once. pyarrow has no "only if it is not there"
+for objects, so of two runs that begin on an object store within the same second both can take it; the
+later one keeps it, and the lease that the other checks at its next commit ends it. Units are named by
+what is in them and a dataset is reconciled, so nothing is lost or there twice even then.
+"""
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import socket
@@ -11,13 +18,18 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from dfscan.errors import DfscanError, OutputError
+from dfscan.storage import places
 from dfscan.storage.committing import TEMPORARY, write_error
+from dfscan.storage.paths import ObjectPath, Place, Where, place
 
 LEASE_S: Final = 60.0
 """A lock whose owner has not renewed it for so many seconds is free."""
+
+_SETTLE_S: Final = 1.0
+"""So long a run waits on an object store for another that began at the same moment."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,7 @@ class Lease:
     Workers can outlive a killed driver by seconds; they check before each commit.
     """
 
-    path: Path
+    path: Place
     token: str
 
     def check(self) -> None:
@@ -36,10 +48,10 @@ class Lease:
         :raises DfscanError: it is another's by now, or was removed.
         """
         try:
-            owner = json.loads(self.path.read_text())
+            owner = self._owner()
         except FileNotFoundError:
             owner = {}
-        except (OSError, ValueError):
+        except (*places.STORE_ERRORS, ValueError):
             return  # the file system does not answer: that says nothing about the owner
         if not owner:
             raise DfscanError(
@@ -52,6 +64,18 @@ class Lease:
                 f"{owner.get('pid')}): another run has taken over, this one stops"
             )
 
+    def _owner(self) -> dict[str, Any]:
+        """An object is asked for once a second: every commit and every result of a unit checks."""
+        if isinstance(self.path, ObjectPath):
+            return _read_lately(self.path, int(time.monotonic()))
+        return _read(self.path)
+
+
+@functools.lru_cache(maxsize=16)
+def _read_lately(path: ObjectPath, second: int) -> dict[str, Any]:
+    del second  # part of the key
+    return _read(path)
+
 
 class Lock:
     """One run at a time on an output, as a file with a lease: ``with Lock(path, output): …``
@@ -62,17 +86,17 @@ class Lock:
     :raises OutputError: another run holds it; the message names its host and process.
     """
 
-    def __init__(self, path: str | Path, what: str | Path) -> None:
-        self._path, self._what = Path(path), what
+    def __init__(self, path: Where, what: Where) -> None:
+        self._path, self._what = place(path), what
+        self._file = _file(self._path)
         self._tokens = [uuid.uuid4().hex]
         self.lease = Lease(self._path, self._tokens[0])
         self._stop = threading.Event()
-        self._now = 0.0
         self._thread = threading.Thread(target=self._renew, daemon=True, name="dfscan-lock")
 
     def __enter__(self) -> "Lock":
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file.make_folder()
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise write_error(self._path.parent, error) from None
@@ -97,7 +121,8 @@ class Lock:
         self._stop.set()
         self._thread.join()
         if self._owner().get("token") in self._tokens:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(*places.STORE_ERRORS):  # it is free a minute later
+                self._file.delete()
 
     def fence(self) -> Lease:
         """A new lease; from now on nothing is committed under the old one.
@@ -110,67 +135,169 @@ class Lock:
         self.lease.check()
         token = uuid.uuid4().hex
         self._tokens.append(token)
-        ready = self._path.with_name(f"{self._path.name}{TEMPORARY}{token}")
         try:
-            ready.write_text(json.dumps(self._content(token)))
-            ready.replace(self._path)
-        except OSError as error:
+            self._file.replace(_content(token), token)
+        except places.STORE_ERRORS as error:
             raise write_error(self._path, error) from None
         self.lease = Lease(self._path, token)
         return self.lease
 
-    @staticmethod
-    def _content(token: str) -> dict[str, Any]:
-        return {"host": _machine(), "pid": os.getpid(), "token": token, "space": _pid_space()}
-
     def _take(self) -> bool:
         token = self._tokens[0]
-        ready = self._path.with_name(f"{self._path.name}{TEMPORARY}{token}")
         try:
-            ready.write_text(json.dumps(self._content(token)))
-            os.link(ready, self._path)  # fails if it exists: whole content or no lock
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
+            return self._file.create(_content(token), token)
+        except places.STORE_ERRORS as error:
+            if getattr(error, "errno", None) == errno.ENOSPC:
                 raise write_error(self._path, error) from None
-            raise OutputError(f"cannot lock {self._what}: {error.strerror}") from None
-        finally:
-            self._now = _mtime(ready)
-            ready.unlink(missing_ok=True)
-        return True
+            raise OutputError(f"cannot lock {self._what}: {places.one_line(error)}") from None
 
     @property
     def now(self) -> float:
         """The time at which the lock was taken, by the clock of its file system."""
-        return self._now
+        return self._file.now
 
     def _owner(self) -> dict[str, Any]:
         return _read_object(self._path)
 
     def _free_if_dead(self) -> None:
-        """Move a dead lock aside; if a living one was caught meanwhile, put it back."""
-        aside = self._path.with_name(f"{self._path.name}{TEMPORARY}{uuid.uuid4().hex}")
         with contextlib.suppress(FileNotFoundError):
             owner = self._owner()
-            age = self._now - self._path.stat().st_mtime
+            age = self.now - self._file.renewed()
             here = (owner.get("host"), owner.get("space")) == (_machine(), _pid_space())
             dead_here = here and not _alive(owner.get("pid"))
-            if not dead_here and age <= LEASE_S:
-                return
-            self._path.rename(aside)
-            if _read_object(aside).get("token") != owner.get("token"):
-                with contextlib.suppress(FileExistsError):
-                    os.link(aside, self._path)
-            aside.unlink()
+            if dead_here or age > LEASE_S:
+                self._file.free(owner.get("token"))
 
     def _renew(self) -> None:
         while not self._stop.wait(LEASE_S / 6):
             token = self._owner().get("token")
             if token is not None and token not in self._tokens:
                 return  # taken over by another run: the lease is not ours to renew
-            with contextlib.suppress(OSError):
-                os.utime(self._path)
+            with contextlib.suppress(*places.STORE_ERRORS):
+                self._file.renew()
+
+
+class _File(Protocol):
+    """The lock as a file. ``now`` is the time of the last :meth:`create`, by the clock of its store."""
+
+    now: float
+
+    def make_folder(self) -> None: ...
+    def create(self, content: str, token: str) -> bool:
+        """Whether it is there now with this content, and was not before."""
+
+    def replace(self, content: str, token: str) -> None: ...
+    def renewed(self) -> float:
+        """When it was last; FileNotFoundError where it is gone."""
+
+    def renew(self) -> None: ...
+    def free(self, token: str | None) -> None:
+        """Remove it where it still is the one with this token."""
+
+    def delete(self) -> None: ...
+
+
+def _file(path: Place) -> _File:
+    return _InStore(path) if isinstance(path, ObjectPath) else _OnDisk(path)
+
+
+class _OnDisk:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.now = 0.0
+
+    def make_folder(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+
+    def create(self, content: str, token: str) -> bool:
+        ready = self._temporary(token)
+        try:
+            ready.write_text(content)
+            os.link(ready, self._path)  # fails if it exists: whole content or no lock
+        except FileExistsError:
+            return False
+        finally:
+            self.now = _mtime(ready)
+            ready.unlink(missing_ok=True)
+        return True
+
+    def replace(self, content: str, token: str) -> None:
+        ready = self._temporary(token)
+        ready.write_text(content)
+        ready.replace(self._path)
+
+    def renewed(self) -> float:
+        return self._path.stat().st_mtime
+
+    def renew(self) -> None:
+        os.utime(self._path)
+
+    def free(self, token: str | None) -> None:
+        """Move it aside; if a living one was caught meanwhile, put it back."""
+        aside = self._temporary(uuid.uuid4().hex)
+        self._path.rename(aside)
+        if _read_object(aside).get("token") != token:
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, self._path)
+        aside.unlink()
+
+    def delete(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+    def _temporary(self, token: str) -> Path:
+        return self._path.with_name(f"{self._path.name}{TEMPORARY}{token}")
+
+
+class _InStore:
+    def __init__(self, path: ObjectPath) -> None:
+        self._path = path
+        self.now = 0.0
+        self._content = b""
+
+    def make_folder(self) -> None:
+        """Nothing: stores have none."""
+
+    def create(self, content: str, token: str) -> bool:
+        probe = f"{self._path}{TEMPORARY}{token}"
+        places.put(probe, content.encode())
+        self.now = _modified(probe)
+        places.delete(probe)
+        if places.stat(str(self._path)) is not None:
+            return False
+        self.replace(content, token)
+        time.sleep(_SETTLE_S)
+        return bool(_read(self._path).get("token") == token)
+
+    def replace(self, content: str, token: str) -> None:
+        del token  # a put is whole or not at all
+        self._content = content.encode()
+        places.put(str(self._path), self._content)
+
+    def renewed(self) -> float:
+        return _modified(str(self._path))
+
+    def renew(self) -> None:
+        places.put(str(self._path), self._content)
+
+    def free(self, token: str | None) -> None:
+        if _read(self._path).get("token") == token:
+            self.delete()
+
+    def delete(self) -> None:
+        places.delete(str(self._path))
+
+
+def _content(token: str) -> str:
+    owner = {"host": _machine(), "pid": os.getpid(), "token": token, "space": _pid_space()}
+    return json.dumps(owner)
+
+
+def _modified(path: str) -> float:
+    """When an object was written, by the clock of its store."""
+    found = places.stat(path)
+    if found is None:
+        raise FileNotFoundError(path)
+    return int(found.version.rpartition("-")[2]) / 1e9
 
 
 def _machine() -> str:
@@ -194,13 +321,23 @@ def _mtime(path: Path) -> float:
         return time.time()
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _read(path: Place) -> dict[str, Any]:
+    """A small JSON object.
+
+    :raises FileNotFoundError: there is none. :raises OSError: it cannot be read.
+    :raises ValueError: it is something else.
+    """
+    with places.open_file(str(path)) as file:
+        content = json.loads(file.read())
+    return content if isinstance(content, dict) else {}
+
+
+def _read_object(path: Place) -> dict[str, Any]:
     """A small JSON object; {} where there is none."""
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return _read(path)
+    except (*places.STORE_ERRORS, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _alive(pid: Any) -> bool:

@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from dfscan.errors import SourceError
+from dfscan.errors import SourceError, StoreError
 from dfscan.storage.blobs import LocalBlob, RemoteBlob, Span, Window, retrying
 
 SCHEMES: Final = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "file")
@@ -32,6 +33,14 @@ _ESCAPED: Final = re.compile(rb"\\x([0-9a-f]{2})")
 _NOTHING: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 _STATS_A_CALL: Final = 64
 _MINUTE: Final = 60
+_OPTIONS: Final = {
+    "s3": "?allow_delayed_open=true",  # a small object is one request, not the three of an upload in parts
+    "gs": "?retry_limit_seconds=60",  # by default it goes on trying for a quarter of an hour
+    "gcs": "?retry_limit_seconds=60",
+}
+_AWS: Final = re.compile(
+    r"AWS Error (?P<code>\w+) during \w+ operation: (?P<what>.+?)(?: \(Request ID: .*)?$"
+)
 STORE_ERRORS: Final = (OSError, pa.ArrowException)
 
 
@@ -68,7 +77,7 @@ def absolute(text: str | os.PathLike[str]) -> str:
     scheme = uri["scheme"].lower()
     if scheme not in SCHEMES:
         allowed = ", ".join(f"{s}://" for s in SCHEMES)
-        raise SourceError(f"{path!r} cannot be read from; allowed: paths and {allowed}")
+        raise SourceError(f"{path!r} cannot be used; allowed: paths and {allowed}")
     if scheme == "s3" and "@" in uri["place"]:
         raise SourceError(
             f"a URI s3://…@{uri['place'].rpartition('@')[2]} with credentials would be written "
@@ -175,13 +184,65 @@ def open_blob(path: str) -> Span:
 
     :raises OSError: it cannot be opened.
     """
-    blob: LocalBlob | RemoteBlob
-    if is_remote(path):
-        store, name = _store(path)
-        blob = RemoteBlob(retrying(lambda: store.open_input_file(name)))
-    else:
-        blob = LocalBlob(_on_disk(path))
+    blob = RemoteBlob(open_object(path)) if is_remote(path) else LocalBlob(_on_disk(path))
     return Span(blob, 0, blob.size)
+
+
+def children(folder: str) -> list[str]:
+    """The names of what lies in a folder, hidden ones left out; none where it is not there.
+
+    :raises OSError: it cannot be listed.
+    """
+    if not is_remote(folder):
+        try:
+            return sorted(n for n in os.listdir(_on_disk(folder)) if not is_hidden(n))  # noqa: PTH208
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+    from pyarrow import fs
+
+    store, name = _store(folder)
+    asked = fs.FileSelector(name, allow_not_found=True)
+    infos = retrying(lambda: store.get_file_info(asked))
+    return sorted(i.base_name for i in infos if i.base_name and not is_hidden(i.base_name))
+
+
+def put(path: str, data: bytes | pa.Buffer) -> None:
+    """Put an object in one piece: pyarrow completes an upload that an exception has ended half-way.
+
+    :raises OSError: the store does not take it.
+    """
+    store, name = _store(path)
+
+    def whole() -> None:
+        stream = store.open_output_stream(name)
+        stream.write(data)
+        stream.close()
+
+    retrying(whole)
+
+
+def delete(path: str) -> None:
+    """Remove an object, or all of a folder; nothing happens where there is none.
+
+    :raises OSError: the store does not do it.
+    """
+    found = stat(path)
+    if found is None:
+        return
+    store, name = _store(path)
+    try:
+        retrying(lambda: (store.delete_dir if found.is_folder else store.delete_file)(name))
+    except FileNotFoundError:  # somebody else did meanwhile
+        return
+
+
+def open_object(path: str) -> pa.NativeFile:
+    """An object to read anywhere in, as pyarrow's readers take it.
+
+    :raises OSError: it cannot be opened.
+    """
+    store, name = _store(path)
+    return retrying(lambda: store.open_input_file(name))
 
 
 def open_file(path: str) -> Any:
@@ -192,9 +253,30 @@ def open_file(path: str) -> Any:
     return Window(open_blob(path)) if is_remote(path) else Path(_on_disk(path)).open("rb")
 
 
+@contextmanager
+def answering(path: str) -> Iterator[None]:
+    """A store's trouble as one line; what is wrong with a file that it does show stays what it is.
+
+    :raises StoreError: the store cannot be reached, or refuses.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except STORE_ERRORS:
+        if is_remote(path):
+            try:
+                stat(path)
+            except STORE_ERRORS as error:
+                raise StoreError(f"{path} cannot be reached: {one_line(error)}") from None
+        raise
+
+
 def one_line(error: BaseException) -> str:
     """What went wrong, without the line breaks and the length of an object store's messages."""
     text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    told = _AWS.search(text)
+    text = f"{told['code']}, {told['what']}" if told else text
     return text if len(text) <= 300 else text[:299] + "…"
 
 
@@ -293,7 +375,5 @@ def _connect(scheme: str, place: str, endpoint: str | None) -> tuple[Any, str]:
     del endpoint  # read by pyarrow itself; part of the key
     from pyarrow import fs
 
-    # the default for Google's store is to go on trying for a quarter of an hour
-    options = "?retry_limit_seconds=60" if scheme in {"gs", "gcs"} else ""
-    store, root = fs.FileSystem.from_uri(f"{scheme}://{place}/{options}")
+    store, root = fs.FileSystem.from_uri(f"{scheme}://{place}/{_OPTIONS.get(scheme, '')}")
     return store, root

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import lzma
-import os
 import struct
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +21,7 @@ from dfscan.errors import SourceError, VideoError
 from dfscan.storage import archives, places
 from dfscan.storage.archives import MEMBER, ArchiveError
 from dfscan.storage.blobs import BeforeStartError
+from dfscan.storage.paths import ObjectPath, Place, Where, place
 
 _PIECE: Final = 8 << 20
 _DAMAGED: Final = (
@@ -95,15 +98,23 @@ def content_sha256(uri: str, limit: int | None = None) -> str:
     return digest.hexdigest()
 
 
-def read_start(path: str | Path, count: int) -> bytes:
-    """The first ``count`` bytes of a file, fewer if it is shorter."""
-    with Path(path).open("rb") as file:
-        return file.read(min(count, os.fstat(file.fileno()).st_size))
+def read_start(path: Where, count: int) -> bytes:
+    """The first ``count`` bytes of a file, fewer if it is shorter.
+
+    :raises OSError: it cannot be read. :raises StoreError: its store does not answer.
+    """
+    with places.answering(str(path)):
+        return places.open_blob(str(path)).read_at(0, count)
 
 
-def read_text(path: str | Path) -> str:
-    """A UTF-8 text file of ours or of the user's."""
-    return Path(path).read_text(encoding="utf-8")
+def read_text(path: Where) -> str:
+    """A UTF-8 text file of ours or of the user's.
+
+    :raises OSError: it cannot be read. :raises UnicodeDecodeError: it is no UTF-8.
+    """
+    with places.answering(str(path)), places.open_file(str(path)) as file:
+        text: str = file.read().decode()
+        return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def sha256(data: bytes) -> str:
@@ -111,13 +122,13 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_json(uri: str, limit: int = 256 << 20) -> Any:
+def read_json(uri: Where, limit: int = 256 << 20) -> Any:
     """The JSON document at ``uri``.
 
     :raises SourceError: it is not JSON, larger than ``limit`` bytes, or cannot be read.
     """
     try:
-        return json.loads(read_bytes(uri, limit))
+        return json.loads(read_bytes(str(uri), limit))
     except VideoError as error:
         raise SourceError(f"{uri}: {error.reason}") from None
     except ValueError as error:
@@ -127,23 +138,70 @@ def read_json(uri: str, limit: int = 256 << 20) -> Any:
 
 
 def read_tables(
-    folder: str | Path, columns: list[str] | None = None
-) -> Iterator[tuple[str, pa.Table]]:
-    """(path, table) of each Parquet file in a folder, by name; temporaries left out."""
-    for path in parquet_files(folder):
-        yield str(path), pq.read_table(path, columns=columns, partitioning=None)
+    folder: Where, columns: list[str] | None = None
+) -> Iterator[tuple[Place, pa.Table]]:
+    """(path, table) of each Parquet file in a folder, by name; temporaries left out.
+
+    :raises OSError: one cannot be read.
+    """
+    paths = parquet_files(folder)
+    if not paths or isinstance(paths[0], Path):
+        for path in paths:
+            yield path, read_table(path, columns)
+        return
+    with ThreadPoolExecutor(places.THREADS) as pool:  # a round trip is waiting, not work
+        asked: deque[tuple[Place, Future[pa.Table]]] = deque()
+        for path in paths:
+            asked.append((path, pool.submit(read_table, path, columns)))
+            if len(asked) > places.THREADS:
+                before, table = asked.popleft()
+                yield before, table.result()
+        for before, table in asked:
+            yield before, table.result()
 
 
-def read_table(path: str | Path, columns: list[str] | None = None) -> pa.Table:
-    """One Parquet file with its own schema: whole, or some columns (``custody.config_hash``)."""
-    return pq.read_table(path, columns=columns, partitioning=None)
+def read_table(path: Where, columns: list[str] | None = None) -> pa.Table:
+    """One Parquet file with its own schema: whole, or some columns (``custody.config_hash``).
+
+    :raises OSError: it cannot be read. :raises StoreError: its store does not answer.
+    """
+    with places.answering(str(path)):
+        return pq.read_table(parquet_source(path), columns=columns, partitioning=None)
 
 
-def open_parquet(path: str | Path) -> pq.ParquetFile:
-    """One Parquet file, to read its row groups singly."""
-    return pq.ParquetFile(path)
+def open_parquet(path: Where) -> pq.ParquetFile:
+    """One Parquet file, to read its row groups singly.
+
+    :raises OSError: it cannot be opened.
+    """
+    with places.answering(str(path)):
+        source = parquet_source(path)
+        return pq.ParquetFile(source, pre_buffer=isinstance(source, pa.NativeFile))
 
 
-def parquet_files(folder: str | Path) -> list[Path]:
-    """The committed Parquet files of a folder, by name."""
-    return sorted(p for p in Path(folder).glob("*.parquet") if not p.name.startswith("."))
+def parquet_source(path: Where) -> str | pa.NativeFile:
+    """What pyarrow's readers take for a file.
+
+    :raises OSError: an object cannot be opened.
+    """
+    where = place(path)
+    return places.open_object(str(where)) if isinstance(where, ObjectPath) else str(where)
+
+
+def parquet_files(folder: Where) -> list[Place]:
+    """The committed Parquet files of a folder, by name.
+
+    :raises OSError: it cannot be listed.
+    """
+    return in_folder(folder, "*.parquet")
+
+
+def in_folder(folder: Where, pattern: str) -> list[Place]:
+    """What lies in a folder under names of a shell pattern, by name; hidden ones left out.
+
+    :raises OSError: it cannot be listed.
+    """
+    where = place(folder)
+    with places.answering(str(where)):
+        names = places.children(str(where))
+    return [where / name for name in names if fnmatchcase(name, pattern)]

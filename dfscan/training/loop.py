@@ -10,7 +10,6 @@ import csv
 import io
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -49,7 +48,7 @@ Report = Callable[[dict[str, Any]], None]
 
 def train_rank(
     plan: Plan,
-    out: Path,
+    out: storage.Place,
     rank: int,
     world: int,
     device: str,
@@ -84,7 +83,7 @@ class _Run:
     """One rank's state over the epochs."""
 
     def __init__(
-        self, plan: Plan, out: Path, rank: int, world: int, device: str, show_steps: bool
+        self, plan: Plan, out: storage.Place, rank: int, world: int, device: str, show_steps: bool
     ) -> None:
         self._plan, self._out, self._config = plan, out, plan.config
         self._rank, self._world, self._device = rank, world, torch.device(device)
@@ -404,7 +403,10 @@ class _Run:
     def _write_events(self, number: int, row: dict[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        with SummaryWriter(str(self._out / EVENTS), purge_step=number + 1) as writer:
+        with (
+            storage.as_folder(self._out / EVENTS) as folder,
+            SummaryWriter(str(folder), purge_step=number + 1) as writer,
+        ):
             for name, value in row.items():
                 if value is not None and name != "epoch":
                     writer.add_scalar(name.replace("_", "/", 1), value, number + 1)

@@ -4,12 +4,12 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dfscan import storage
 from dfscan.config import TrainConfig
 from dfscan.errors import ConfigError, SourceError, UsageError
 from dfscan.faces.crops import check_margin
@@ -92,7 +92,9 @@ def make_plan(config: TrainConfig, world: int) -> Plan:
     if not config.faces:
         raise SourceError("no faces: give a face dataset, or train.faces in dfscan.yaml")
     if config.weights is not None:  # workers change folder
-        config = config.model_copy(update={"weights": str(Path(config.weights).absolute())})
+        config = config.model_copy(
+            update={"weights": str(storage.place(config.weights).absolute())}
+        )
     wanted = network_input(config.backbone, config.input)
     _check_phases(config, wanted)
     datasets = open_facesets(config.faces)

@@ -159,7 +159,7 @@ def test_a_real_listed_as_its_own_original_has_none(folder):
         ("l.csv", "path,label\nb.mp4,1\n./b.mp4,0\n", r"row 3: 'b\.mp4' is REAL here and FAKE in row 2"),
         ("l.csv", b"path\ncaf\xe9.mp4\n", r"l\.csv is not UTF-8 text \(byte 8\)"),
         ("l.txt", b"\xff\xfe", r"l\.txt is not UTF-8"),
-        ("l.txt", "https://example.org/a.mp4\n", r"l\.txt, row 1: 'https.*cannot be read from; allowed"),
+        ("l.txt", "https://example.org/a.mp4\n", r"l\.txt, row 1: 'https.*cannot be used; allowed"),
         ("l.txt", "sub\n", r"/sub is a folder: list its files, or give it as a SOURCE"),
         ("l.txt", "\n", r"holds no video or picture \(found nothing"),
         ("l.parquet", b"PAR1 junk", r"l\.parquet is not a readable Parquet file"),

@@ -224,7 +224,7 @@ def test_thousands_of_members_are_listed_in_little_time(tmp_path):
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("http://example.org/a.mp4", r"cannot be read from; allowed: paths and s3://, gs://"),
+        ("http://example.org/a.mp4", r"cannot be used; allowed: paths and s3://, gs://"),
         ("s3://key:secret@bucket/a", r"@bucket with credentials .*set AWS_ACCESS_KEY_ID"),
     ],
 )
