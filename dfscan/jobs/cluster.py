@@ -162,6 +162,7 @@ def _looker(patience_s: float = 5.0) -> Callable[[Sequence[str], str | None], di
     """
 
     def look(files: Sequence[str], probe: str | None) -> dict[str, str]:
+        import contextlib
         import platform
         import time
         import uuid
@@ -170,38 +171,41 @@ def _looker(patience_s: float = 5.0) -> Callable[[Sequence[str], str | None], di
 
         import ray
 
-        exists: Any = None
+        storage: Any = None
         try:
             import dfscan
             from dfscan import storage
+            from dfscan.errors import DfscanError
         except ImportError as error:
             version = "not installed" if error.name == "dfscan" else f"lacks {error.name}"
         else:
-            version, exists = dfscan.__version__, storage.exists
+            version = dfscan.__version__
 
         def seen(path: str) -> bool:
             until = time.monotonic() + patience_s
             while True:
-                try:
-                    if exists(path) if exists else Path(path).exists():
+                with contextlib.suppress(OSError, *refusals):  # for whatever reason, it is not seen
+                    if storage.exists(path) if storage else Path(path).exists():
                         return True
-                except OSError:
-                    pass  # for whatever reason, it is not seen
                 if time.monotonic() > until:
                     return False
                 time.sleep(0.5)
 
         def writable(probe: str) -> str:
+            folder = probe.rpartition("/")[0]
             if not seen(probe):
-                return f"no {Path(probe).parent}"
-            mine = Path(f"{probe}.{uuid.uuid4().hex}")
+                return f"no {folder}"
+            if storage is None:
+                return "seen"
+            mine = storage.place(f"{probe}.{uuid.uuid4().hex}")
             try:
-                mine.touch(exist_ok=False)
-                mine.unlink()
-            except OSError as error:
-                return f"not writable: {error.strerror}"
+                storage.commit_bytes(mine, b"")
+                storage.remove(mine)
+            except refusals as error:
+                return str(error).replace(f"cannot write {mine}", f"cannot write to {folder}")
             return "seen"
 
+        refusals: tuple[type[Exception], ...] = (DfscanError,) if storage else ()
         unseen = next((f for f in files if not seen(f)), None)
         return {
             "dfscan": version,

@@ -227,7 +227,7 @@ def score_histogram(
         axes.yaxis.set_major_formatter(_percents())
         axes.set_ylabel("share of its class")
         axes.set_xlabel("score (logit, higher = more fake)")
-        axes.legend()
+        figure.legend(loc="outside lower left", ncols=2)
         return as_png(figure)
 
 
@@ -261,7 +261,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], best_epoch: int | None = 
             if panel == "learning rate":
                 axes.set_yscale("log")
             else:
-                axes.legend()
+                axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
             if best_epoch is not None:
                 axes.axvline(best_epoch, color=INK, linewidth=1.2, linestyle=":")
             for epoch, _ in _phases(rows)[1:]:

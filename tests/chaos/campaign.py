@@ -4,7 +4,8 @@
 
 A disturbance is SIGKILL to the driver, to a worker, to the decoding child or to a whole node, at a
 named step of the commit or at a random moment. Afterwards the same command runs until it is done,
-and the dataset must equal the undisturbed one row for row (times and unit names aside).
+and the dataset must equal the undisturbed one row for row (times and unit names aside). Some of the
+datasets lie on an object store: a server of this process, on the loopback address.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import uuid
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,18 @@ class BrokenError(AssertionError):
 
 @dataclass
 class Scene:
-    """A source, the command that is disturbed, and what it leaves when nothing disturbs it."""
+    """A source, the command that is disturbed, and what it leaves when nothing disturbs it.
+
+    ``outputs``: where the disturbed runs write, if not to the folder.
+    """
 
     folder: Path
     sources: list[str]
+    outputs: storage.Place | None = None
     expected: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def command(self, out: Path, detector: str, *more: str) -> list[str]:
+    def command(self, out: storage.Place, detector: str, *more: str) -> list[str]:
         """The command line of a run."""
         return [
             sys.executable, "-m", "dfscan", "extract", *self.sources, "--out", str(out),
@@ -102,7 +107,7 @@ def make_scene(folder: Path) -> Scene:
     return Scene(folder, [*map(str, corpus.parts), str(broken), str(loose)])
 
 
-def rows(out: Path) -> tuple[list[Any], list[Any]]:
+def rows(out: storage.Place) -> tuple[list[Any], list[Any]]:
     """Everything a dataset holds that does not depend on when and by whom it was made."""
     target = FaceSet(out)
     if not target.header().get("finished"):
@@ -145,7 +150,7 @@ def disturb(scene: Scene, seed: int, kind: str | None = None) -> tuple[Disturban
     mode = "ray" if kind == "worker" or chance.random() < 0.15 else "inline"
     detector = chance.choices(list(LOOKS), [5, 3, 2])[0]
     wanted = scene.wanted(detector)
-    out = scene.folder / f"run-{seed}-{kind}"
+    out = (scene.outputs or scene.folder) / f"run-{seed}-{kind}"
     if kind == "change":  # rows are superseded, units rewritten
         subprocess.run(
             scene.command(out, detector, "--inline"), check=True, stdout=subprocess.DEVNULL
@@ -202,7 +207,7 @@ def _started(
                 os.kill(pid, signal.SIGKILL)
 
 
-def _run_with_fault(scene: Scene, out: Path, detector: str, mode: str, plan: str) -> int:
+def _run_with_fault(scene: Scene, out: storage.Place, detector: str, mode: str, plan: str) -> int:
     folder = Path(tempfile.mkdtemp(prefix=f"{out.name}-faults-", dir=scene.folder))
     environment = {"DFSCAN_FAULTS": plan, "DFSCAN_FAULTS_DIR": str(folder)}
     command = scene.command(out, detector, *_flags(mode))
@@ -213,7 +218,7 @@ def _run_with_fault(scene: Scene, out: Path, detector: str, mode: str, plan: str
 
 
 def _run_with_kills(
-    scene: Scene, out: Path, detector: str, mode: str, target: str, chance: random.Random
+    scene: Scene, out: storage.Place, detector: str, mode: str, target: str, chance: random.Random
 ) -> int:
     """Kill a process at a random moment; workers and children up to three times in a run."""
     kills = 0
@@ -242,7 +247,7 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
         process.wait(seconds)
 
 
-def _continue(scene: Scene, out: Path, detector: str, mode: str) -> None:
+def _continue(scene: Scene, out: storage.Place, detector: str, mode: str) -> None:
     done = subprocess.run(
         scene.command(out, detector, *_flags(mode)), timeout=PATIENCE_S, check=False,
         capture_output=True, text=True,
@@ -393,6 +398,28 @@ def by_the_clock(scene: Scene, clips: int) -> int:
     return found.kills
 
 
+@contextlib.contextmanager
+def object_store() -> Iterator[storage.Place]:
+    """A place in a bucket of a server of this process, which its children find as well."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    os.environ |= {
+        "AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()),
+        "AWS_ACCESS_KEY_ID": "chaos",
+        "AWS_SECRET_ACCESS_KEY": "chaos",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    boto3.client("s3").create_bucket(Bucket="chaos")
+    try:
+        yield storage.place("s3://chaos/runs")
+    finally:
+        server.stop()
+
+
 def main() -> None:
     """A campaign of so many kills."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -400,6 +427,9 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=12, help="nodes among them")
     parser.add_argument(
         "--clips", type=int, default=600, help="of the run whose nodes are killed by the clock"
+    )
+    parser.add_argument(
+        "--objects", type=int, default=20, help="kills with an object store's output"
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -410,6 +440,11 @@ def main() -> None:
         done["node/ray"] += kill_nodes(scene, options.seed, min(options.nodes, options.count))
         done["node/ray"] += by_the_clock(scene, options.clips) if options.clips else 0
         seed = options.seed
+        with object_store() as place:
+            there = replace(scene, outputs=place)
+            while done["object store"] < options.objects:
+                done["object store"] += disturb(there, seed)[1]
+                seed += 1
         while sum(done.values()) < options.count:
             what, kills = disturb(scene, seed)
             seed += 1

@@ -4,11 +4,14 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import campaign
 import pytest
 from campaign import Scene, disturb, kill_nodes, make_scene, rows
+
+from dfscan import storage
 
 pytestmark = [
     pytest.mark.filterwarnings("default:::ray"),
@@ -37,6 +40,16 @@ def test_a_driver_killed_at_a_step_of_the_commit(scene: Scene, plan: str, tmp_pa
 @pytest.mark.parametrize(("kind", "seed"), [("driver", 1), ("driver", 3), ("child", 2)])
 def test_a_process_killed_at_a_random_moment(scene: Scene, kind: str, seed: int) -> None:
     disturb(scene, seed, kind)
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("step", 7), ("change", 4)])
+@pytest.mark.usefixtures("bucket")
+def test_a_run_onto_an_object_store_is_killed_and_continued(
+    scene: Scene, kind: str, seed: int
+) -> None:
+    there = replace(scene, outputs=storage.place("s3://clips/chaos"))
+    _, kills = disturb(there, seed, kind)
+    assert kills
 
 
 def test_workers_killed_under_ray(scene: Scene) -> None:
