@@ -73,7 +73,7 @@ class Pipeline:
                 "is for training and one held out"
             )
         self.given, self.progress = given, progress
-        self.out = Path(given.out).absolute()
+        self.out = storage.place(given.out).absolute()
         self.report: dict[str, Any] = {"dfscan": __version__, "finished": False, "steps": {}}
 
     def run(self) -> int:
@@ -206,7 +206,7 @@ def _arguments() -> argparse.Namespace:
         "parts", nargs="+", help="labelled parts: zips, or members of one (a.zip!/b.zip)"
     )
     parser.add_argument("--test", nargs="+", required=True, help="videos to give verdicts on")
-    parser.add_argument("--out", required=True, help="folder for everything")
+    parser.add_argument("--out", required=True, help="folder for everything, or s3://…")
     parser.add_argument(
         "--held-out", type=int, default=1, help="so many parts, the last, to evaluate on"
     )

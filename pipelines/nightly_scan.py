@@ -47,10 +47,10 @@ def main() -> int:
     except KeyboardInterrupt:
         print("nightly scan: interrupted; the next night continues", file=sys.stderr)
         return 130
-    night = free_name(Path(given.nights), datetime.now().astimezone().date().isoformat())
+    nights = Path(given.nights)
+    night = free_name(nights, datetime.now().astimezone().date().isoformat())
     text = in_words(night, config, result)
     report = {"night": night, "exit_code": result.exit_code, **dataclasses.asdict(result)}
-    nights = Path(given.nights)
     storage.commit_json(nights / f"{night}.json", report)
     storage.commit_bytes(nights / f"{night}.txt", text.encode())
     print(text, end="")
@@ -79,13 +79,14 @@ def _arguments() -> argparse.Namespace:
 
 def _settings(given: argparse.Namespace) -> ScoreConfig:
     """The configuration as ``dfscan score`` would have it, with the reports of a night."""
+    nights = storage.local(given.nights, "the nights' log and reports")
     flags: dict[str, Any] = {
         "source": given.source or None,
         "diff": True,
         "fail_on": given.fail_on,
         "limit_time": given.limit_time,
-        "log": str(Path(given.nights) / "events.jsonl"),
-        "metrics_file": str(Path(given.nights) / "dfscan.prom"),
+        "log": str(nights / "events.jsonl"),
+        "metrics_file": str(nights / "dfscan.prom"),
     }
     config = resolve(ScoreConfig, flags, config_file=given.config, sets=given.sets)
     if config.dry_run:

@@ -67,7 +67,9 @@ class Lease:
     def _owner(self) -> dict[str, Any]:
         """An object is asked for once a second: every commit and every result of a unit checks."""
         if isinstance(self.path, ObjectPath):
-            return _read_lately(self.path, int(time.monotonic()))
+            lately = _read_lately(self.path, int(time.monotonic()))
+            if lately.get("token") == self.token:
+                return lately
         return _read(self.path)
 
 

@@ -1,5 +1,6 @@
 """On a user's cluster: three nodes on this machine, one of which may lack something."""
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def bare(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     cluster.remove_node(node)
 
 
-def config(cluster: Cluster, corpus: Corpus, out: Path, **changes: Any) -> ExtractConfig:
+def config(cluster: Cluster, corpus: Corpus, out: storage.Where, **changes: Any) -> ExtractConfig:
     values = {
         "source": tuple(str(p) for p in corpus.parts), "out": str(out), "stride": "3",
         "unit_size": 2, "ray_address": cluster.address,
@@ -100,7 +101,7 @@ def config(cluster: Cluster, corpus: Corpus, out: Path, **changes: Any) -> Extra
     return ExtractConfig(**(values | changes))
 
 
-def face_rows(root: Path) -> list[dict[str, Any]]:
+def face_rows(root: storage.Place) -> list[dict[str, Any]]:
     rows = [r for _, t in storage.read_tables(root / "faces") for r in t.to_pylist()]
     return sorted(rows, key=lambda r: (r["video_id"], r["frame_index"], r["face_index"]))
 
@@ -112,6 +113,18 @@ def test_a_cluster_writes_what_one_process_writes(
     assert result.videos == 12
     assert face_rows(tmp_path / "faces") == face_rows(faceset.root)
     assert not list((tmp_path / "faces").glob(".dfscan-probe*"))
+
+
+@pytest.mark.usefixtures("bucket")
+def test_nodes_with_its_credentials_write_to_an_object_store(
+    cluster: Cluster, corpus: Corpus, faceset: FaceSet
+) -> None:
+    credentials = {k: v for k, v in os.environ.items() if k.startswith("AWS_")}
+    out = storage.place("s3://clips/sets/faces")
+    there = config(cluster, corpus, out, runtime_env={"env_vars": credentials})
+    assert extract_job.run(there, Progress()).videos == 12
+    assert face_rows(out) == face_rows(faceset.root)
+    assert "AWS" not in storage.read_text(out / "dataset.json")
 
 
 @dataclass(frozen=True)

@@ -267,6 +267,13 @@ def test_the_lock_of_a_dead_process_or_an_old_one_is_taken_over(
         pass
 
 
+def test_two_runs_within_a_second_are_two_runs() -> None:
+    for _ in range(2):
+        with storage.Lock(OUT / "lock", "faces") as lock:
+            lock.lease.check()
+            lock.fence().check()
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_lease_says_when_another_run_has_taken_over() -> None:
     with storage.Lock(OUT / "lock", "faces") as lock:
