@@ -139,8 +139,7 @@ def _cut(index: FaceIndex, positions: npt.NDArray[np.int64], recipe: NetworkInpu
         return int(index.file[position]), int(index.row_group[position])
 
     for (file, row_group), places in groupby(range(len(positions)), key=home):
-        parquet = storage.open_parquet(index.files[file])
-        table = parquet.read_row_group(row_group, columns=["image", "crop_box", "box"])
+        table = storage.read_row_group(index.files[file], row_group, ["image", "crop_box", "box"])
         for place in places:
             row = table.slice(int(index.row[positions[place]]), 1).to_pylist()[0]
             try:

@@ -199,8 +199,9 @@ def is_folder(path: Where) -> bool:
 def row_count(path: Where) -> int:
     """Rows of a Parquet file of ours; 0 where there is none."""
     try:
-        with places.answering(str(path)):
-            return int(pq.read_metadata(parquet_source(path)).num_rows)
+        return places.asking(
+            str(path), lambda: int(pq.read_metadata(parquet_source(path)).num_rows)
+        )
     except FileNotFoundError:
         return 0
 

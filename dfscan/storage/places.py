@@ -11,13 +11,13 @@ import re
 import stat as modes
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -41,6 +41,7 @@ _OPTIONS: Final = {
 _AWS: Final = re.compile(
     r"AWS Error (?P<code>\w+) during \w+ operation: (?P<what>.+?)(?: \(Request ID: .*)?$"
 )
+T = TypeVar("T")
 STORE_ERRORS: Final = (OSError, pa.ArrowException)
 
 
@@ -270,6 +271,15 @@ def answering(path: str) -> Iterator[None]:
             except STORE_ERRORS as error:
                 raise StoreError(f"{path} cannot be reached: {one_line(error)}") from None
         raise
+
+
+def asking(path: str, read: Callable[[], T]) -> T:
+    """What reading a file gives; of an object it is tried again after trouble on the way.
+
+    :raises StoreError: as :func:`answering`.
+    """
+    with answering(path):
+        return retrying(read) if is_remote(path) else read()
 
 
 def one_line(error: BaseException) -> str:

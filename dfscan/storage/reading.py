@@ -165,8 +165,22 @@ def read_table(path: Where, columns: list[str] | None = None) -> pa.Table:
 
     :raises OSError: it cannot be read. :raises StoreError: its store does not answer.
     """
-    with places.answering(str(path)):
-        return pq.read_table(parquet_source(path), columns=columns, partitioning=None)
+    return places.asking(
+        str(path),
+        lambda: pq.read_table(parquet_source(path), columns=columns, partitioning=None),
+    )
+
+
+def read_row_group(path: Where, number: int, columns: list[str]) -> pa.Table:
+    """Some columns of one row group of a Parquet file.
+
+    :raises OSError: it cannot be read. :raises StoreError: its store does not answer.
+    """
+
+    def read() -> pa.Table:
+        return pq.ParquetFile(parquet_source(path)).read_row_group(number, columns=columns)
+
+    return places.asking(str(path), read)
 
 
 def open_parquet(path: Where) -> pq.ParquetFile:

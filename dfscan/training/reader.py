@@ -298,7 +298,7 @@ def _blend(
 
 
 def _read_row_group(file: str, number: int) -> Any:
-    return storage.open_parquet(file).read_row_group(number, columns=_COLUMNS).combine_chunks()
+    return storage.read_row_group(file, number, _COLUMNS).combine_chunks()
 
 
 def _buffered(stream: Iterator[_Item], random: np.random.Generator) -> Iterator[_Item]:

@@ -105,6 +105,7 @@ def test_tables_are_read_whole_in_columns_and_by_row_group() -> None:
     assert storage.row_count(OUT / "units" / "none.parquet") == 0
     opened = storage.open_parquet(OUT / "units" / "07.parquet")
     assert opened.read_row_group(0).num_rows == 2
+    assert storage.read_row_group(OUT / "units" / "07.parquet", 0, ["n"]).num_rows == 2
     with pytest.raises(FileNotFoundError):
         storage.read_table(OUT / "none.parquet")
     storage.commit_bytes(OUT / "damaged.parquet", b"PAR1 and more PAR1")
@@ -186,6 +187,7 @@ def test_trouble_with_a_store_is_one_line_that_says_where(monkeypatch: pytest.Mo
         storage.read_table,
         storage.parquet_files,
         storage.read_text,
+        lambda p: storage.read_row_group(p, 0, ["n"]),
         lambda p: list(storage.read_tables(p)),
     ):
         with pytest.raises(StoreError, match=r"^s3://clips/out/a\.parquet cannot be reached: NETW"):
