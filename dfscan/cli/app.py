@@ -457,11 +457,11 @@ def quickstart(
 def inspect(
     path: Annotated[
         str,
-        typer.Argument(metavar="PATH", help="A source, video, dataset, run, model or verdicts."),
+        typer.Argument(metavar="PATH", help="A source, a video, or what a verb wrote."),
     ],
     as_json: Json = False,
 ) -> None:
-    """What is this archive, dataset, run, model, verdict file or video?"""
+    """What is this archive, video, dataset, run, model, export, evaluation or verdict file?"""
     run_with("inspect", {"path": path}, None, None, None, as_json, quiet=False, verbose=False)
 
 

@@ -381,6 +381,9 @@ def _(value: InspectResult) -> None:
 def _fact(name: str, value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k}: {_fact(k, v)}" for k, v in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        between = "; " if name == "notes" else ", "
+        return between.join(_fact(name, v) for v in value) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

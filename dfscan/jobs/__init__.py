@@ -150,7 +150,7 @@ def quickstart(
 
 
 def inspect(path: str, progress: Progress | None = None) -> InspectResult:
-    """What is this archive, dataset, run, model, verdict file or video?
+    """What is this archive, video, dataset, run, model, export, evaluation or verdict file?
 
     :raises UsageError: nothing is there, or it is nothing that dfscan knows.
     """

@@ -1,8 +1,8 @@
-"""``dfscan inspect``: what is this archive, dataset, run, model, verdict file or video?"""
+"""``dfscan inspect``: what is this archive, dataset, model, verdict file, video, result of a verb?"""
 
 import dataclasses
 from collections import Counter
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,14 +13,14 @@ from dfscan.corpora import list_videos
 from dfscan.corpora.base import suffix
 from dfscan.errors import SourceError
 from dfscan.facesets import MARKER, FaceSet
+from dfscan.jobs.inspect_folders import MODEL, inspect_folder
+from dfscan.jobs.inspect_models import WEIGHTS, inspect_model, inspect_weights
 from dfscan.jobs.looking import make_looker
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import InspectResult
-from dfscan.operatingpoint import OperatingPoint
 from dfscan.records import VideoRef
 
-_MODEL = "model.safetensors"
-_FEW = 50
+_FEW: Final = 50
 
 
 def run(config: InspectConfig, progress: Progress) -> InspectResult:
@@ -31,13 +31,22 @@ def run(config: InspectConfig, progress: Progress) -> InspectResult:
     path = storage.place(config.path)
     if storage.exists(path / MARKER):
         return _dataset(FaceSet(path.absolute()))
-    if path.suffix == ".safetensors" or storage.exists(path / _MODEL):
-        return _model(config.path)
-    if path.suffix == ".parquet" and storage.exists(path):
+    found = inspect_folder(path)
+    if found is not None:
+        return found
+    if path.suffix == ".safetensors" or storage.exists(path / MODEL):
+        return inspect_model(config.path)
+    if storage.exists(path) and not storage.is_folder(path):
+        found = _file(path)
+    return found or _source(config.path, progress)
+
+
+def _file(path: storage.Place) -> InspectResult | None:
+    """A table or a network; None for what is neither."""
+    if path.suffix == ".parquet":
         table = _our_table(path)
-        if table is not None:
-            return _table(path, *table)
-    return _source(config.path, progress)
+        return None if table is None else _table(path, *table)
+    return inspect_weights(path) if path.suffix.lower() in WEIGHTS else None
 
 
 def _dataset(target: FaceSet) -> InspectResult:
@@ -62,33 +71,6 @@ def _dataset(target: FaceSet) -> InspectResult:
     }
     parts = [{"part": part, **status} for part, status in counts["parts"].items()]
     return InspectResult(str(target.root), "face dataset", facts, parts)
-
-
-def _model(path: str) -> InspectResult:
-    from dfscan.models.modelfile import find_model, read_header
-
-    file = find_model(path)
-    header = read_header(file)
-    assert header.recipe.input is not None
-    facts = {
-        "backbone": header.backbone,
-        "input": header.recipe.input.model_dump(),
-        "threshold": header.threshold,
-        "calibrated": header.calibration is not None,
-        **_chosen(header.operating_point),
-        "sampling": header.recipe.sampling.model_dump(exclude_none=True),
-        "detector": header.recipe.detector.model_dump(exclude_none=True),
-        "bytes": storage.size(file),
-        "made by": f"dfscan {header.dfscan}",
-    }
-    kind = "run folder with a model" if storage.is_folder(path) else "model"
-    return InspectResult(str(file), kind, facts)
-
-
-def _chosen(point: OperatingPoint | None) -> dict[str, Any]:
-    if point is None:
-        return {}
-    return {"operating point": point.model_dump(exclude={"sampling"}, exclude_none=True)}
 
 
 def _our_table(path: storage.Place) -> tuple[str, pq.ParquetFile] | None:

@@ -132,14 +132,26 @@ def read_header(path: storage.Place) -> ModelHeader:
     text = storage.read_start(path, 8 + length)[8:]
     try:
         metadata = json.loads(text).get("__metadata__") or {}
-        content = json.loads(metadata[_KEY])
-        written = content.get("format", 0)
+        written = metadata[_KEY]
     except (ValueError, AttributeError, TypeError, RecursionError):
         raise ModelError(f"{path} is not a safetensors file, or is damaged: {_REMEDY}") from None
     except KeyError:
         raise ModelError(
             f"{path} holds tensors but no dfscan header, it is another program's model: {_REMEDY}"
         ) from None
+    return parse_header(path, written)
+
+
+def parse_header(path: storage.Place, text: str) -> ModelHeader:
+    """The header of a model, or of a file that was made of one, from its JSON.
+
+    :raises ModelError: it is none, or of a newer dfscan.
+    """
+    try:
+        content = json.loads(text)
+        written = content.get("format", 0)
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        raise ModelError(f"{path}: its dfscan header is damaged: copy the file again") from None
     if isinstance(written, int) and written > FORMAT:
         raise ModelError(
             f"{path} has model format {written} (dfscan {content.get('dfscan')}); this dfscan reads "

@@ -1,18 +1,27 @@
+import io
 import json
 import os
+import pickle
 import sys
+import zipfile
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pyarrow as pa
 import pytest
+from making_faces import person, write_faces
+from making_verdicts import make_model
+from making_weights import keras_arrays, write_hdf5
 
+import dfscan
 from dfscan import inspect, purge, storage
 from dfscan.cli import main
 from dfscan.config import ExtractConfig
-from dfscan.errors import OutputError, SourceError
-from dfscan.jobs import extract_job
+from dfscan.errors import ModelError, OutputError, SourceError
+from dfscan.jobs import evaluate_rows, export_job, extract_job, stress_job, train_job, train_results
 from dfscan.jobs.progress import Progress
+from dfscan.models.exporters.litert import with_facts
 from dfscan.records import VERDICT_SCHEMA
 from dfscan.storage.committing import TEMPORARY
 from dfscan.synthetic import Corpus
@@ -144,6 +153,182 @@ def test_inspecting_one_clip_shows_what_extract_would_write(write_clip, tmp_path
     assert clip.kind == "video or picture"
     assert clip.facts["codec"] == "h264"
     assert (clip.facts["frames_decoded"], clip.facts["status"]) == (40, "no_face")
+
+
+@pytest.fixture
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Trains a little, without plots; every run of a test on the same faces."""
+    faces = write_faces(tmp_path / "trained on", [r for n in "abcdef" for r in person(n)]).root
+    monkeypatch.setattr(train_results, "_draw", lambda *_: None)
+    settings = {"backbone": "cnn1", "epochs": 2, "batch_size": 8, "val_fraction": 0.34}
+
+    def go(name: str, **changes: Any) -> Path:
+        out = tmp_path / name
+        asked = settings | {"inline": True, "workers": 1, "input": {"size": 64}} | changes
+        dfscan.train(str(faces), out=str(out), **asked)
+        return out
+
+    return go
+
+
+def test_inspecting_a_run_its_export_and_the_exported_files(
+    train: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train("run")
+    found = inspect(str(run))
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert (found.kind, found.facts["finished"]) == ("run folder with a model", True)
+    assert (found.facts["epochs done"], found.facts["epochs planned"]) == (2, 2)
+    assert found.facts["weights of epoch"] == metrics["best_epoch"]
+    assert found.facts["faces by side"].keys() >= {"train", "validation"}
+    assert found.facts["backbone"] == "cnn1"
+    rows = [r for r in found.rows if r["side"] == "validation"]
+    assert [r["by"] for r in rows] == ["video", "frame"]
+    assert rows[0]["auc"] == metrics["validation"]["by_video"]["auc"]
+
+    monkeypatch.setattr(export_job, "_ROUNDS", 1)
+    made = dfscan.export(str(run), formats=("torchscript",))
+    found = inspect(made.out)
+    assert (found.kind, found.facts["of the model"]) == ("export", "model.safetensors")
+    assert found.facts["model SHA-256"] == metrics["model_sha256"]
+    assert [r["format"] for r in found.rows] == ["original", "torchscript"]
+    row = made.rows[1]
+    file = Path(made.out) / row["file"]
+    found = inspect(str(file))
+    assert (found.kind, found.facts["format"]) == ("exported model", "torchscript")
+    assert found.facts["exported from"] == "model.safetensors"
+    assert found.facts["model SHA-256"] == metrics["model_sha256"]
+    assert found.facts["logits differ by up to"] == row["max_delta"]
+    assert (found.facts["backbone"], found.facts["input"]["size"]) == ("cnn1", 64)
+    facts = inspect(str(file.rename(run / "renamed.pt"))).facts
+    assert facts["model SHA-256"] == metrics["model_sha256"]
+    assert "exported from" not in facts
+    with pytest.raises(SystemExit) as stopped:
+        main_with("inspect", made.out)
+    assert not stopped.value.code
+    assert "torchscript" in capsys.readouterr().out
+
+
+def test_inspecting_an_unfinished_run_and_a_series(
+    train: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = inspect(str(train("folds", folds=2, epochs=1)))
+    assert (series.kind, series.facts["finished"]) == ("series of runs", True)
+    assert [r["run"] for r in series.rows] == ["fold_0", "fold_1"]
+
+    class Killed(BaseException):
+        pass
+
+    def die(out: Path, plan: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr(train_job, "conclude", die)
+    with pytest.raises(Killed):
+        train("killed", epochs=3)
+    found = inspect(str(train_job.storage.place(series.path).parent / "killed"))
+    assert (found.kind, found.facts["finished"]) == ("unfinished run folder", False)
+    assert (found.facts["epochs done"], found.facts["epochs planned"]) == (3, 3)
+    assert found.facts["checkpoint"] is True
+    assert found.facts["to go on"] == "the same dfscan train"
+
+
+def test_inspecting_a_stress_test_and_an_evaluation(corpus: Corpus, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model.safetensors", detector="none")
+    asked = {"inline": True, "frames": 2, "isolate": False}
+    out = str(tmp_path / "stress")
+    done = dfscan.stress(str(model), str(corpus.test), out=out, conditions=("half",), **asked)
+    found = inspect(out)
+    assert (found.kind, found.facts["finished"]) == ("stress test", True)
+    assert found.facts["conditions done"] == ["half", "original"]
+    assert [(r["condition"], r["videos"]) for r in found.rows] == [("original", 4), ("half", 4)]
+    assert found.rows[1]["auc"] == done.rows[1]["auc"]
+    verdicts = str(Path(out) / "verdicts" / "original.parquet")
+    out = str(tmp_path / "evaluation")
+    metrics = dfscan.evaluate(verdicts, out=out, resamples=100, faces=0).metrics
+    found = inspect(out)
+    assert (found.kind, found.facts["of"]) == ("evaluation", "verdicts")
+    assert found.facts["evaluated"] == verdicts
+    assert found.facts["videos"]["labelled"] == 4
+    assert [r["by"] for r in found.rows] == ["video", "frame"]
+    assert found.rows[0]["auc"] == metrics["by_video"]["auc"]
+    assert found.rows[0]["auc_interval"] == metrics["by_video"]["intervals"]["auc"]
+
+
+def test_an_imported_model_says_where_it_is_from(tmp_path: Path) -> None:
+    weights = write_hdf5(tmp_path / "Meso4_DF.h5", keras_arrays("meso4"))
+    model = dfscan.import_model("mesonet", str(weights), out=str(tmp_path / "m.safetensors")).out
+    facts = inspect(model).facts
+    assert (facts["imported as"], facts["licence"]) == ("mesonet", "Apache-2.0")
+    assert facts["source"] == "https://github.com/DariusAf/MesoNet"
+    assert facts["from the file"] == "Meso4_DF.h5"
+    assert facts["notes"]
+    assert "HDF5" in inspect(str(weights)).facts["seems to be"]
+
+
+class Canary:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_pickle_is_told_and_not_opened(tmp_path: Path, zipped: bool) -> None:
+    canary = tmp_path / "canary"
+    data = pickle.dumps(Canary(canary))
+    if zipped:
+        sink = io.BytesIO()
+        with zipfile.ZipFile(sink, "w") as archive:
+            archive.writestr("archive/data.pkl", data)
+        data = sink.getvalue()
+    (tmp_path / "x.pt").write_bytes(data)
+    found = inspect(str(tmp_path / "x.pt"))
+    assert found.kind == "another program's weights"
+    assert "code when loaded" in found.facts["seems to be"]
+    assert not canary.exists()
+
+
+def test_exported_files_of_any_content_are_told_or_refused(tmp_path: Path) -> None:
+    def told(name: str, data: bytes) -> str:
+        (tmp_path / name).write_bytes(data)
+        return str(inspect(str(tmp_path / name)).facts["seems to be"])
+
+    assert told("a.onnx", b"\x08\x0a\x12\x01x") == "an ONNX graph"
+    assert told("a.tflite", b"\x1c\0\0\0TFL3 network") == "a LiteRT network"
+    with pytest.raises(SourceError, match=r"b\.onnx is no onnx file, or is damaged: cut off"):
+        told("b.onnx", b"\x08\x0a\x12\xff\x01x")
+    with pytest.raises(SourceError, match=r"b\.pt is no torchscript file, or is damaged"):
+        told("b.pt", b"PK\x03\x04 cut short")
+    for header in ("[", "[1]", '{"format": 99}'):
+        data = with_facts(b"\x1c\0\0\0TFL3", {"dfscan": header, "model_sha256": "ab"})
+        with pytest.raises(ModelError, match=r"c\.tflite"):
+            told("c.tflite", data)
+
+
+MARKERS = (evaluate_rows.MARKER, train_job.MARKER, export_job.MARKER, stress_job.MARKER)
+
+
+@pytest.mark.parametrize("marker", MARKERS)
+def test_a_marker_of_any_shape_is_no_crash(
+    tmp_path: Path, marker: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = (3, "x", None, [1, {"a": 2}], {"rows": 3})
+    for value in odd:
+        keys = ("config", "configuration", "rows", "faces", "notes", "models", "truth_by_verdict")
+        figures = ("by_video", "split", "validation", "runs", "finished", "dfscan", "path")
+        content = dict.fromkeys((*keys, *figures), value)
+        for name in (marker, "metrics.json"):
+            (tmp_path / name).write_text(json.dumps(content))
+        with pytest.raises(SystemExit) as stopped:
+            main_with("inspect", str(tmp_path))
+        assert not stopped.value.code
+    assert "Traceback" not in capsys.readouterr().err
+    (tmp_path / marker).write_text("[]")
+    with pytest.raises(SourceError, match="no JSON object"):
+        inspect(str(tmp_path))
 
 
 def main_with(*arguments: str) -> None:

@@ -86,6 +86,7 @@ def test_onnx_holds_the_facts_and_no_path_of_this_machine(model: Model) -> None:
     made = protobuf.load_model_from_string(data)
     assert {p.key: p.value for p in made.metadata_props} == facts
     assert made.graph.doc_string == facts["description"]
+    assert EXPORTERS["onnx"].facts(data) == EXPORTERS["onnx-int8"].facts(data) == facts
     assert made.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     assert str(Path(dfscan.__file__).parent).encode() not in data
 
@@ -96,6 +97,7 @@ def test_torchscript_runs_where_dfscan_is_not(model: Model, tmp_path: Path) -> N
     path = tmp_path / "m.pt"
     data = torchscript.convert(network, facts, NONE)
     assert str(Path(torch.__file__).parent).encode() not in data  # stored, so it would be seen
+    assert EXPORTERS["torchscript"].facts(data) == facts
     path.write_bytes(data)
     script = (
         "import sys, json\n"
@@ -129,6 +131,7 @@ def test_litert_facts_follow_the_network_as_a_zip() -> None:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         assert archive.read("dfscan.json") == b"{}"
         assert archive.read("description.txt") == b"words"
+    assert litert.facts(data) == {"dfscan": "{}", "description": "words"}
 
 
 class Paired(nn.Module):

@@ -1,6 +1,10 @@
 """What an exporter is, and what its files say of themselves."""
 
 import importlib.util
+import io
+import lzma
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -22,6 +26,17 @@ INPUT: Final = "pixels"
 OUTPUT: Final = "logit"
 AGREES: Final = 1e-4
 """Logits of an exported network may differ from the original's by so much."""
+
+FACTS: Final = (HEADER, "model_sha256", "description")
+"""What a file says of itself: the keys that :func:`describe` gives."""
+
+LARGEST_FACT: Final = 64 << 20
+"""Bytes of one fact that is read back; a header is far smaller."""
+
+_DAMAGED: Final = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError),  # OSError: damaged bzip2
+    *(EOFError, NotImplementedError, RuntimeError),
+)
 
 Pixels = npt.NDArray[np.uint8]
 Facts = Mapping[str, str]
@@ -65,7 +80,9 @@ class Exporter:
 
     ``convert(network, facts, faces)`` gives the file's bytes, with ``facts`` in its metadata;
     ``faces`` (N, S, S, 3) uint8 are what a quantised network is fitted to, the others leave them
-    alone. ``load(data, threads)`` makes them run. ``batch``: the one it takes, None for any.
+    alone. ``load(data, threads)`` makes them run. ``facts(data)`` gives what ``convert`` was told, read
+    as data: nothing of the file runs, no package is needed; empty for another program's file,
+    ValueError for a damaged one. ``batch``: the one it takes, None for any.
     ``tolerance``: how far logits may be from the original's, None for a network that is meant to
     differ. ``fitted``: it needs faces to be made. ``packages`` come with the extra ``extra``; none
     are needed where that is None.
@@ -74,6 +91,7 @@ class Exporter:
     suffix: str
     convert: Callable[[PixelNetwork, Facts, Pixels], bytes]
     load: Callable[[bytes, int], Runner]
+    facts: Callable[[bytes], dict[str, str]]
     extra: str | None = None
     packages: tuple[str, ...] = ()
     batch: int | None = None
@@ -112,6 +130,32 @@ def describe(model: Model, exporter: Exporter) -> dict[str, str]:
         "model_sha256": model.sha256,
         "description": "\n".join(_words(model, exporter)),
     }
+
+
+def facts_in_zip(data: bytes, key_of: Callable[[str], str]) -> dict[str, str]:
+    """The facts that lie in a zip as members of their own.
+
+    :param key_of: a member's name → the fact that it is, if it is one.
+    :raises ValueError: the zip is damaged, or a fact is no UTF-8 or too large.
+    """
+    found = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for member in archive.infolist():
+                key = key_of(member.filename)
+                if key in FACTS:
+                    with archive.open(member) as file:
+                        content = file.read(LARGEST_FACT + 1)
+                    found[key] = _text(content)
+    except _DAMAGED as error:
+        raise ValueError(str(error)) from None
+    return found
+
+
+def _text(content: bytes) -> str:
+    if len(content) > LARGEST_FACT:
+        raise ValueError(f"a fact of more than {LARGEST_FACT:,} bytes")
+    return content.decode()
 
 
 def input_of(header: ModelHeader) -> NetworkInput:

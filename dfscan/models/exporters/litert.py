@@ -19,6 +19,7 @@ from dfscan.models.exporters.base import (
     PixelNetwork,
     Pixels,
     Runner,
+    facts_in_zip,
     refusal,
 )
 
@@ -74,7 +75,14 @@ def load(data: bytes, threads: int) -> Runner:
     return run
 
 
+def facts(data: bytes) -> dict[str, str]:
+    """What the file says of itself; see :class:`~dfscan.models.exporters.base.Exporter`."""
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        return {}
+    return facts_in_zip(data, lambda name: name.partition(".")[0])
+
+
 LITERT = Exporter(
-    ".tflite", convert, load, extra="litert", packages=("litert_torch", "ai_edge_litert"),
-    batch=BATCH,
+    ".tflite", convert, load, facts, extra="litert",
+    packages=("litert_torch", "ai_edge_litert"), batch=BATCH,
 )  # fmt: skip

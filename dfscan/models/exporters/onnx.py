@@ -1,5 +1,6 @@
 """ONNX, run by ONNX Runtime: any batch size."""
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from dfscan.errors import ModelError
 from dfscan.models.exporters.base import (
+    FACTS,
     INPUT,
     OUTPUT,
     Exporter,
@@ -20,6 +22,11 @@ from dfscan.models.exporters.base import (
 
 LARGEST: Final = 2**31 - 1
 """Bytes of one protobuf message; beyond it ONNX keeps tensors in other files."""
+
+_METADATA, _KEY, _VALUE = 14, 1, 2
+"""Fields of ONNX's ModelProto (``metadata_props``) and StringStringEntryProto (``onnx.proto``)."""
+_MANY: Final = 1 << 20
+"""A message has fewer fields; one of nothing but empty fields would take for ever."""
 
 
 def convert(network: PixelNetwork, facts: Facts, faces: Pixels) -> bytes:
@@ -89,6 +96,55 @@ def load(data: bytes, threads: int) -> Runner:
     return run
 
 
+def facts(data: bytes) -> dict[str, str]:
+    """What the file says of itself; see :class:`~dfscan.models.exporters.base.Exporter`."""
+    entries = [
+        dict(_pieces(entry)) for field, entry in _pieces(memoryview(data)) if field == _METADATA
+    ]
+    texts = {bytes(e.get(_KEY, b"")): bytes(e.get(_VALUE, b"")) for e in entries}
+    return {key: texts[key.encode()].decode() for key in FACTS if key.encode() in texts}
+
+
+def _pieces(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """The fields of a protobuf message that have a length, by number; the others are stepped over.
+
+    :raises ValueError: it is no such message.
+    """
+    at = 0
+    for _ in range(_MANY):
+        if at >= len(message):
+            return
+        tag, at = _varint(message, at)
+        kind, size = tag & 7, 0
+        if kind == 0:
+            _, at = _varint(message, at)
+        elif kind == 2:
+            size, at = _varint(message, at)
+            yield tag >> 3, message[at : at + size]
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"a field of type {kind} at byte {at:,}")
+        at += size
+        if at > len(message):
+            raise ValueError("cut off")
+    raise ValueError(f"more than {_MANY:,} fields")
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    """A number of seven bits a byte, and where the next field begins."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(message):
+            raise ValueError("cut off")
+        byte = message[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+    raise ValueError(f"a number of more than ten bytes at byte {at:,}")
+
+
 PACKAGES: Final = ("onnx", "onnxruntime", "onnxscript")
 
-ONNX = Exporter(".onnx", convert, load, extra="onnx", packages=PACKAGES)
+ONNX = Exporter(".onnx", convert, load, facts, extra="onnx", packages=PACKAGES)

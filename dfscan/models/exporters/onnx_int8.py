@@ -72,6 +72,6 @@ def convert(network: PixelNetwork, facts: Facts, faces: Pixels) -> bytes:
 
 
 ONNX_INT8 = Exporter(
-    ".int8.onnx", convert, onnx.load, extra="onnx", packages=onnx.PACKAGES,
+    ".int8.onnx", convert, onnx.load, onnx.facts, extra="onnx", packages=onnx.PACKAGES,
     tolerance=None, fitted=True,
 )  # fmt: skip

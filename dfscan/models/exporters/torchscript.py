@@ -16,7 +16,15 @@ import numpy.typing as npt
 import torch
 from torch.jit._trace import TracerWarning
 
-from dfscan.models.exporters.base import Exporter, Facts, PixelNetwork, Pixels, Runner, refusal
+from dfscan.models.exporters.base import (
+    Exporter,
+    Facts,
+    PixelNetwork,
+    Pixels,
+    Runner,
+    facts_in_zip,
+    refusal,
+)
 
 
 def convert(network: PixelNetwork, facts: Facts, faces: Pixels) -> bytes:
@@ -52,6 +60,11 @@ def load(data: bytes, threads: int) -> Runner:
     return run
 
 
+def facts(data: bytes) -> dict[str, str]:
+    """What the file says of itself; see :class:`~dfscan.models.exporters.base.Exporter`."""
+    return facts_in_zip(data, lambda name: name.partition("/extra/")[2])
+
+
 def _without_origins(data: bytes) -> bytes:
     """The archive without its debug records: they name every source file by its path here."""
     sink = io.BytesIO()
@@ -73,4 +86,4 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-TORCHSCRIPT = Exporter(".torchscript.pt", convert, load)
+TORCHSCRIPT = Exporter(".torchscript.pt", convert, load, facts)
