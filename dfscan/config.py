@@ -8,7 +8,7 @@ import datetime
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
@@ -825,7 +825,7 @@ def build(verb: type[Config], values: Mapping[str, Any]) -> Config:
         return verb.model_validate(values)
     except ValidationError as error:
         name = next(n for n, model in VERBS.items() if model is verb)
-        raise ConfigError(_explain(name, verb, error)) from None
+        raise ConfigError(_explain(name, verb, error.errors())) from None
 
 
 def preset_names(verb: str) -> list[str]:
@@ -863,6 +863,8 @@ def _load_file(verb: str, path: str | Path | None) -> dict[str, Any]:
         if key not in _SHARED:
             hint = did_you_mean(str(key), _SHARED)
             raise ConfigError(f"{path}: unknown key 'run.{key}': {hint}")
+    for name in content:
+        _check_section(path, name, _load_section(path, content, name))
     score = _load_section(path, content, "score")
     borrowed = {key: score[at] for key, at in VERBS[verb].from_score.items() if at in score}
     return {**shared, **borrowed, **_load_section(path, content, verb)}
@@ -873,6 +875,26 @@ def _load_section(path: str | Path, content: Mapping[str, Any], name: str) -> di
     if not isinstance(section, dict):
         raise ConfigError(f"{path}: {name!r} must hold keys and values, got {section!r}")
     return section
+
+
+def _check_section(path: str | Path, name: str, section: Mapping[str, Any]) -> None:
+    """Refuse a key or value that is wrong whatever verb runs, and whatever flags lie over it.
+
+    What keys say together, and what is missing, the verb judges: presets and flags take part in that.
+    """
+    model = VERBS.get(name, VerbConfig)
+    try:
+        model.model_validate(section)
+    except ValidationError as error:
+        alone = [e for e in error.errors() if not _needs_the_rest(e)]
+        if alone:
+            raise ConfigError(f"{path}: {_explain(name, model, alone)}") from None
+
+
+def _needs_the_rest(error: Any) -> bool:
+    """Whether a complaint is about several keys, or about one that is not there."""
+    together = error["type"] == "value_error" and isinstance(error["input"], Mapping)
+    return together or error["type"] == "missing"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -930,16 +952,16 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
             base[key] = dict(value) if isinstance(value, Mapping) else value
 
 
-def _explain(verb: str, model: type[Strict], error: ValidationError) -> str:
+def _explain(verb: str, model: type[Strict], errors: Sequence[Any]) -> str:
     """The first complaint of pydantic in one line: name, value got, values allowed."""
-    first = error.errors()[0]
+    first = errors[0]
     keys = _keys(first)
     path = ".".join([verb, *keys])
     if first["type"] == "extra_forbidden":
         section = _section(model, keys[:-1])
         return f"unknown key {path!r}: {did_you_mean(keys[-1], section.model_fields)}"
     got = first["input"]
-    allowed = "; ".join(dict.fromkeys(_message(e) for e in error.errors() if _keys(e) == keys))
+    allowed = "; ".join(dict.fromkeys(_message(e) for e in errors if _keys(e) == keys))
     return f"{path}: got {got!r}; {allowed}" if keys else f"{verb}: {allowed}"
 
 

@@ -137,6 +137,60 @@ def test_a_file_of_another_shape_is_one_clear_error(folder, text):
         resolve(ExtractConfig, {})
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("score: {modl: m}", "unknown key 'score.modl': did you mean 'model'?"),
+        ("score: {evidence: {fraems: 3}}", "unknown key 'score.evidence.fraems': did you mean"),
+        ("train: {epochs: 0}", "train.epochs: got 0; should be greater than or equal to 1"),
+        (
+            "train: {phases: [{train: head, lr: fast}]}",
+            "train.phases.0.lr: got 'fast'; should be a",
+        ),
+        ("verify: [1]", "'verify' must hold keys and values, got [1]"),
+        ("run: {workers: 0}", "run.workers: got 0; should be greater than or equal to 1"),
+    ],
+)
+def test_what_is_wrong_in_a_section_stops_every_verb(folder, text, message):
+    write(folder, text)
+    for verb in VERBS.values():
+        with pytest.raises(ConfigError) as caught:
+            resolve(verb, {})
+        assert str(caught.value).startswith(f"dfscan.yaml: {message}")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_value_that_a_flag_replaces_must_be_allowed_all_the_same(folder):
+    write(folder, "extract: {unit_size: many}")
+    with pytest.raises(ConfigError, match=r"^dfscan\.yaml: extract\.unit_size: got 'many'"):
+        resolve(ExtractConfig, {"unit_size": 5})
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("train: {mix: [1, 2]}", {"faces": ["a", "b"]}),
+        ("train: {head: {kind: mlp}}", {"head.hidden": [8]}),
+        ("train: {identities: {distance: 0.7}}", {"identities.weights": "w"}),
+    ],
+)
+def test_what_keys_say_together_only_the_verb_that_runs_judges(folder, text, flags):
+    write(folder, text)
+    assert resolve(ScoreConfig, {}) == ScoreConfig()
+    assert resolve(TrainConfig, flags)
+    with pytest.raises(ConfigError, match=r"^train"):
+        resolve(TrainConfig, {})
+
+
+@pytest.mark.usefixtures("own_presets")
+def test_a_file_may_say_half_of_what_a_preset_says(folder):
+    (folder / "presets" / "extract" / "uneven.yaml").write_text("stride: {real: 3, fake: 9}")
+    write(folder, "extract: {stride: {fake: 5}}")
+    found = resolve(ExtractConfig, {}, preset="uneven")
+    assert (found.stride.real, found.stride.fake) == (3, 5)
+    assert resolve(TrainConfig, {}) == TrainConfig()
+
+
 def test_an_empty_file_is_no_configuration(folder):
     write(folder, "# nothing yet\nextract:\n")
     assert resolve(ExtractConfig, {}) == ExtractConfig()
