@@ -143,7 +143,7 @@ class _Zip:
 
     def __init__(self, span: Span) -> None:
         self._span = span
-        self._zip = zipfile.ZipFile(Window(span))
+        self._zip = _directory(span)
         _check_end(span, len(self._zip.comment))
         named = ((_clean(i.filename), i) for i in self._zip.infolist() if _is_file(i))
         self._infos = {name: info for name, info in named if name}
@@ -207,6 +207,17 @@ class _Tar:
 
 
 _KINDS: Final[dict[str, type[_Zip] | type[_Tar]]] = {".zip": _Zip, ".tar": _Tar}
+
+
+def _directory(span: Span) -> zipfile.ZipFile:
+    """The central directory; zipfile takes whatever keeps it from reading for damage."""
+    try:
+        return zipfile.ZipFile(Window(span))
+    except zipfile.BadZipFile as error:
+        why = error.__context__
+        if isinstance(why, OSError) and not isinstance(why, BeforeStartError):
+            raise why from None
+        raise
 
 
 def _check_end(span: Span, comment: int) -> None:

@@ -35,6 +35,8 @@ _DAMAGED: Final = (
     ValueError,
     struct.error,
 )
+_BZIP2: Final = ("Invalid data stream",)
+"""What bz2 raises over damage: an OSError too, and none of a store's."""
 
 
 def read_bytes(uri: str, limit: int | None = None) -> bytes:
@@ -67,6 +69,8 @@ def _reading(uri: str) -> Iterator[Any]:
     except BeforeStartError as error:  # an OSError, and none of a store's
         raise VideoError("decode_error", f"damaged archive member: {error}") from None
     except places.STORE_ERRORS as error:
+        if error.args == _BZIP2:
+            raise VideoError("decode_error", "damaged archive member: its bzip2 data") from None
         raise VideoError("missing", f"cannot be read: {places.one_line(error)}") from None
     except _DAMAGED as error:
         raise VideoError("decode_error", f"damaged or encrypted archive member: {error}") from None

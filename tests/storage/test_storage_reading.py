@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import tarfile
@@ -10,6 +11,7 @@ from making import CLIP, make_zip
 
 from dfscan import storage
 from dfscan.errors import SourceError, VideoError
+from dfscan.storage.blobs import LocalBlob
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -42,6 +44,44 @@ def test_a_damaged_member_is_a_decode_error(tmp_path, compression):
     path = make_zip(tmp_path / "p.zip", compression)
     data = bytearray(path.read_bytes())
     data[30 + len("a.mp4")] ^= 0xFF  # the first byte after the local header
+    path.write_bytes(data)
+    with pytest.raises(VideoError) as caught:
+        storage.read_bytes(f"{path}!/a.mp4")
+    assert caught.value.status == "decode_error"
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("at", [0, 10, 60])
+def test_damage_is_told_from_a_store_that_fails(tmp_path, monkeypatch, compression, at):
+    path = make_zip(tmp_path / "p.zip", compression, **{"a.mp4": CLIP})
+    assert storage.read_bytes(f"{path}!/a.mp4") == CLIP
+    data = bytearray(path.read_bytes())
+    start = 30 + len("a.mp4") + (4 if compression == zipfile.ZIP_LZMA else 0)  # its version: any
+    data[start + at : start + at + 8] = b"\xff" * 8
+    path.write_bytes(data)
+    for read in (storage.read_bytes, storage.content_sha256):
+        with pytest.raises(VideoError, match="damaged") as caught:
+            read(f"{path}!/a.mp4")
+        assert caught.value.status == "decode_error"
+
+    def fail(blob, offset, count):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(LocalBlob, "read_at", fail)
+    for _ in range(2):
+        with pytest.raises(VideoError) as caught:
+            storage.read_bytes(f"{path}!/a.mp4")
+        assert caught.value.status == "missing"
+        storage.forget()  # then its directory cannot be read either
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, 99])
+def test_a_member_that_is_not_compressed_as_it_claims_is_a_decode_error(tmp_path, method):
+    path = make_zip(tmp_path / "p.zip", **{"a.mp4": CLIP})
+    data = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        at = data.rindex(signature) + offset
+        data[at : at + 2] = method.to_bytes(2, "little")
     path.write_bytes(data)
     with pytest.raises(VideoError) as caught:
         storage.read_bytes(f"{path}!/a.mp4")
