@@ -37,6 +37,14 @@ from dfscan.errors import SourceError
 PATHS: Final = ("path", "uri", "filename", "file", "video")
 _DAMAGED: Final = (pa.ArrowException, OSError, ValueError, KeyError, OverflowError)
 """What pyarrow raises over a table: bad bytes, text that is not UTF-8, two columns of one name."""
+
+MOST_ROWS: Final = 20_000_000
+MOST_TEXT: Final = 4 << 30
+MOST_COLUMNS: Final = 1_000
+"""Rows, bytes and columns that are read of a Parquet list: few bytes of a file can claim any number."""
+
+_BATCH: Final = 256
+"""Rows at a time: one long text, named in every row, is there so many times."""
 _HERE: Final = re.compile(r"^(\./+)+")
 
 
@@ -184,14 +192,46 @@ def _read_parquet(uri: str, data: bytes, paths: Sequence[str] = PATHS) -> Iterat
         labels = [n for n in file.schema_arrow.names if n.strip().lower() == "label"]
         names = list(dict.fromkeys(texts + labels))
         columns = _Columns(uri, names, file.schema_arrow.names, paths)
-        number = 0
-        for batch in file.iter_batches(columns=names):
+        _check_claims(uri, file.metadata, names)
+        number = size = 0
+        for batch in file.iter_batches(_BATCH, columns=names):
+            size += batch.nbytes
+            _check_size(uri, number + batch.num_rows, size)
             for values in zip(*(batch[n].to_pylist() for n in names), strict=True):
                 number += 1
                 yield columns.row(number, values)
     except _DAMAGED as error:
         text = " ".join(str(error).split())
         raise SourceError(f"{uri} is not a readable Parquet file: {text}") from None
+
+
+def _check_claims(uri: str, about: pq.FileMetaData, names: Sequence[str]) -> None:
+    """Refuse what is too large by its own metadata, before any of it is read.
+
+    :raises SourceError: it has too many rows or columns, or too much text.
+    """
+    if len(names) > MOST_COLUMNS:
+        raise SourceError(
+            f"{uri} has {len(names):,} columns of text, more than {MOST_COLUMNS:,}: leave out what "
+            "says nothing of the videos"
+        )
+    wanted = set(names)
+    groups = map(about.row_group, range(about.num_row_groups))
+    chunks = (group.column(at) for group in groups for at in range(group.num_columns))
+    sizes = (
+        max(0, chunk.total_uncompressed_size)
+        for chunk in chunks
+        if chunk.path_in_schema.partition(".")[0] in wanted
+    )
+    _check_size(uri, about.num_rows, sum(sizes))
+
+
+def _check_size(uri: str, rows: int, text: int) -> None:
+    if rows > MOST_ROWS or text > MOST_TEXT:
+        raise SourceError(
+            f"{uri} has more than {MOST_ROWS:,} rows or {MOST_TEXT >> 30} GiB of text, which is more "
+            "than a list may have: split it into several"
+        )
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -1,10 +1,11 @@
 import zipfile
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dfscan.corpora import base, list_videos
+from dfscan.corpora import base, list_videos, lists
 from dfscan.errors import SourceError
 
 BAD_TEXT = pa.StringArray.from_buffers(
@@ -184,6 +185,44 @@ def test_a_list_that_is_too_large_is_refused(folder, monkeypatch):
     (folder / "l.txt").write_text("b.mp4\n" * 200_000)
     with pytest.raises(SourceError, match=r"l\.txt is larger than 1 MB"):
         list_videos([str(folder / "l.txt")])
+
+
+def write_alike(path, text, rows, groups=1):
+    """A Parquet file with ``groups`` times ``rows`` rows that all hold one text, stored once a group."""
+    column = pa.DictionaryArray.from_arrays(np.zeros(rows, np.int32), [text])
+    with pq.ParquetWriter(path, pa.schema({"path": column.type}), store_schema=False) as file:
+        for _ in range(groups):
+            file.write_table(pa.table({"path": column}), rows)
+    return path
+
+
+def test_a_parquet_list_of_any_number_of_rows_is_refused_unread(folder, monkeypatch):
+    path = write_alike(folder / "l.parquet", "b.mp4", 10**6, groups=100)
+    assert path.stat().st_size < 300_000
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", None)
+    with pytest.raises(SourceError, match=r"l\.parquet has more than 20,000,000 rows or 4 GiB"):
+        list_videos([str(path)])
+
+
+def test_a_parquet_list_that_unfolds_to_any_size_is_refused_in_time(folder, monkeypatch):
+    path = write_alike(folder / "l.parquet", "b" * (1 << 17), 50_000)  # 6 GB of text
+    assert path.stat().st_size < 20_000
+    monkeypatch.setattr(lists, "MOST_TEXT", 1 << 26)
+    pool, before = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        with pytest.raises(SourceError, match=r"l\.parquet has more than .* rows or 0 GiB of text"):
+            list_videos([str(path)])
+    finally:
+        pa.set_memory_pool(before)
+    assert 1 << 25 <= pool.max_memory() < 1 << 28
+
+
+def test_a_parquet_list_of_any_number_of_columns_is_refused(folder):
+    columns = {"path": ["b.mp4"]} | {f"c{i}": ["x"] for i in range(lists.MOST_COLUMNS)}
+    pq.write_table(pa.table(columns), folder / "l.parquet")
+    with pytest.raises(SourceError, match=r"l\.parquet has 1,001 columns of text, more than 1,000"):
+        list_videos([str(folder / "l.parquet")])
 
 
 def test_a_table_whose_paths_are_no_text_is_refused(folder):
