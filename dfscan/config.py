@@ -960,9 +960,9 @@ def _explain(verb: str, model: type[Strict], errors: Sequence[Any]) -> str:
     if first["type"] == "extra_forbidden":
         section = _section(model, keys[:-1])
         return f"unknown key {path!r}: {did_you_mean(keys[-1], section.model_fields)}"
-    got = first["input"]
+    got = type(first["input"]).__name__ if keys[:1] == ["runtime_env"] else repr(first["input"])
     allowed = "; ".join(dict.fromkeys(_message(e) for e in errors if _keys(e) == keys))
-    return f"{path}: got {got!r}; {allowed}" if keys else f"{verb}: {allowed}"
+    return f"{path}: got {got}; {allowed}" if keys else f"{verb}: {allowed}"
 
 
 def _keys(error: Any) -> list[str]:

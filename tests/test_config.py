@@ -160,6 +160,14 @@ def test_what_is_wrong_in_a_section_stops_every_verb(folder, text, message):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("section", ["run", "train"])
+def test_a_wrong_runtime_environment_is_not_repeated(folder, section):
+    write(folder, f"{section}: {{runtime_env: 'AWS_SECRET_ACCESS_KEY=secret'}}")
+    with pytest.raises(ConfigError, match=rf"{section}\.runtime_env: got str; should be") as caught:
+        resolve(TrainConfig, {})
+    assert "secret" not in str(caught.value)
+
+
 def test_a_value_that_a_flag_replaces_must_be_allowed_all_the_same(folder):
     write(folder, "extract: {unit_size: many}")
     with pytest.raises(ConfigError, match=r"^dfscan\.yaml: extract\.unit_size: got 'many'"):

@@ -539,5 +539,7 @@ def main() -> None:
     try:
         app()
     except DfscanError as error:
-        print(f"dfscan: {error}", file=sys.stderr)
+        from dfscan.cli.tables import as_shown  # rich, which --help does without
+
+        print(as_shown(f"dfscan: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)

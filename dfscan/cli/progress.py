@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from typing import Final
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +17,7 @@ from rich.progress import (
     Progress as RichBars,
 )
 
+from dfscan.cli.tables import TextConsole, as_shown
 from dfscan.jobs.progress import Progress
 from dfscan.records import HEALTHY
 from dfscan.steps.units import UnitResult
@@ -67,7 +67,7 @@ class PlainProgress(Progress):
 
     def note(self, message: str) -> None:
         """See :class:`Progress`."""
-        print(message, file=sys.stderr, flush=True)
+        print(as_shown(message), file=sys.stderr, flush=True)
 
 
 class LiveProgress(Progress):
@@ -76,7 +76,7 @@ class LiveProgress(Progress):
     live = True
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        self._console = TextConsole(stderr=True)
         self._bars: RichBars | None = None
         self._task: TaskID | None = None
         self._faces, self._status = 0, Counter[str]()

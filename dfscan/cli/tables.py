@@ -1,8 +1,11 @@
 """Pieces that every result is shown with: tables, numbers, coloured verdicts."""
 
+import re
+from collections.abc import Iterable
 from typing import Final
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -12,9 +15,29 @@ FEW: Final = 20
 _COLOURS: Final = {"REAL": "green", "FAKE": "red", "UNCERTAIN": "bright_black"}
 
 
+_COMMANDS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""What a terminal obeys instead of showing it: control characters, and the direction of writing."""
+
+
+def as_shown(text: str) -> str:
+    r"""A text whose names strangers chose, fit for a terminal: ``\x1b`` stands for an escape."""
+    return _COMMANDS.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
+
+
+class TextConsole(Console):
+    """A console on which no text is a command, whatever it holds."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """As any console does; the commands are the console's own."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=as_shown(segment.text))
+
+
 def open_console() -> Console:
     """stdout, without colours for what merely looks like a number."""
-    return Console(highlight=False, soft_wrap=True)
+    return TextConsole(highlight=False, soft_wrap=True)
 
 
 def new_table(title: str, *columns: str) -> Table:

@@ -25,7 +25,7 @@ from scipy.special import expit
 
 from dfscan import __version__, storage
 from dfscan.aggregation import logit_of
-from dfscan.config import EvaluateConfig, ReportConfig
+from dfscan.config import EvaluateConfig, ReportConfig, VerbConfig
 from dfscan.errors import ConfigError, OutputError, SourceError
 from dfscan.facesets import MARKER as FACES
 from dfscan.jobs import report_job
@@ -202,10 +202,12 @@ def _compared(
 
 
 def _marker(config: EvaluateConfig, finished: bool) -> dict[str, Any]:
+    """What the folder says of itself; not where it was made, whose environment may hold secrets."""
+    where = {*VerbConfig.model_fields, "out"}
     return {
         "schema_version": SCHEMA_VERSION,
         "dfscan": __version__,
-        "config": config.model_dump(mode="json", exclude={"out", "overwrite"}),
+        "config": config.model_dump(mode="json", exclude=where),
         "finished": finished,
     }
 

@@ -29,6 +29,9 @@ SCHEMES: Final = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "file")
 THREADS: Final = 16
 """Requests under way at once: listing an object store waits, it does not work."""
 _URI: Final = re.compile(r"^(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://(?P<place>[^/]*)/*(?P<key>.*)$")
+_PASSWORD: Final = re.compile(r".*(:|%3a).*@", re.IGNORECASE)
+_ENVIRONMENT: Final = {"s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"}
+"""What to set instead of writing credentials into a URI."""
 _ESCAPED: Final = re.compile(rb"\\x([0-9a-f]{2})")
 _NOTHING: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 _STATS_A_CALL: Final = 64
@@ -76,14 +79,15 @@ def absolute(text: str | os.PathLike[str]) -> str:
     if not uri:
         return escape(os.path.abspath(path))  # noqa: PTH100  (Path.absolute keeps "a/..")
     scheme = uri["scheme"].lower()
+    if _PASSWORD.match(uri["place"]) or (scheme == "s3" and "@" in uri["place"]):
+        store = _ENVIRONMENT.get(scheme, "them in the environment")
+        raise SourceError(
+            f"a URI {scheme}://…@{uri['place'].rpartition('@')[2]} with credentials would be written "
+            f"into every row: set {store} instead"
+        )
     if scheme not in SCHEMES:
         allowed = ", ".join(f"{s}://" for s in SCHEMES)
         raise SourceError(f"{path!r} cannot be used; allowed: paths and {allowed}")
-    if scheme == "s3" and "@" in uri["place"]:
-        raise SourceError(
-            f"a URI s3://…@{uri['place'].rpartition('@')[2]} with credentials would be written "
-            f"into every row: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
-        )
     if scheme == "file":
         return os.path.abspath("/" + unquote(uri["key"]))  # noqa: PTH100
     key = uri["key"].rstrip("/")

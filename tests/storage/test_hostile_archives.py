@@ -182,7 +182,16 @@ def test_what_is_written_has_the_mode_that_the_user_wants(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["key:secret@clips/a", "key%3Asecret@clips/a"])
-def test_a_uri_with_a_password_is_refused_without_repeating_it(place):
-    with pytest.raises(SourceError, match="credentials") as caught:
-        storage.list_source(f"s3://{place}")
-    assert "secret" not in str(caught.value)
+@pytest.mark.parametrize("scheme", ["s3", "gs", "abfss", "hdfs", "https"])
+def test_a_uri_with_a_password_is_refused_without_repeating_it(place, scheme):
+    for use in (storage.list_source, storage.place, storage.absolute):
+        with pytest.raises(SourceError, match="with credentials") as caught:
+            use(f"{scheme}://{place}")
+        assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["abfss://clips@account.dfs.core.windows.net/a", "hdfs://me@host:9/a"]
+)
+def test_a_uri_may_name_a_container_or_a_user(uri):
+    assert storage.absolute(uri) == uri
