@@ -6,6 +6,7 @@ joins later starts: a node without the source would write a row ``missing`` for 
 
 import functools
 import platform
+import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -266,8 +267,19 @@ def _told(bad: Sequence[Answer], of: int, needs: Needs) -> str:
         f"{len(bad)} of {of} node(s) of the Ray cluster cannot do this work, and none was begun:",
         *lines,
         "every node needs this machine's versions (run.ship_code sends dfscan) and must see the source and "
-        "the output at the same paths",
+        "the output at the same paths" + _about_temporary(bad, needs),
     ])  # fmt: skip
+
+
+def _about_temporary(bad: Sequence[Answer], needs: Needs) -> str:
+    """What to do where the output is a temporary folder, which is of this machine alone."""
+    here = Path(tempfile.gettempdir())
+    unseen = any(answer["output"] not in ("seen", "") for answer in bad)
+    if not unseen or needs.folder is None or here not in Path(needs.folder).parents:
+        return ""
+    return (
+        f"; here that is a temporary folder in {here}: set TMPDIR to a folder that all nodes share"
+    )
 
 
 @functools.lru_cache(maxsize=4)

@@ -360,7 +360,8 @@ def _check(
     """Make the verdicts of a group again and compare each."""
     step = replace(group.step, lease=lock.lease)
     units = plan_units(group.videos, config.unit_size, step.config_hash)
-    run_units(step, units, config, progress, lock.lease)
+    files = [str(model.path) for model in step.models]
+    run_units(step, units, config, progress, lock.lease, files=files)
     tolerance = Tolerance(config.tolerance, _steepest(step))
     notes = group.notes
     if "tolerance" not in config.model_fields_set:

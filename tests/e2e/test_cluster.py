@@ -1,6 +1,7 @@
 """On a user's cluster: three nodes on this machine, one of which may lack something."""
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import ray
+from making_verdicts import make_model
 from ray.cluster_utils import Cluster
 
 import dfscan
@@ -253,3 +255,44 @@ def test_a_message_names_ten_nodes() -> None:
     assert lines[0].startswith("12 of 40 node(s)")
     assert sum(line.startswith("n ") for line in lines) == 10
     assert lines[-2] == "… and 2 more"
+    assert "TMPDIR" not in lines[-1]
+
+
+def test_a_temporary_output_that_a_node_does_not_see_is_told_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    temporary, own = tmp_path / "dfscan-verify-x", tmp_path.parent / "out"
+    bad = {**Needs().versions, "node": "n", "source": "seen", "output": f"no {temporary}"}
+    said = f"a temporary folder in {tmp_path}: set TMPDIR to a folder that all nodes share"
+    assert nodes._told([bad], 3, Needs((), str(temporary))).endswith(said)
+    for answer, folder in ((bad, own), ({**bad, "source": "no /x", "output": "seen"}, temporary)):
+        assert "TMPDIR" not in nodes._told([answer], 3, Needs((), str(folder)))
+
+
+def test_verifying_asks_the_nodes_for_its_folder_and_its_model(
+    cluster: Cluster, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(tmp_path / "model.safetensors", detector="none")
+    told = {"model": str(model), "frames": 2, "isolate": False}
+    out = str(tmp_path / "v.parquet")
+    dfscan.score(str(corpus.test), out=out, inline=True, **told)
+    (tmp_path / "shared").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "shared"))
+    asked: list[Needs] = []
+    ask = nodes._ask
+
+    def unseen(config: Any, needs: Needs, probe: str | None) -> list[dict[str, str]]:
+        asked.append(needs)
+        return [{**a, "output": f"no {needs.folder}"} for a in ask(config, needs, probe)]
+
+    monkeypatch.setattr(nodes, "_ask", unseen)
+    with pytest.raises(ClusterError, match=r"set TMPDIR to a folder that all nodes share$"):
+        dfscan.verify(out, model=str(model), ray_address=cluster.address)
+    assert str(model) in asked[0].files
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "model.safetensors",
+        "shared",
+        "v.parquet",
+    ]
+    assert list((tmp_path / "shared").iterdir()) == []
