@@ -185,7 +185,7 @@ def _looker(patience_s: float = 5.0) -> Callable[[Sequence[str], str | None], di
         def seen(path: str) -> bool:
             until = time.monotonic() + patience_s
             while True:
-                with contextlib.suppress(OSError, *refusals):  # for whatever reason, it is not seen
+                with contextlib.suppress(*refusals):  # for whatever reason, it is not seen
                     if storage.exists(path) if storage else Path(path).exists():
                         return True
                 if time.monotonic() > until:
@@ -196,7 +196,7 @@ def _looker(patience_s: float = 5.0) -> Callable[[Sequence[str], str | None], di
             folder = probe.rpartition("/")[0]
             if not seen(probe):
                 return f"no {folder}"
-            if storage is None:
+            if not hasattr(storage, "place"):  # another dfscan, or none: the table says so anyway
                 return "seen"
             mine = storage.place(f"{probe}.{uuid.uuid4().hex}")
             try:
@@ -206,7 +206,7 @@ def _looker(patience_s: float = 5.0) -> Callable[[Sequence[str], str | None], di
                 return str(error).replace(f"cannot write {mine}", f"cannot write to {folder}")
             return "seen"
 
-        refusals: tuple[type[Exception], ...] = (DfscanError,) if storage else ()
+        refusals: tuple[type[Exception], ...] = (OSError, DfscanError) if storage else (OSError,)
         unseen = next((f for f in files if not seen(f)), None)
         return {
             "dfscan": version,

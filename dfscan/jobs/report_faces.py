@@ -5,6 +5,7 @@ frames that are shown, and only the recorded boxes are cut out: no detector runs
 gone or has another content by now gives the reason instead of a picture.
 """
 
+import contextlib
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from PIL import Image
 
 from dfscan import storage
 from dfscan.config import ExtractConfig, OpenConfig, ReportConfig, build
+from dfscan.errors import SourceError, StoreError
 from dfscan.faces.crops import Box, PictureError, cut
 from dfscan.facesets import FaceSet
 from dfscan.jobs.looking import make_looker
@@ -189,12 +191,12 @@ def from_datasets(
 ) -> dict[FaceKey, Picture]:
     """The thumbnails of stored faces, as far as they are found.
 
-    :param roots: face datasets; what is none, or gone, is passed over.
+    :param roots: face datasets; what is none, gone, or cannot be listed is passed over.
     """
     left, found = set(keys), dict[FaceKey, Picture]()
     for root in roots:
-        for path in storage.parquet_files(FaceSet(root).faces):
-            if left:
+        with contextlib.suppress(SourceError, StoreError):
+            for path in storage.parquet_files(FaceSet(root).faces) if left else ():
                 ids = storage.open_parquet(path).read(list(_COLUMNS[:3]))
                 places = {k: n for n, k in enumerate(_keys(ids)) if k in left}
                 rows = rows_at(path, list(places.values()), _COLUMNS)

@@ -10,7 +10,14 @@ from typing import Any, Final
 
 from dfscan import storage
 from dfscan.config import TrainConfig
-from dfscan.errors import ClusterError, ConfigError, DfscanError, OutputError, UsageError
+from dfscan.errors import (
+    ClusterError,
+    ConfigError,
+    DfscanError,
+    OutputError,
+    StoreError,
+    UsageError,
+)
 from dfscan.jobs.cluster import MOST_LOOKED_FOR, Needs, check_nodes
 from dfscan.jobs.pool import cpu_count, pick_device, ray_session
 from dfscan.jobs.progress import Progress
@@ -206,6 +213,7 @@ def _on_ray(plan: Plan, out: storage.Place, world: int, device: str, progress: P
         from ray.train.torch import TorchConfig, TorchTrainer
 
         threads = _threads(world, device)
+        filesystem, folder = storage.filesystem(out)
         options = {"plan": plan, "out": str(out), "device": device, "threads": threads}
         trainer = functools.partial(
             TorchTrainer,
@@ -217,7 +225,9 @@ def _on_ray(plan: Plan, out: storage.Place, world: int, device: str, progress: P
                 use_gpu=device == "cuda",
                 resources_per_worker={"CPU": threads} | ({"GPU": 1} if device == "cuda" else {}),
             ),
-            run_config=ray.train.RunConfig(name="ray", storage_path=str(out)),
+            run_config=ray.train.RunConfig(
+                name="ray", storage_path=folder, storage_filesystem=filesystem
+            ),
         )
         with _watching(out, plan, progress), _interruptible():
             for lost in range(LOST_WORKERS + 1):
@@ -329,16 +339,18 @@ def _cause(error: BaseException) -> DfscanError:
 def _watching(out: storage.Place, plan: Plan, progress: Progress) -> Iterator[None]:
     """Tell of each epoch as rank 0 writes it; Ray Train hands results over at the end only."""
     stop = threading.Event()
+    every_s = 5.0 if isinstance(out, storage.ObjectPath) else 0.5
     before = len(read_history(out / HISTORY)) if storage.exists(out / HISTORY) else 0
 
     def watch() -> None:
         shown = before
         last = False
         while not last:
-            last = stop.wait(0.5)
-            if not storage.exists(out / HISTORY):
-                continue
-            rows = read_history(out / HISTORY)
+            last = stop.wait(every_s)
+            try:
+                rows = read_history(out / HISTORY) if storage.exists(out / HISTORY) else []
+            except StoreError:
+                continue  # the next look may find it
             for row in rows[shown:]:
                 _show(row, plan, progress)
             shown = len(rows)

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -152,7 +153,7 @@ def _models(config: VerifyConfig) -> dict[str, storage.Place]:
 
 
 @contextlib.contextmanager
-def _temporary() -> Iterator[storage.Place]:
+def _temporary() -> Iterator[Path]:
     try:
         folder = tempfile.TemporaryDirectory(prefix="dfscan-verify-")
     except OSError as error:
@@ -160,7 +161,7 @@ def _temporary() -> Iterator[storage.Place]:
             f"cannot make a temporary folder ({error.strerror}): set TMPDIR to one that can be written"
         ) from None
     with folder as name:
-        yield storage.place(name)
+        yield Path(name)
 
 
 def _sort_out(

@@ -111,7 +111,7 @@ def find_model(path: str | None) -> storage.Place:
     found = storage.place(path)
     if storage.is_folder(found):
         found = found / FILE_NAME
-    if not storage.exists(found) or storage.is_folder(found):
+    if not storage.is_file(found):
         raise ModelError(
             f"no model at {path!r}: give a {FILE_NAME} or a run folder; dfscan train FACES --out "
             "DIR makes one"

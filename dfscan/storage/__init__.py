@@ -15,6 +15,7 @@ from dfscan.storage.committing import (
     commit_file,
     commit_json,
     commit_table,
+    is_file,
     is_folder,
     local,
     remove,
@@ -28,6 +29,7 @@ from dfscan.storage.paths import ObjectPath, Place, Where, place
 from dfscan.storage.places import absolute, is_uri
 from dfscan.storage.reading import (
     content_sha256,
+    filesystem,
     in_folder,
     open_parquet,
     parquet_files,
@@ -60,9 +62,11 @@ __all__ = [
     "commit_table",
     "content_sha256",
     "exists",
+    "filesystem",
     "forget",
     "in_folder",
     "is_archive",
+    "is_file",
     "is_folder",
     "is_uri",
     "list_paths",

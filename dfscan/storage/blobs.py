@@ -91,7 +91,7 @@ def retrying(call: Callable[[], T]) -> T:
     for pause in _PAUSES:
         try:
             return call()
-        except FileNotFoundError:
+        except (FileNotFoundError, pa.ArrowInvalid):  # no trouble on the way
             raise
         except (OSError, pa.ArrowException) as error:
             if any(word in str(error) for word in _LASTING):

@@ -1,7 +1,9 @@
 """Writing so that a reader sees the old content or the new, never a part.
 
 A commit is built whole under a temporary name in the same folder, synced to disk, then renamed. On an
-object store it is built whole first and put once: stores show an object when all of it is there.
+object store it is built whole first and put once: stores show an object when all of it is there. Who has
+one open while it is replaced may read some of both (:func:`dfscan.storage.places.steady`), as nobody
+does on a disk.
 """
 
 import contextlib
@@ -13,6 +15,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,7 +40,8 @@ def commit_bytes(
 ) -> None:
     """Write ``data`` to ``path`` so that it is there whole or not at all, even after a crash.
 
-    :param check: called at the last moment; what it raises leaves the old content in place.
+    :param check: called at the last moment, before an upload begins; what it raises leaves the old
+        content in place.
     :raises DfscanError: the disk is full, or the folder or the store cannot be written.
     """
     target = place(path)
@@ -49,14 +53,13 @@ def commit_bytes(
         with temporary.open("wb") as file:
             file.write(data)
 
-    _commit_path(target, write, check)
+    commit_file(target, write, check)
 
 
 def _put(target: ObjectPath, data: bytes | pa.Buffer, check: Callable[[], None] | None) -> None:
     folder = target.parent.name
-    faults.reach("commit.begun", folder)
-    faults.reach("commit.written", folder)
-    faults.reach("commit.synced", folder)
+    for point in ("begun", "written", "synced"):
+        faults.reach(f"commit.{point}", folder)
     if check is not None:
         check()
     try:
@@ -67,52 +70,18 @@ def _put(target: ObjectPath, data: bytes | pa.Buffer, check: Callable[[], None] 
 
 
 def commit_file(
-    path: Where, write: Callable[[Path], None], check: Callable[[], None] | None = None
+    target: Path, write: Callable[[Path], None], check: Callable[[], None] | None = None
 ) -> None:
-    """Put at ``path`` what ``write`` writes, whole or not at all, even after a crash.
+    """Put at a path what ``write`` writes, whole or not at all, even after a crash.
 
     :param write: writes the file it is given; what it raises leaves the old content in place.
     :param check: as in :func:`commit_bytes`.
-    :raises DfscanError: as in :func:`commit_bytes`.
+    :raises DfscanError: as in :func:`commit_bytes`, or something else than a file is there.
     """
-    target = place(path)
-    if isinstance(target, Path):
-        _commit_path(target, write, check)
-        return
-    with tempfile.TemporaryDirectory(prefix="dfscan-") as folder:
-        file = Path(folder) / target.name
-        try:
-            write(file)
-            content = pa.memory_map(str(file)).read_buffer()
-        except OSError as error:
-            raise write_error(file, error) from None
-        _put(target, content, check)
-
-
-@contextlib.contextmanager
-def as_folder(path: Where) -> Iterator[Path]:
-    """A folder for a library that writes files itself: the place itself, or, for an object store, a
-    temporary one whose files are put there at the end.
-
-    :raises DfscanError: the store does not take them.
-    """
-    target = place(path)
-    if isinstance(target, Path):
-        yield target
-        return
-    with tempfile.TemporaryDirectory(prefix="dfscan-") as name:
-        folder = Path(name)
-        yield folder
-        for file in sorted(f for f in folder.rglob("*") if f.is_file()):
-            commit_bytes(target / file.relative_to(folder).as_posix(), file.read_bytes())
-
-
-def _commit_path(
-    target: Path, write: Callable[[Path], None], check: Callable[[], None] | None
-) -> None:
     temporary = target.with_name(f".{target.name}{TEMPORARY}{uuid.uuid4().hex}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_special(target)
         faults.reach("commit.begun", target.parent.name)
         write(temporary)
         faults.reach("commit.written", target.parent.name)
@@ -128,6 +97,37 @@ def _commit_path(
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()  # gone already where the commit succeeded
+
+
+def _refuse_special(target: Path) -> None:
+    """Devices and pipes: a commit would put a file in their place.
+
+    :raises OutputError: it is one.
+    """
+    if target.exists() and not target.is_file() and not target.is_dir():
+        raise OutputError(f"output {str(target)!r} is a device or a pipe: give a file")
+
+
+@contextlib.contextmanager
+def as_folder(path: Where) -> Iterator[Path]:
+    """A folder for a library that writes files itself: the place itself, or, for an object store, a
+    temporary one whose files are put there at the end.
+
+    :raises DfscanError: the store does not take them, or there is no room for them meanwhile.
+    """
+    target = place(path)
+    if isinstance(target, Path):
+        yield target
+        return
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix="dfscan-")
+    except OSError as error:
+        raise write_error(tempfile.gettempdir(), error) from None
+    with temporary as name:
+        folder = Path(name)
+        yield folder
+        for file in sorted(f for f in folder.rglob("*") if f.is_file()):
+            commit_bytes(target / file.relative_to(folder).as_posix(), file.read_bytes())
 
 
 def write_error(target: Where, error: OSError | pa.ArrowException) -> DfscanError:
@@ -181,8 +181,7 @@ def size(path: Where) -> int:
 
     :raises OSError: it cannot be told. :raises StoreError: the same of an object store.
     """
-    with places.answering(str(path)):
-        found = places.stat(str(path))
+    found = _stat(path)
     return found.bytes if found is not None else 0
 
 
@@ -191,17 +190,29 @@ def is_folder(path: Where) -> bool:
 
     :raises OSError: it cannot be told. :raises StoreError: the same of an object store.
     """
-    with places.answering(str(path)):
-        found = places.stat(str(path))
+    found = _stat(path)
     return found is not None and found.is_folder
+
+
+def is_file(path: Where) -> bool:
+    """Whether there is a file or an object.
+
+    :raises OSError: it cannot be told. :raises StoreError: the same of an object store.
+    """
+    found = _stat(path)
+    return found is not None and not found.is_folder
+
+
+def _stat(path: Where) -> places.Stat | None:
+    file = str(place(path))
+    with places.answering(file):
+        return places.stat(file)
 
 
 def row_count(path: Where) -> int:
     """Rows of a Parquet file of ours; 0 where there is none."""
     try:
-        return places.asking(
-            str(path), lambda: int(pq.read_metadata(parquet_source(path)).num_rows)
-        )
+        return int(pq.read_metadata(parquet_source(path)).num_rows)
     except FileNotFoundError:
         return 0
 
@@ -226,17 +237,21 @@ def remove(path: Where) -> None:
 def sweep(folder: Where, now: float, age_s: float = STALE_S, name: str | None = None) -> None:
     """Remove what runs left behind that died while writing; fresh temporaries are someone's.
 
-    On object stores there are none: uploads that were never completed are seen by nobody (a bucket's
-    lifecycle rule removes them).
-
-    :param now: the time by the clock of the folder's file system, seconds since the epoch.
+    :param now: the time by the clock of the folder's file system or store, seconds since the epoch.
     :param age_s: younger ones stay.
     :param name: only those of this file.
+    :raises DfscanError: an object store does not answer.
     """
     where = place(folder)
-    if isinstance(where, ObjectPath):
-        return
     of = "*" if name is None else glob.escape(name)
+    if isinstance(where, ObjectPath):
+        with places.answering(str(where)):
+            names = places.children(str(where), hidden=True)
+            for left in (n for n in names if fnmatchcase(n, f".{of}{TEMPORARY}*")):
+                with contextlib.suppress(FileNotFoundError):
+                    if now - places.modified_s(str(where / left)) > age_s:
+                        places.delete(str(where / left))
+        return
     for path in where.glob(f".{of}{TEMPORARY}*"):
         with contextlib.suppress(FileNotFoundError):
             if now - path.stat().st_mtime > age_s:

@@ -11,7 +11,7 @@ from typing import Final
 from dfscan.errors import SourceError
 from dfscan.storage import archives, places
 from dfscan.storage.archives import MEMBER, Archive, ArchiveError, CompressedError, is_archive
-from dfscan.storage.paths import Where
+from dfscan.storage.paths import Where, place
 
 _AT_ONCE: Final = 10_000
 """So many listed files are looked at before any is passed on."""
@@ -58,8 +58,9 @@ def exists(path: Where) -> bool:
 
     :raises OSError: it cannot be told. :raises StoreError: the same of an object store.
     """
-    with places.answering(str(path)):
-        return places.stat(str(path)) is not None
+    file = str(place(path))
+    with places.answering(file):
+        return places.stat(file) is not None
 
 
 def list_source(source: str | Path) -> list[Entry]:

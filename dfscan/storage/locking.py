@@ -1,9 +1,10 @@
 """One run at a time on an output.
 
 On a file system the lock is certain: a hard link is made once. pyarrow has no "only if it is not there"
-for objects, so of two runs that begin on an object store within the same second both can take it; the
-later one keeps it, and the lease that the other checks at its next commit ends it. Units are named by
-what is in them and a dataset is reconciled, so nothing is lost or there twice even then.
+for objects, so of two runs that begin on an object store within a few seconds both can take it; the
+later one keeps it, and the lease that the other checks before its next commit ends it. An upload that
+was under way may still end. Units are named by what is in them, so nothing is lost; what is there
+twice then, the next run's reconciling removes.
 """
 
 import contextlib
@@ -15,21 +16,27 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol
 
-from dfscan.errors import DfscanError, OutputError
+from dfscan.errors import DfscanError, OutputError, StoreError
 from dfscan.storage import places
 from dfscan.storage.committing import TEMPORARY, write_error
 from dfscan.storage.paths import ObjectPath, Place, Where, place
+from dfscan.storage.reading import read_text
 
 LEASE_S: Final = 60.0
 """A lock whose owner has not renewed it for so many seconds is free."""
 
 _SETTLE_S: Final = 1.0
-"""So long a run waits on an object store for another that began at the same moment."""
+"""So long a run on an object store waits after it wrote its lock: for another that began at the same
+moment, and because leases are taken for granted for a second."""
+
+_UNREADABLE: Final = (*places.STORE_ERRORS, StoreError, ValueError)
+"""What reading a lock raises where its store does not answer, or it is none."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Lease:
             owner = self._owner()
         except FileNotFoundError:
             owner = {}
-        except (*places.STORE_ERRORS, ValueError):
+        except _UNREADABLE:
             return  # the file system does not answer: that says nothing about the owner
         if not owner:
             raise DfscanError(
@@ -65,7 +72,7 @@ class Lease:
             )
 
     def _owner(self) -> dict[str, Any]:
-        """An object is asked for once a second: every commit and every result of a unit checks."""
+        """Of an object what was there within this second counts: every commit and every result checks."""
         if isinstance(self.path, ObjectPath):
             lately = _read_lately(self.path, int(time.monotonic()))
             if lately.get("token") == self.token:
@@ -107,7 +114,8 @@ class Lock:
             if self._take():
                 self._thread.start()
                 return self
-            self._free_if_dead()
+            with self._one_line():
+                self._free_if_dead()
         owner = self._owner()
         raise OutputError(
             f"{self._what} is in use by another dfscan run (host {owner.get('host')}, "
@@ -132,22 +140,28 @@ class Lock:
         Workers that a run has lost sight of (a paused node) could still commit after their work
         was done again elsewhere.
 
+        On an object store what was being put may still end.
+
         :raises DfscanError: another run has taken over.
         """
         self.lease.check()
         token = uuid.uuid4().hex
         self._tokens.append(token)
         try:
-            self._file.replace(_content(token), token)
+            self._file.replace(_content(token))
         except places.STORE_ERRORS as error:
             raise write_error(self._path, error) from None
         self.lease = Lease(self._path, token)
         return self.lease
 
     def _take(self) -> bool:
-        token = self._tokens[0]
+        with self._one_line():
+            return self._file.create(_content(self._tokens[0]))
+
+    @contextlib.contextmanager
+    def _one_line(self) -> Iterator[None]:
         try:
-            return self._file.create(_content(token), token)
+            yield
         except places.STORE_ERRORS as error:
             if getattr(error, "errno", None) == errno.ENOSPC:
                 raise write_error(self._path, error) from None
@@ -173,8 +187,10 @@ class Lock:
     def _renew(self) -> None:
         while not self._stop.wait(LEASE_S / 6):
             token = self._owner().get("token")
-            if token is not None and token not in self._tokens:
-                return  # taken over by another run: the lease is not ours to renew
+            if token is None:
+                continue  # removed, or it cannot be read now: not ours to bring back
+            if token not in self._tokens:
+                return  # taken over by another run
             with contextlib.suppress(*places.STORE_ERRORS):
                 self._file.renew()
 
@@ -185,10 +201,10 @@ class _File(Protocol):
     now: float
 
     def make_folder(self) -> None: ...
-    def create(self, content: str, token: str) -> bool:
+    def create(self, content: str) -> bool:
         """Whether it is there now with this content, and was not before."""
 
-    def replace(self, content: str, token: str) -> None: ...
+    def replace(self, content: str) -> None: ...
     def renewed(self) -> float:
         """When it was last; FileNotFoundError where it is gone."""
 
@@ -211,8 +227,8 @@ class _OnDisk:
     def make_folder(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
 
-    def create(self, content: str, token: str) -> bool:
-        ready = self._temporary(token)
+    def create(self, content: str) -> bool:
+        ready = self._temporary()
         try:
             ready.write_text(content)
             os.link(ready, self._path)  # fails if it exists: whole content or no lock
@@ -223,8 +239,8 @@ class _OnDisk:
             ready.unlink(missing_ok=True)
         return True
 
-    def replace(self, content: str, token: str) -> None:
-        ready = self._temporary(token)
+    def replace(self, content: str) -> None:
+        ready = self._temporary()
         ready.write_text(content)
         ready.replace(self._path)
 
@@ -236,7 +252,7 @@ class _OnDisk:
 
     def free(self, token: str | None) -> None:
         """Move it aside; if a living one was caught meanwhile, put it back."""
-        aside = self._temporary(uuid.uuid4().hex)
+        aside = self._temporary()
         self._path.rename(aside)
         if _read_object(aside).get("token") != token:
             with contextlib.suppress(FileExistsError):
@@ -246,8 +262,8 @@ class _OnDisk:
     def delete(self) -> None:
         self._path.unlink(missing_ok=True)
 
-    def _temporary(self, token: str) -> Path:
-        return self._path.with_name(f"{self._path.name}{TEMPORARY}{token}")
+    def _temporary(self) -> Path:
+        return self._path.with_name(f"{self._path.name}{TEMPORARY}{uuid.uuid4().hex}")
 
 
 class _InStore:
@@ -255,34 +271,41 @@ class _InStore:
         self._path = path
         self.now = 0.0
         self._content = b""
+        self._putting = threading.Lock()  # a renewal must not bring back what was replaced
 
     def make_folder(self) -> None:
         """Nothing: stores have none."""
 
-    def create(self, content: str, token: str) -> bool:
-        probe = f"{self._path}{TEMPORARY}{token}"
-        places.put(probe, content.encode())
-        self.now = _modified(probe)
-        places.delete(probe)
+    def create(self, content: str) -> bool:
+        self.now = self._clock()
         if places.stat(str(self._path)) is not None:
             return False
-        self.replace(content, token)
-        time.sleep(_SETTLE_S)
-        return bool(_read(self._path).get("token") == token)
+        self.replace(content)
+        return bool(_read_object(self._path) == json.loads(content))
 
-    def replace(self, content: str, token: str) -> None:
-        del token  # a put is whole or not at all
-        self._content = content.encode()
-        places.put(str(self._path), self._content)
+    def _clock(self) -> float:
+        """The time at the store."""
+        probe = str(self._path.with_name(f"{self._path.name}{TEMPORARY}{uuid.uuid4().hex}"))
+        places.put(probe, b"")
+        now = places.modified_s(probe)
+        places.delete(probe)
+        return now
+
+    def replace(self, content: str) -> None:
+        with self._putting:
+            self._content = content.encode()
+            places.put(str(self._path), self._content)
+        time.sleep(_SETTLE_S)
 
     def renewed(self) -> float:
-        return _modified(str(self._path))
+        return places.modified_s(str(self._path))
 
     def renew(self) -> None:
-        places.put(str(self._path), self._content)
+        with self._putting:
+            places.put(str(self._path), self._content)
 
     def free(self, token: str | None) -> None:
-        if _read(self._path).get("token") == token:
+        if _read_object(self._path).get("token") == token:
             self.delete()
 
     def delete(self) -> None:
@@ -292,14 +315,6 @@ class _InStore:
 def _content(token: str) -> str:
     owner = {"host": _machine(), "pid": os.getpid(), "token": token, "space": _pid_space()}
     return json.dumps(owner)
-
-
-def _modified(path: str) -> float:
-    """When an object was written, by the clock of its store."""
-    found = places.stat(path)
-    if found is None:
-        raise FileNotFoundError(path)
-    return int(found.version.rpartition("-")[2]) / 1e9
 
 
 def _machine() -> str:
@@ -329,8 +344,7 @@ def _read(path: Place) -> dict[str, Any]:
     :raises FileNotFoundError: there is none. :raises OSError: it cannot be read.
     :raises ValueError: it is something else.
     """
-    with places.open_file(str(path)) as file:
-        content = json.loads(file.read())
+    content = json.loads(read_text(path))
     return content if isinstance(content, dict) else {}
 
 
@@ -338,7 +352,7 @@ def _read_object(path: Place) -> dict[str, Any]:
     """A small JSON object; {} where there is none."""
     try:
         return _read(path)
-    except (*places.STORE_ERRORS, ValueError):
+    except _UNREADABLE:
         return {}
 
 

@@ -53,10 +53,6 @@ class ObjectPath:
         """Its neighbour of this name."""
         return self.parent / name
 
-    def with_suffix(self, suffix: str) -> "ObjectPath":
-        """Its neighbour with another suffix."""
-        return self.with_name(self.stem + suffix)
-
     def absolute(self) -> "ObjectPath":
         """Itself."""
         return self

@@ -35,6 +35,7 @@ _ENVIRONMENT: Final = {"s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"}
 _ESCAPED: Final = re.compile(rb"\\x([0-9a-f]{2})")
 _NOTHING: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 _STATS_A_CALL: Final = 64
+_LOOKS: Final = 3
 _MINUTE: Final = 60
 _OPTIONS: Final = {
     "s3": "?allow_delayed_open=true",  # a small object is one request, not the three of an upload in parts
@@ -91,6 +92,8 @@ def absolute(text: str | os.PathLike[str]) -> str:
     if scheme == "file":
         return os.path.abspath("/" + unquote(uri["key"]))  # noqa: PTH100
     key = uri["key"].rstrip("/")
+    if "//" in key or (scheme in {"s3", "gs", "gcs"} and not uri["place"]):
+        raise SourceError(f"{path!r} has no name between two slashes, which pyarrow cannot open")
     return f"{scheme}://{uri['place']}" + (f"/{key}" if key else "")
 
 
@@ -154,6 +157,17 @@ def stat_all(paths: Sequence[str]) -> list[Stat | None]:
     return [result[p] for p in paths]
 
 
+def modified_s(path: str) -> float:
+    """When an object was written, by the clock of its store, seconds since the epoch.
+
+    :raises FileNotFoundError: it is gone.
+    """
+    found = stat(path)
+    if found is None:
+        raise FileNotFoundError(path)
+    return int(found.version.rpartition("-")[2]) / 1e9
+
+
 def version(path: str) -> str:
     """Size and mtime_ns, to see whether a file was replaced; an object's is asked once a minute.
 
@@ -181,7 +195,7 @@ def walk(root: str) -> Iterator[Found]:
 
     :raises SourceError: a folder cannot be listed.
     """
-    return _walk_store(root) if is_remote(root) else _walk_disk(root)
+    return _walkfilesystem(root) if is_remote(root) else _walk_disk(root)
 
 
 def open_blob(path: str) -> Span:
@@ -189,26 +203,35 @@ def open_blob(path: str) -> Span:
 
     :raises OSError: it cannot be opened.
     """
-    blob = RemoteBlob(open_object(path)) if is_remote(path) else LocalBlob(_on_disk(path))
+    blob: LocalBlob | RemoteBlob
+    if is_remote(path):
+        store, name = filesystem(path)
+        blob = RemoteBlob(retrying(lambda: store.open_input_file(name)))
+    else:
+        blob = LocalBlob(_on_disk(path))
     return Span(blob, 0, blob.size)
 
 
-def children(folder: str) -> list[str]:
-    """The names of what lies in a folder, hidden ones left out; none where it is not there.
+def children(folder: str, hidden: bool = False) -> list[str]:
+    """The names of what lies in a folder; none where it is not there.
+
+    :param hidden: also those that begin with a dot.
 
     :raises OSError: it cannot be listed.
     """
     if not is_remote(folder):
         try:
-            return sorted(n for n in os.listdir(_on_disk(folder)) if not is_hidden(n))  # noqa: PTH208
+            names = os.listdir(_on_disk(folder))  # noqa: PTH208
         except (FileNotFoundError, NotADirectoryError):
             return []
-    from pyarrow import fs
+    else:
+        from pyarrow import fs
 
-    store, name = _store(folder)
-    asked = fs.FileSelector(name, allow_not_found=True)
-    infos = retrying(lambda: store.get_file_info(asked))
-    return sorted(i.base_name for i in infos if i.base_name and not is_hidden(i.base_name))
+        store, name = filesystem(folder)
+        asked = fs.FileSelector(name, allow_not_found=True)
+        infos = retrying(lambda: store.get_file_info(asked))
+        names = [i.base_name for i in infos if i.base_name]
+    return sorted(n for n in names if hidden or not is_hidden(n))
 
 
 def put(path: str, data: bytes | pa.Buffer) -> None:
@@ -216,7 +239,7 @@ def put(path: str, data: bytes | pa.Buffer) -> None:
 
     :raises OSError: the store does not take it.
     """
-    store, name = _store(path)
+    store, name = filesystem(path)
 
     def whole() -> None:
         stream = store.open_output_stream(name)
@@ -234,20 +257,11 @@ def delete(path: str) -> None:
     found = stat(path)
     if found is None:
         return
-    store, name = _store(path)
+    store, name = filesystem(path)
     try:
         retrying(lambda: (store.delete_dir if found.is_folder else store.delete_file)(name))
     except FileNotFoundError:  # somebody else did meanwhile
         return
-
-
-def open_object(path: str) -> pa.NativeFile:
-    """An object to read anywhere in, as pyarrow's readers take it.
-
-    :raises OSError: it cannot be opened.
-    """
-    store, name = _store(path)
-    return retrying(lambda: store.open_input_file(name))
 
 
 def open_file(path: str) -> Any:
@@ -260,7 +274,7 @@ def open_file(path: str) -> Any:
 
 @contextmanager
 def answering(path: str) -> Iterator[None]:
-    """A store's trouble as one line; what is wrong with a file that it does show stays what it is.
+    """A store's trouble as one line; a disk's stays what it is, and a file that is not there too.
 
     :raises StoreError: the store cannot be reached, or refuses.
     """
@@ -268,22 +282,48 @@ def answering(path: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    except STORE_ERRORS:
+    except STORE_ERRORS as error:
         if is_remote(path):
-            try:
-                stat(path)
-            except STORE_ERRORS as error:
-                raise StoreError(f"{path} cannot be reached: {one_line(error)}") from None
+            raise StoreError(f"{path} cannot be reached: {one_line(error)}") from None
         raise
 
 
-def asking(path: str, read: Callable[[], T]) -> T:
-    """What reading a file gives; of an object it is tried again after trouble on the way.
+class ObjectFile(Window):
+    """An object as a file, for readers that take trouble on the way for damage.
 
-    :raises StoreError: as :func:`answering`.
+    :raises StoreError: on reading, where the store does not answer.
     """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(open_blob(path))
+        self._path = path
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As of any file."""
+        with answering(self._path):
+            return super().read(size)
+
+
+def steady(path: str, read: Callable[[], T]) -> T:
+    """What ``read`` gives of a file, and gave while it was not replaced.
+
+    An open file on a disk keeps its old content. Of an object the length was asked for before, and what
+    replaced it would be cut off or filled up.
+
+    :raises StoreError: the store does not answer, or the object is replaced again and again.
+    """
+    if not is_remote(path):
+        return read()
     with answering(path):
-        return retrying(read) if is_remote(path) else read()
+        before = stat(path)
+    for _ in range(_LOOKS):
+        found = read()
+        with answering(path):
+            after = stat(path)
+        if before == after:
+            return found
+        before = after
+    raise StoreError(f"{path} is being replaced all the time: try again later")
 
 
 def one_line(error: BaseException) -> str:
@@ -343,11 +383,11 @@ def _cannot_list(error: OSError) -> None:
     raise SourceError(f"cannot list {error.filename}: {error.strerror}") from None
 
 
-def _walk_store(root: str) -> Iterator[Found]:
+def _walkfilesystem(root: str) -> Iterator[Found]:
     from pyarrow import fs
 
     try:
-        store, name = _store(root)
+        store, name = filesystem(root)
         infos = retrying(lambda: store.get_file_info(fs.FileSelector(name, recursive=True)))
     except STORE_ERRORS as error:
         raise SourceError(f"cannot list {root}: {one_line(error)}") from None
@@ -361,8 +401,8 @@ def _infos(paths: Sequence[str]) -> list[Stat | None]:
     """Of paths that lie in one store."""
     from pyarrow import fs
 
-    store = _store(paths[0])[0]
-    names = [_store(p)[1] for p in paths]
+    store = filesystem(paths[0])[0]
+    names = [filesystem(p)[1] for p in paths]
     infos = retrying(lambda: store.get_file_info(names))
     return [None if i.type == fs.FileType.NotFound else _stat_of(i) for i in infos]
 
@@ -373,8 +413,8 @@ def _stat_of(info: Any) -> Stat:
     return Stat(info.size, f"{info.size}-{info.mtime_ns}", False)
 
 
-def _store(uri: str) -> tuple[Any, str]:
-    """The file system of an object store, and the name of an object in it."""
+def filesystem(uri: str) -> tuple[Any, str]:
+    """pyarrow's file system of an object store, and the name of an object in it."""
     match = _URI.match(uri)
     assert match is not None
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")

@@ -21,7 +21,7 @@ from dfscan.errors import SourceError, VideoError
 from dfscan.storage import archives, places
 from dfscan.storage.archives import MEMBER, ArchiveError
 from dfscan.storage.blobs import BeforeStartError
-from dfscan.storage.paths import ObjectPath, Place, Where, place
+from dfscan.storage.paths import Place, Where, place
 
 _PIECE: Final = 8 << 20
 _DAMAGED: Final = (
@@ -105,20 +105,26 @@ def content_sha256(uri: str, limit: int | None = None) -> str:
 def read_start(path: Where, count: int) -> bytes:
     """The first ``count`` bytes of a file, fewer if it is shorter.
 
-    :raises OSError: it cannot be read. :raises StoreError: its store does not answer.
+    :raises OSError: it cannot be read. :raises StoreError: the same of an object store.
     """
-    with places.answering(str(path)):
-        return places.open_blob(str(path)).read_at(0, count)
+    file = str(place(path))
+    with places.answering(file):
+        return places.open_blob(file).read_at(0, count)
 
 
 def read_text(path: Where) -> str:
     """A UTF-8 text file of ours or of the user's.
 
-    :raises OSError: it cannot be read. :raises UnicodeDecodeError: it is no UTF-8.
+    :raises OSError: it cannot be read. :raises StoreError: the same of an object store.
+    :raises UnicodeDecodeError: it is no UTF-8.
     """
-    with places.answering(str(path)), places.open_file(str(path)) as file:
-        text: str = file.read().decode()
-        return text.replace("\r\n", "\n").replace("\r", "\n")
+    file = str(place(path))
+
+    def read() -> str:
+        with places.answering(file), places.open_file(file) as opened:
+            return str(opened.read(), "utf-8")
+
+    return places.steady(file, read).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def sha256(data: bytes) -> str:
@@ -132,7 +138,8 @@ def read_json(uri: Where, limit: int = 256 << 20) -> Any:
     :raises SourceError: it is not JSON, larger than ``limit`` bytes, or cannot be read.
     """
     try:
-        return json.loads(read_bytes(str(uri), limit))
+        file = str(place(uri))
+        return json.loads(places.steady(file, lambda: read_bytes(file, limit)))
     except VideoError as error:
         raise SourceError(f"{uri}: {error.reason}") from None
     except ValueError as error:
@@ -167,49 +174,55 @@ def read_tables(
 def read_table(path: Where, columns: list[str] | None = None) -> pa.Table:
     """One Parquet file with its own schema: whole, or some columns (``custody.config_hash``).
 
-    :raises OSError: it cannot be read. :raises StoreError: its store does not answer.
+    :raises OSError: it cannot be read. :raises StoreError: the same of an object store.
     """
-    return places.asking(
-        str(path),
-        lambda: pq.read_table(parquet_source(path), columns=columns, partitioning=None),
-    )
+
+    def read() -> pa.Table:
+        return pq.read_table(parquet_source(path), columns=columns, partitioning=None)
+
+    return places.steady(str(place(path)), read)
 
 
 def read_row_group(path: Where, number: int, columns: list[str]) -> pa.Table:
     """Some columns of one row group of a Parquet file.
 
-    :raises OSError: it cannot be read. :raises StoreError: its store does not answer.
+    :raises OSError: it cannot be read. :raises StoreError: the same of an object store.
     """
-
-    def read() -> pa.Table:
-        return pq.ParquetFile(parquet_source(path)).read_row_group(number, columns=columns)
-
-    return places.asking(str(path), read)
+    return open_parquet(path).read_row_group(number, columns=columns)
 
 
 def open_parquet(path: Where) -> pq.ParquetFile:
     """One Parquet file, to read its row groups singly.
 
-    :raises OSError: it cannot be opened.
+    :raises OSError: it cannot be opened. :raises StoreError: the same of an object store; also later,
+        on reading.
     """
-    with places.answering(str(path)):
-        source = parquet_source(path)
-        return pq.ParquetFile(source, pre_buffer=isinstance(source, pa.NativeFile))
+    source = parquet_source(path)
+    return pq.ParquetFile(source, pre_buffer=not isinstance(source, str))
 
 
-def parquet_source(path: Where) -> str | pa.NativeFile:
+def parquet_source(path: Where) -> str | places.ObjectFile:
     """What pyarrow's readers take for a file.
 
-    :raises OSError: an object cannot be opened.
+    :raises OSError: an object cannot be opened. :raises StoreError: its store does not answer.
     """
     where = place(path)
-    return places.open_object(str(where)) if isinstance(where, ObjectPath) else str(where)
+    if isinstance(where, Path):
+        return str(where)
+    with places.answering(str(where)):
+        return places.ObjectFile(str(where))
+
+
+def filesystem(where: Place) -> tuple[Any, str]:
+    """The file system of pyarrow's that a library is to use for a place (None: the machine's), and the
+    place's name in it."""
+    return (None, str(where)) if isinstance(where, Path) else places.filesystem(str(where))
 
 
 def parquet_files(folder: Where) -> list[Place]:
     """The committed Parquet files of a folder, by name.
 
-    :raises OSError: it cannot be listed.
+    :raises SourceError: it cannot be listed. :raises StoreError: its store does not answer.
     """
     return in_folder(folder, "*.parquet")
 
@@ -217,9 +230,12 @@ def parquet_files(folder: Where) -> list[Place]:
 def in_folder(folder: Where, pattern: str) -> list[Place]:
     """What lies in a folder under names of a shell pattern, by name; hidden ones left out.
 
-    :raises OSError: it cannot be listed.
+    :raises SourceError: it cannot be listed. :raises StoreError: its store does not answer.
     """
     where = place(folder)
-    with places.answering(str(where)):
-        names = places.children(str(where))
+    try:
+        with places.answering(str(where)):
+            names = places.children(str(where))
+    except OSError as error:
+        raise SourceError(f"cannot list {where}: {places.one_line(error)}") from None
     return [where / name for name in names if fnmatchcase(name, pattern)]

@@ -88,3 +88,11 @@ def test_a_new_or_empty_folder_is_made_ready(tmp_path):
     for _ in range(2):
         storage.check_output_folder(tmp_path / "a" / "b", "m", overwrite=False, parts=())
     assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_device_or_a_pipe_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="pipe' is a device or a pipe: give a file"):
+        storage.commit_bytes(tmp_path / "pipe", b"x")
+    assert (tmp_path / "pipe").is_fifo()
+    assert [p.name for p in tmp_path.iterdir()] == ["pipe"]

@@ -6,6 +6,7 @@ import pickle
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,14 +51,13 @@ def table(*numbers: int) -> pa.Table:
 def test_a_place_is_a_path_or_an_object_with_the_names_of_paths() -> None:
     assert place("run") == Path("run")
     assert place("file:///a/b%20c") == Path("/a/b c")
-    found = place("s3://clips/runs//a b/model.v2.safetensors/")
-    assert found == ObjectPath("s3://clips/runs//a b/model.v2.safetensors")
+    found = place("S3://clips//runs/a b/model.v2.safetensors/")
+    assert found == ObjectPath("s3://clips/runs/a b/model.v2.safetensors")
     assert (found.name, found.stem, found.suffix) == (
         "model.v2.safetensors", "model.v2", ".safetensors",
     )  # fmt: skip
-    assert str(found.parent / "x") == "s3://clips/runs//a b/x"
-    assert str(found.with_name(".lock")) == "s3://clips/runs//a b/.lock"
-    assert str(found.with_suffix(".onnx")) == "s3://clips/runs//a b/model.v2.onnx"
+    assert str(found.parent / "x") == "s3://clips/runs/a b/x"
+    assert str(found.with_name(".lock")) == "s3://clips/runs/a b/.lock"
     assert str(place("s3://clips").parent) == "s3://clips"
     assert place(found) is found
     assert pickle.loads(pickle.dumps(found)) == found  # it goes to workers
@@ -67,6 +67,9 @@ def test_a_place_is_a_path_or_an_object_with_the_names_of_paths() -> None:
 def test_a_uri_that_pathlib_folded_is_told(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"'s3:/clips/out' was a URI before pathlib took it"):
         place(Path("s3://clips/out"))
+    for uri in ("s3://clips/a//b", "s3://", "gs:///a"):
+        with pytest.raises(SourceError, match="has no name between two slashes"):
+            place(uri)
     with pytest.raises(SourceError, match=r"ftp://.* cannot be used; allowed: paths and s3://"):
         place("ftp://host/out")
 
@@ -74,18 +77,19 @@ def test_a_uri_that_pathlib_folded_is_told(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- writing and reading
 
 
-def test_what_is_committed_is_read_again(tmp_path: Path) -> None:
+def test_what_is_committed_is_read_again() -> None:
     storage.commit_bytes(OUT / "a.bin", b"12345")
     storage.commit_bytes(OUT / "a.bin", b"123")
     storage.commit_json(OUT / "a.json", {"ä": 1})
-    storage.commit_file(OUT / "b.bin", lambda path: path.write_bytes(b"from a file") and None)
+    storage.commit_bytes("S3://clips/out/b.bin/", b"from\r\na file")
     assert storage.read_bytes(str(OUT / "a.bin")) == b"123"
     assert storage.read_json(OUT / "a.json") == {"ä": 1}
-    assert storage.read_text(OUT / "b.bin") == "from a file"
+    assert storage.read_text(OUT / "b.bin") == "from\na file"
     assert storage.read_start(OUT / "b.bin", 4) == b"from"
     assert storage.size(OUT / "a.bin") == 3
     assert storage.size(OUT / "none") == 0
     assert (storage.is_folder(OUT), storage.is_folder(OUT / "a.bin")) == (True, False)
+    assert (storage.is_file(OUT), storage.is_file("S3://clips/out/a.bin")) == (False, True)
     assert keys() == ["out/a.bin", "out/a.json", "out/b.bin"]
 
 
@@ -150,7 +154,7 @@ def test_an_upload_that_breaks_off_leaves_the_old_object(
 ) -> None:
     large = b"x" * (12 << 20)  # in parts
     storage.commit_bytes(OUT / "a", b"old")
-    real, name = places._store(str(OUT / "a"))
+    real, name = places.filesystem(str(OUT / "a"))
 
     class Breaking:
         def __init__(self, stream: Any) -> None:
@@ -165,7 +169,7 @@ def test_an_upload_that_breaks_off_leaves_the_old_object(
             return Breaking(real.open_output_stream(name))
 
     with monkeypatch.context() as patch:
-        patch.setattr(places, "_store", lambda path: (Store, name))
+        patch.setattr(places, "filesystem", lambda path: (Store, name))
         with pytest.raises(DfscanError, match=r"cannot write s3://clips/out/a: the network broke"):
             storage.commit_bytes(OUT / "a", large)
     assert storage.read_bytes(str(OUT / "a")) in {b"old", b""}
@@ -198,6 +202,59 @@ def test_trouble_with_a_store_is_one_line_that_says_where(monkeypatch: pytest.Mo
         storage.Lock(OUT / "lock", "faces").__enter__()
     with pytest.raises(OutputError, match=r"^cannot make output folder 's3://clips/out': NETW"):
         storage.check_output_folder(OUT, "dataset.json", False, ())
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_a_store_that_breaks_while_a_table_is_read_is_no_damaged_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    storage.commit_table(OUT / "a.parquet", table(*range(100_000)))
+    opened = storage.open_parquet(OUT / "a.parquet")
+
+    def broken(self: Any, start: int, end: int) -> bytes:
+        raise OSError("AWS Error NETWORK_CONNECTION during GetObject operation: curlCode: 28")
+
+    monkeypatch.setattr("dfscan.storage.blobs.RemoteBlob._fetch", broken)
+    with pytest.raises(StoreError, match=r"a\.parquet cannot be reached: NETWORK_CONNECTION, curl"):
+        opened.read()
+
+
+def test_what_is_replaced_while_it_is_read_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its length was asked for before: the rest would be cut off."""
+    storage.commit_json(OUT / "a.json", 1)
+    replaced: list[int] = []
+    fetch = places.RemoteBlob._fetch
+
+    def replacing(self: Any, start: int, end: int) -> bytes:
+        if not replaced:
+            replaced.append(1)
+            storage.commit_json(OUT / "a.json", {"much": "longer"})
+        return fetch(self, start, end)
+
+    monkeypatch.setattr("dfscan.storage.blobs.RemoteBlob._fetch", replacing)
+    assert storage.read_json(OUT / "a.json") == {"much": "longer"}
+    storage.commit_bytes(OUT / "a.txt", b"a")
+
+    def always(self: Any, start: int, end: int) -> bytes:
+        replaced.append(1)
+        storage.commit_bytes(OUT / "a.txt", b"a" * len(replaced))
+        return fetch(self, start, end)
+
+    monkeypatch.setattr("dfscan.storage.blobs.RemoteBlob._fetch", always)
+    with pytest.raises(StoreError, match=r"a\.txt is being replaced all the time"):
+        storage.read_text(OUT / "a.txt")
+
+
+def test_temporaries_are_swept_by_the_clock_of_the_store() -> None:
+    for name in (".lock.tmp-1", ".b.lock.tmp-2", "a.parquet", ".lock"):
+        storage.commit_bytes(OUT / name, b"x")
+    now = places.modified_s(str(OUT / ".lock"))
+    storage.sweep(OUT, now + 10, 20)
+    assert len(keys()) == 4
+    storage.sweep(OUT, now + 30, 20, name="b.lock")
+    assert keys() == ["out/.lock", "out/.lock.tmp-1", "out/a.parquet"]
+    storage.sweep(OUT, now + 30, 20)
+    assert keys() == ["out/.lock", "out/a.parquet"]
 
 
 def test_an_output_folder_of_somebody_else_is_refused_and_ours_is_emptied() -> None:
@@ -261,9 +318,9 @@ def test_the_lock_of_a_dead_process_or_an_old_one_is_taken_over(
     hold(socket.gethostname(), child.pid, "another boot or container")
     with pytest.raises(OutputError, match="in use"), storage.Lock(OUT / "lock", "faces"):
         pass
-    modified = locking._modified
+    modified = places.modified_s
     monkeypatch.setattr(
-        locking, "_modified", lambda p: modified(p) - (90 if p.endswith("lock") else 0)
+        places, "modified_s", lambda p: modified(p) - (90 if p.endswith("lock") else 0)
     )
     with storage.Lock(OUT / "lock", "faces"):
         pass
@@ -290,6 +347,50 @@ def test_a_lease_says_when_another_run_has_taken_over() -> None:
     storage.remove(OUT / "lock")
     with pytest.raises(DfscanError, match="is not there: the lock was removed"):
         old.check()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_renewal_brings_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the token before a fence, nor a lock that was removed, nor its own over another run's."""
+    put, begun = places.put, threading.Event()
+
+    def slow(path: str, data: bytes) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            begun.set()
+            time.sleep(0.2)
+        put(path, data)
+
+    with storage.Lock(OUT / "lock", "faces") as lock:
+        with monkeypatch.context() as patch:
+            patch.setattr(places, "put", slow)
+            renewal = threading.Thread(target=lock._file.renew)
+            renewal.start()
+            begun.wait()
+            fenced = lock.fence()
+            renewal.join()
+        fenced.check()
+        for content, left in ((None, []), (b"garbage", ["out/lock"]), (b"{}", ["out/lock"])):
+            storage.remove(OUT / "lock")
+            if content is not None:
+                storage.commit_bytes(OUT / "lock", content)
+            turns = iter([False, True])
+            monkeypatch.setattr(lock._stop, "wait", lambda s, turns=turns: next(turns))
+            lock._renew()
+            assert keys() == left
+            assert content is None or storage.read_bytes(str(OUT / "lock")) == content
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_lock_that_is_no_lock_is_freed_when_it_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.commit_bytes(OUT / "lock", b"garbage")
+    with pytest.raises(OutputError, match="in use"), storage.Lock(OUT / "lock", "faces"):
+        pass
+    modified = places.modified_s
+    monkeypatch.setattr(
+        places, "modified_s", lambda p: modified(p) - (90 if p.endswith("lock") else 0)
+    )
+    with storage.Lock(OUT / "lock", "faces"):
+        pass
 
 
 def test_of_two_runs_that_begin_at_once_one_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
