@@ -188,7 +188,6 @@ class FaceSet:
         removes units whose faces are not those that their rows promise (whose run was overtaken
         by another while it committed), and face files that no committed unit names.
         """
-        self._drop_broken_units()
         for path, stale in self._superseded().items():
             faults.reach("reconcile.file")
             self._rewrite(path, storage.read_table(path), stale)
@@ -197,10 +196,13 @@ class FaceSet:
             if path_.name not in committed:
                 self._remove(path_)
 
-    def _drop_broken_units(self) -> None:
-        for path, table in storage.read_tables(self.videos, ["faces"]):
+    def _whole_units(self, columns: list[str]) -> Iterator[tuple[storage.Place, pa.Table]]:
+        """(path, rows) of each unit; one whose faces are not those that its rows promise goes."""
+        for path, table in storage.read_tables(self.videos, [*columns, "faces"]):
             promised = pc.sum(table.column("faces")).as_py() or 0
-            if promised != storage.row_count(self.faces / path.name):
+            if promised == storage.row_count(self.faces / path.name):
+                yield path, table.select(columns)
+            else:
                 self._remove(path)
 
     def _remove(self, path: storage.Place) -> None:
@@ -211,7 +213,7 @@ class FaceSet:
         """File → ids of the videos in it that another file has a later row of."""
         files: list[storage.Place] = []
         tables = []
-        for path, table in storage.read_tables(self.videos, ["video_id", "committed_at"]):
+        for path, table in self._whole_units(["video_id", "committed_at"]):
             number = pa.array(np.full(table.num_rows, len(files), np.int32))
             tables.append(table.append_column("file", number))
             files.append(path)

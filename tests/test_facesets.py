@@ -1,3 +1,4 @@
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ from dfscan.errors import OutputError, SourceError
 from dfscan.facesets import FaceSet, open_facesets
 from dfscan.recipe import FaceRecipe, Sampling, Stride
 from dfscan.records import SCHEMA_VERSION, FaceRow, VideoRef, VideoRow
-from dfscan.storage import commit_json, read_tables
+from dfscan.storage import commit_json, read_tables, reading
 
 RECIPE = FaceRecipe(sampling=Sampling(stride=Stride(real=30, fake=100)))
 HEADER = {
@@ -255,6 +256,20 @@ def test_reconciling_a_clean_dataset_rewrites_nothing(faceset):
     before = (faceset.faces / "u1.parquet").stat().st_ino
     faceset.reconcile()
     assert (faceset.faces / "u1.parquet").stat().st_ino == before
+
+
+def test_reconciling_reads_every_unit_once(faceset, monkeypatch):
+    several(faceset)
+    read = Counter()
+    real = reading.read_table
+
+    def counted(path, columns=None):
+        read[path.name] += 1
+        return real(path, columns)
+
+    monkeypatch.setattr(reading, "read_table", counted)
+    faceset.reconcile()
+    assert read == Counter(names(faceset.videos))
 
 
 def test_a_unit_done_again_without_faces_leaves_none_of_the_run_that_died(faceset):

@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from making import CLIP, make_zip
 
@@ -218,6 +219,40 @@ def test_only_committed_tables_are_read(tmp_path):
     read = [(Path(p).name, t.to_pydict()) for p, t in storage.read_tables(tmp_path, ["x"])]
     assert read == [("a.parquet", {"x": ["a.parquet"]}), ("b.parquet", {"x": ["b.parquet"]})]
     assert list(storage.read_tables(tmp_path / "absent")) == []
+
+
+@pytest.mark.parametrize("rows", [0, 5, 500])
+@pytest.mark.parametrize("columns", [None, ["n", "name"], ["name", "inner.hash"]])
+def test_a_table_reads_the_same_however_many_row_groups_it_has(tmp_path, rows, columns):
+    content = [{"name": f"v{i}", "n": i, "inner": {"hash": "h", "x": i}} for i in range(rows)]
+    inner = pa.struct([("hash", pa.string()), ("x", pa.int64())])
+    fields = [("name", pa.string()), ("n", pa.int64()), ("inner", inner)]
+    schema = pa.schema(fields, metadata={"kind": "test"})
+    path = tmp_path / "t.parquet"
+    storage.commit_table(path, pa.Table.from_pylist(content, schema), row_group_rows=3)
+    found = storage.read_table(path, columns)
+    assert found.equals(
+        pq.read_table(path, columns=columns, partitioning=None), check_metadata=True
+    )
+    assert found.column("name").to_pylist() == [row["name"] for row in content]
+    assert found.num_columns == len(columns or fields)
+
+
+@pytest.mark.parametrize("rows", [5, 500])
+def test_a_column_that_a_table_lacks_is_an_error(tmp_path, rows):
+    storage.commit_table(tmp_path / "t.parquet", pa.table({"x": range(rows)}), row_group_rows=3)
+    with pytest.raises(pa.ArrowInvalid, match="absent"):
+        storage.read_table(tmp_path / "t.parquet", ["x", "absent"])
+
+
+def test_a_table_that_is_cut_off_is_named(tmp_path):
+    path = tmp_path / "t.parquet"
+    storage.commit_table(path, pa.table({"x": [1]}))
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(pa.ArrowInvalid, match=r"t\.parquet"):
+        storage.read_table(path)
+    with pytest.raises(FileNotFoundError):
+        storage.read_table(tmp_path / "gone.parquet")
 
 
 def test_a_limit_far_above_the_file_costs_no_memory(tmp_path):
