@@ -2,15 +2,17 @@
 
     python benchmarks/scale.py record FOLDER_OF_CLIPS     # core-seconds of each clip, for RECORDED
     python benchmarks/scale.py run VIDEOS [--workers 1000] [--lost 0.001] [--no-commit]
+                                          [--face-bytes 0]
     python benchmarks/scale.py ray                        # what Ray's own calls cost, per unit
     python benchmarks/scale.py                            # 119,154 and a million videos, and Ray
 
 ``run`` lists and plans an archive of empty members and works it off with dfscan's own driver loop on
 a cluster that stands in for Ray: a worker takes a unit for as long as RECORDED says of its videos, by
 a clock that jumps from one end of a unit to the next. The driver's own time moves that clock too, so
-workers wait for a driver that is too slow. Units are really committed (rows without faces; that time
-is the workers', not the driver's), and the dataset is really mended, merged and counted at the end.
-``--lost``: so many of the units are lost with their node and done again.
+workers wait for a driver that is too slow. Units are really committed (that time is the workers', not
+the driver's), and the dataset is really mended, merged and counted at the end: rows without faces, or
+with ten faces a video of ``--face-bytes`` random bytes each. ``--lost``: so many of the units are lost
+with their node and done again.
 
 ``ray`` measures what the stand-in leaves out: CPU time of the driver's process for each unit, with a
 real Ray on this machine, by the number of units in flight. All times of the driver are CPU times, so
@@ -29,11 +31,12 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 from overhead import PARTS, VIDEOS, peak_mb, write_archive
 
 RECORDED = (1.07, 1.06, 0.85, 0.94)
@@ -49,6 +52,12 @@ IN_A_UNIT = 12.4
 
 NODE = 16
 """Workers of a node."""
+
+FACES = 10
+"""Faces of a video, with ``--face-bytes``: what DFDC's clips have, every 30th frame."""
+
+NOISE = 16 << 20
+"""Random bytes that faces are taken from."""
 
 IN_FLIGHT = (64, 1024, 4096)
 RAY_UNITS = 6000
@@ -205,9 +214,7 @@ def in_place_of_ray(cluster: Simulated) -> Iterator[None]:
         pool.ray_session = session
 
 
-def do_run(
-    source: str, out: str, workers: str, lost: str, commit: str, fixed: str, per_reference: str
-) -> dict[str, float]:
+def do_run(source: str, out: str, options: str) -> dict[str, float]:
     import ray.exceptions  # noqa: F401  (before it is replaced)
 
     from dfscan.config import ExtractConfig
@@ -216,52 +223,81 @@ def do_run(
     from dfscan.jobs.pool import run_units
     from dfscan.jobs.progress import Progress
     from dfscan.recipe import FaceRecipe, Sampling, Stride
-    from dfscan.records import VideoRef
     from dfscan.steps.extract import ExtractStep
-    from dfscan.steps.look import Seen, empty_row
     from dfscan.steps.units import plan_units
     from dfscan.storage import Lock
 
+    given, libraries_mb = json.loads(options), peak_mb()
+    clocks = [time.process_time()]
+    videos = list_videos([source]).videos
+    clocks.append(time.process_time())
+    units = plan_units(videos, UNIT, "")
+    clocks.append(time.process_time())
+    cluster = Simulated(given["workers"], given["lost"], given["commit"], given["calls"])
+    target = FaceSet(Path(out))
+    with Lock(target.root / ".dfscan.lock", target.root) as lock:
+        target = replace(target, check=lock.lease.check)
+        look = no_look(FaceRecipe(sampling=Sampling(stride=Stride())), given["face_bytes"])
+        with in_place_of_ray(cluster):
+            total = run_units(
+                ExtractStep(look, target, "run"), units, ExtractConfig(), Progress(), lock.lease
+            )
+        assert total.videos == len(videos)
+        worked_mb = peak_mb()
+        clocks.append(time.process_time())
+        if cluster.commit:
+            target = replace(target, check=lock.fence().check)
+            target.reconcile()
+            target.committed(videos)
+            clocks.append(time.process_time())
+            target.compact()
+            clocks.append(time.process_time())
+            assert target.counts()["videos"] == len(videos)
+            clocks.append(time.process_time())
+    names = ("listed_s", "planned_s", "worked_s", "mended_s", "merged_s", "counted_s")
+    seconds = dict(zip(names, np.diff(clocks).tolist(), strict=False))
+    return seconds | {
+        "videos": len(videos), "units": len(units), "driver_s": cluster.driver_s,
+        "commit_s": cluster.commit_s, "busy_s": cluster.busy_s, "makespan_s": cluster.now,
+        "lost": cluster.lost_units, "in_flight": cluster.peak, "libraries_mb": libraries_mb,
+        "worked_mb": worked_mb, "mb": peak_mb(),
+    }  # fmt: skip
+
+
+def no_look(recipe: Any, face_bytes: int) -> Any:
+    """Opens nothing; finds FACES faces of so many bytes in each video, or none."""
+    from dfscan.records import FaceRow, VideoRef
+    from dfscan.steps.look import Seen, empty_row
+
+    numbers = random.Random(0)
+    noise = numbers.randbytes(NOISE) if face_bytes else b""
+
+    def face(ref: VideoRef, index: int) -> FaceRow:
+        start = numbers.randrange(NOISE - face_bytes)
+        box = tuple(numbers.uniform(0, 1000) for _ in range(4))
+        return FaceRow(
+            ref.video_id, ref.uri, ref.part, ref.label, ref.original, ref.group, ref.attributes,
+            frame_index=30 * index, pts_s=float(index), key_frame=index == 0, face_index=0,
+            box=box, landmarks=(*box, *box, *box[:2]), detector_score=numbers.random(),
+            box_from="detected", crop_box=box, image=noise[start : start + face_bytes],
+        )  # fmt: skip
+
     @dataclass(frozen=True)
     class NoLook:
-        recipe: FaceRecipe
+        recipe: Any
         device: str = "cpu"
         lanes: int = 1
 
         def see(self, ref: VideoRef, also: Any = (), reference: Any = None) -> Seen:
-            return Seen(empty_row(ref, "no_face", "not opened"), [])
+            if not face_bytes:
+                return Seen(empty_row(ref, "no_face", "not opened"), [])
+            row = replace(empty_row(ref, "ok"), faces=FACES)
+            return Seen(row, [face(ref, index) for index in range(FACES)])
 
         def survey(self, ref: VideoRef) -> list[int]:
             return []
 
-    began = time.process_time()
-    videos = list_videos([source]).videos
-    listed = time.process_time() - began
-    began = time.process_time()
-    units = plan_units(videos, UNIT, "")
-    planned = time.process_time() - began
-    target = FaceSet(Path(out))
-    cluster = Simulated(
-        int(workers), float(lost), commit == "True", (float(fixed), float(per_reference))
-    )
-    with Lock(target.root / ".dfscan.lock", target.root) as lock:
-        step = ExtractStep(NoLook(FaceRecipe(sampling=Sampling(stride=Stride()))), target, "run")
-        with in_place_of_ray(cluster):
-            total = run_units(step, units, ExtractConfig(), Progress(), lock.lease)
-        assert total.videos == len(videos)
-        began = time.process_time()
-        if cluster.commit:
-            target.reconcile()
-            target.committed(videos)
-            target.compact()
-            assert target.counts()["videos"] == len(videos)
-        finished = time.process_time() - began
-    return {
-        "videos": len(videos), "units": len(units), "listed_s": listed, "planned_s": planned,
-        "driver_s": cluster.driver_s, "commit_s": cluster.commit_s, "finished_s": finished,
-        "busy_s": cluster.busy_s, "makespan_s": cluster.now, "workers": cluster.workers,
-        "lost": cluster.lost_units, "in_flight": cluster.peak, "mb": peak_mb(),
-    }  # fmt: skip
+    return NoLook(recipe)
 
 
 def do_ray(in_flight: str) -> dict[str, float]:
@@ -315,8 +351,6 @@ def in_process(what: str, *arguments: object) -> dict[str, float]:
 
 def measure_ray() -> tuple[float, float]:
     """Seconds of Ray's calls for a unit: fixed, and for each unit in flight (least squares)."""
-    import numpy as np
-
     found = [in_process("ray", count) for count in IN_FLIGHT]
     for one in found:
         print(
@@ -342,30 +376,32 @@ def limit(unit_s: float, fixed: float, slope: float) -> int:
     return int(((fixed**2 + 8 * slope * unit_s) ** 0.5 - fixed) / (4 * slope))
 
 
-def measure_run(
-    videos: int, workers: int, lost: float, commit: bool, calls: tuple[float, float]
-) -> None:
+def measure_run(videos: int, options: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "archive.zip"
         write_archive(archive, videos, max(PARTS, videos // 20_000))
-        out = Path(folder) / "faces"
-        run = in_process("run", archive, out, workers, lost, commit, *calls)
+        run = in_process("run", archive, Path(folder) / "faces", json.dumps(options))
     units = run["units"]
-    ideal = run["busy_s"] / workers
+    ideal = run["busy_s"] / options["workers"]
     print(
         f"plan     {run['videos']:,} videos listed in {run['listed_s']:.1f} s, cut into {units:,.0f} "
         f"units in {run['planned_s']:.1f} s\n"
-        f"driver   {workers:,} workers, {run['lost']:.0f} units lost with their nodes: "
-        f"{run['driver_s'] / units * 1000:.2f} ms a unit of dfscan's own, "
-        f"{run['makespan_s'] / 3600:.2f} h by the clock where {ideal / 3600:.2f} h is the least "
-        f"({ideal / run['makespan_s']:.0%})"
+        f"driver   {options['workers']:,} workers, {run['in_flight']:,.0f} units in flight, "
+        f"{run['lost']:.0f} lost with their nodes: {run['driver_s'] / units * 1000:.2f} ms a unit of "
+        f"dfscan's own, {run['makespan_s']:,.0f} s by the clock where {ideal:,.0f} s is the least "
+        f"({ideal / run['makespan_s']:.0%}), {units / run['makespan_s']:.0f} units/s"
     )
-    if commit:
+    if options["commit"]:
         print(
-            f"commit   {run['commit_s'] / units * 1000:.1f} ms a unit, by its worker; mending, merging "
-            f"and counting at the end {run['finished_s']:.0f} s"
+            f"commit   {run['commit_s'] / units * 1000:.1f} ms a unit, by its worker; at the end "
+            f"mending {run['mended_s']:.0f} s, merging {run['merged_s']:.0f} s, counting "
+            f"{run['counted_s']:.1f} s"
         )
-    print(f"memory   driver's peak {run['mb']:,.0f} MB", flush=True)
+    print(
+        f"memory   driver's peak {run['worked_mb']:,.0f} MB until the units are done, "
+        f"{run['mb']:,.0f} MB at the end; {run['libraries_mb']:,.0f} MB with nothing but its libraries",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -379,6 +415,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--lost", type=float, default=0.001)
     parser.add_argument("--no-commit", action="store_true")
+    parser.add_argument("--face-bytes", type=int, default=0)
     given = parser.parse_args()
     if given.what == "record":
         record(given.of)
@@ -386,7 +423,11 @@ def main() -> None:
     calls = measure_ray() if given.what in ("ray", "all") else RAY_CALLS_S
     sizes = [int(given.of)] if given.of else [VIDEOS, MILLION]
     for videos in sizes if given.what in ("run", "all") else []:
-        measure_run(videos, given.workers, given.lost, not given.no_commit, calls)
+        options = {
+            "workers": given.workers, "lost": given.lost, "commit": not given.no_commit,
+            "calls": calls, "face_bytes": given.face_bytes,
+        }  # fmt: skip
+        measure_run(videos, options)
 
 
 if __name__ == "__main__":
