@@ -170,6 +170,20 @@ def test_a_changed_video_supersedes_its_old_row_and_faces(faceset):
     ]
 
 
+@pytest.mark.parametrize("units", [4, 5])
+def test_of_many_units_the_last_row_of_a_video_is_left(faceset, monkeypatch, units):
+    monkeypatch.setattr(facesets, "SMALL_TABLES", 2)
+    for number in range(units):
+        names_ = ["a", f"b{number}"]
+        rows_ = [video(name, version=str(number), at=1.0 + number) for name in names_]
+        faceset.commit(f"u{units - number}", rows_, [face(name) for name in names_])
+    faceset.reconcile()
+    assert sorted((r["video_id"], r["version"]) for r in rows(faceset.videos)) == [
+        ("a", str(units - 1)),
+        *((f"b{number}", str(number)) for number in range(units)),
+    ]
+
+
 def test_a_unit_whose_faces_are_gone_is_not_committed(faceset):
     faceset.commit("u1", [video("a")], [face("a")])
     faceset.commit("u2", [video("b")], [face("b")])
