@@ -203,9 +203,9 @@ def _read_few_groups(path: Path, columns: list[str] | None) -> pa.Table | None:
             return None
         if columns is not None and not set(columns) <= set(file.schema_arrow.names):
             return None  # it would leave such a column out and say nothing
-        return pa.concat_tables(
-            [file.read_row_group(i, columns, use_threads=False) for i in groups]
-        )
+        read = [file.read_row_group(i, columns, use_threads=False) for i in groups]
+    table = pa.concat_tables(read)
+    return table if columns is None else table.select(columns)  # the file's order is another
 
 
 def read_row_group(path: Where, number: int, columns: list[str]) -> pa.Table:
