@@ -1,47 +1,34 @@
 """``dfscan annotate``: judge a video or a picture, then draw the verdicts where the faces are."""
 
-import io
 import os
-import queue
 import statistics
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from dfscan import storage
-from dfscan.aggregation import Aggregation, sigmoid
-from dfscan.calibration import Calibration
+from dfscan.aggregation import Aggregation
 from dfscan.config import AnnotateConfig, ScoreConfig
 from dfscan.errors import ConfigError, DfscanError, OutputError, SourceError, VideoError
-from dfscan.faces.crops import cut
-from dfscan.faces.following import Path, Placed, in_shots
 from dfscan.jobs.looking import make_looker
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import AnnotateResult
 from dfscan.jobs.score_job import make_step
 from dfscan.models.modelfile import read_header
 from dfscan.recipe import NetworkInput
-from dfscan.records import HEALTHY, UNREAD, FaceRow, FrameScore, VideoRef
-from dfscan.reporting.boxes import NO_FACE, Artist, Mark, label_of, results
-from dfscan.steps.altered import SLOWER
+from dfscan.records import HEALTHY, UNREAD, FaceRow, FrameScore, VideoRef, VideoRow
+from dfscan.reporting.boxes import NO_FACE, label_of
+from dfscan.steps.drawing import Drawing, Drawn, Face, Person, Watch, draw_picture, draw_video
 from dfscan.steps.isolation import FRAME_S, Limits
 from dfscan.steps.look import Seen
+from dfscan.steps.rewriting import DRAWING, ENCODER_BYTES, SLOWER, rewrite
 from dfscan.steps.score import ScoreStep
 from dfscan.verdicts import Judgement, Rule, judge
-from dfscan.video import Frame, Video, open_video
-from dfscan.video.pictures import is_picture_file, open_picture
-from dfscan.video.reading import in_order
-from dfscan.video.writing import VideoWriter
-
-_WAITING: Final = 4
-"""Frames that may wait for the encoder."""
+from dfscan.video.pictures import is_picture_file
 
 _MORE_TIME: Final = " (--set annotate.timeout=SECONDS allows more time)"
 _MORE_MEMORY: Final = " (--set annotate.max_memory=BYTES allows more)"
@@ -66,8 +53,7 @@ def run(config: AnnotateConfig, progress: Progress) -> AnnotateResult:
     judged = _judge(step, scoring, ref, picture, progress)
     if judged.seen.row.content_sha256 != storage.sha256(data):
         raise DfscanError(f"{config.file} changed while it was judged: run the same command again")
-    draw = _draw_picture if picture else _draw_video
-    drawn = draw(data, judged, config, out, progress)
+    drawn = _draw(data, judged, config, out, progress)
     row, verdict = judged.seen.row, judged.judgement
     return AnnotateResult(
         out=str(out),
@@ -124,7 +110,7 @@ def _read(ref: VideoRef, max_bytes: int) -> bytes:
         raise _unusable(ref, error.status, error.reason) from None
 
 
-def _unusable(ref: VideoRef, status: str | None, reason: str | None) -> DfscanError:
+def _unusable(ref: VideoRef | VideoRow, status: str | None, reason: str | None) -> DfscanError:
     """A file that was not judged; what another try may change is no wrong command."""
     text = f"{_name_of(ref.uri)}: {status}: {reason}"
     if status in UNREAD or status == "decode_error":
@@ -193,7 +179,8 @@ class _Judged:
     """A file's faces and what was made of them.
 
     ``rule`` is the file's own, ``person_rule`` that of single people; ``models`` so many judged it,
-    the first of which takes ``input``. Drawing ends after ``deadline_s`` seconds.
+    the first of which takes ``input``. Drawing ends after ``deadline_s`` seconds, and may take so much
+    ``memory``, bytes.
     """
 
     seen: Seen
@@ -204,10 +191,7 @@ class _Judged:
     models: int
     input: NetworkInput
     deadline_s: float
-
-    def now(self, score_raw: float) -> float:
-        """How fake a single moment of a person looks."""
-        return _p_fake(self.person_rule.calibration, score_raw)
+    memory: int
 
     def interval_s(self, wanted_s: float) -> float:
         """Seconds from one look to the next; as whole frames, or key frames, they are not as wanted."""
@@ -264,6 +248,7 @@ def _judge(
     header = read_header(step.models[0].path)
     assert header.recipe.input is not None
     memory = None if scoring.max_memory is None else int(scoring.max_memory)
+    limits = Limits(scoring.timeout, memory)
     return _Judged(
         seen,
         judgement,
@@ -272,7 +257,8 @@ def _judge(
         alone.rule,
         len(step.models),
         header.recipe.input,
-        SLOWER * Limits(scoring.timeout, memory).deadline_s(row.bytes, looks),
+        SLOWER * limits.deadline_s(row.bytes, looks),
+        ENCODER_BYTES + limits.memory_limit(row.bytes),
     )
 
 
@@ -347,189 +333,85 @@ def _people(
     return people
 
 
-def _p_fake(calibration: Calibration | None, score_raw: float) -> float:
-    return calibration.p_fake(score_raw) if calibration else sigmoid(score_raw)
-
-
-def _mark(person: _Person, at: Placed, judged: _Judged) -> Mark:
-    return Mark(
-        number=person.track_id,
-        box=at.box,
-        verdict=person.judgement.verdict or "UNCERTAIN",
-        label=person.label,
-        now=judged.now(at.score_raw),
-        threshold=person.judgement.threshold,
-    )
-
-
 # ---------------------------------------------------------------- drawing
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    frames: int
-    seconds: float | None
-    notes: list[str]
-
-
-def _draw_picture(
-    data: bytes, judged: _Judged, config: AnnotateConfig, out: FilePath, progress: Progress
-) -> _Drawn:
-    """Write the original beside the judged picture, and what the network saw."""
-    (batch,) = open_picture(data).read([0])
-    marks, inputs = [], []
-    for person in judged.people:
-        for face, frame in zip(person.faces, person.frames, strict=True):
-            marks.append(_mark(person, Placed(frame.box, frame.score_raw), judged))
-            inputs.append(cut(face.image, face.crop_box, face.box, judged.input))
-    seen_by = "the network" if judged.models == 1 else "the first network"
-    sheet = results(batch[0].rgb, marks, inputs, judged.heading, seen_by)
-    sink = io.BytesIO()
-    sheet.save(sink, "PNG")
-    storage.commit_bytes(out, sink.getvalue())
-    return _Drawn(1, None, [])
-
-
-def _draw_video(
-    data: bytes, judged: _Judged, config: AnnotateConfig, out: FilePath, progress: Progress
-) -> _Drawn:
-    """Decode every frame, draw, and encode; nothing is left behind where that fails."""
-    drawn: list[_Drawn] = []
-
-    def write(path: FilePath) -> None:
-        video = open_video(data, "pyav")
-        progress.start("annotate", video.count, "frames")
-        drawn.append(
-            _write_video(path, video, data, judged, judged.interval_s(config.every), progress)
-        )
-        progress.stop()
-
-    storage.commit_file(out, write)
-    return drawn[0]
-
-
-def _write_video(
-    path: FilePath,
-    video: Video,
-    data: bytes,
-    judged: _Judged,
-    every_s: float,
-    progress: Progress,
-) -> _Drawn:
-    """One pass over the frames; the encoder has a thread of its own."""
-    paths = [(p, _path_of(p, every_s)) for p in judged.people if p.drawn]
-    first: Frame | None = None
-    last_s = 0.0
-    count = 0
-    with _Encoding(path) as encoding:
-        for shown in in_shots(_in_time(video, judged), every_s):
-            frame = shown.frame
-            if first is None:
-                first = frame
-                encoding.begin(video, frame, data)
-                artist = Artist(frame.rgb.shape[1], frame.rgb.shape[0])
-            if not judged.people:
-                artist.caption(frame.rgb, judged.heading)
-            elif frame.rgb.shape == first.rgb.shape:
-                places = (
-                    (person, own.at(frame.pts_s, shown.begins_s, shown.ends_s))
-                    for person, own in paths
-                )
-                artist.draw(frame.rgb, [_mark(p, at, judged) for p, at in places if at])
-            encoding.put(frame)
-            last_s = max(last_s, frame.pts_s)
-            count += 1
-            progress.advance(1)
-    if first is None:
-        raise DfscanError("no frame could be decoded whole, so there is nothing to draw on")
-    notes = [encoding.sound_note] if encoding.sound_note else []
-    if video.frames_lost:
-        notes.append(f"{video.frames_lost} frame(s) are damaged or missing and were left out")
-    return _Drawn(count, last_s - first.pts_s + 1 / (video.info.fps or 25.0), notes)
-
-
-def _path_of(person: _Person, every_s: float) -> Path:
-    frames = sorted(person.frames, key=lambda f: f.pts_s)
-    return Path(
-        [f.pts_s for f in frames],
-        [f.box for f in frames],
-        [f.score_raw for f in frames],
-        every_s,
+def _drawing(judged: _Judged, every_s: float, picture: bool) -> Drawing:
+    """What is drawn; the crops of a picture's faces are shown, too."""
+    rule = judged.person_rule.calibration
+    return Drawing(
+        heading=judged.heading,
+        people=tuple(_shown(person, picture) for person in judged.people),
+        scale=rule.scale if rule else 1.0,
+        offset=rule.offset if rule else 0.0,
+        every_s=judged.interval_s(every_s),
+        input=judged.input,
+        seen_by="the network" if judged.models == 1 else "the first network",
+        deadline_s=judged.deadline_s,
     )
 
 
-def _in_time(video: Video, judged: _Judged) -> Iterator[Frame]:
-    """Every frame, in order.
-
-    :raises DfscanError: drawing takes too long; see :func:`_unusable`.
-    """
-    until = time.monotonic() + judged.deadline_s
-    for frame in in_order(video):
-        if time.monotonic() > until:
-            name = _name_of(judged.seen.row.uri)
-            raise DfscanError(
-                f"{name}: timeout: not drawn after {judged.deadline_s:.0f} s{_MORE_TIME}"
-            )
-        yield frame
-
-
-class _Encoding:
-    """A writer in a thread of its own: drawing goes on while a frame is encoded."""
-
-    def __init__(self, path: FilePath) -> None:
-        self._path = path
-        self._writer: VideoWriter | None = None
-        self._queue: queue.Queue[Frame | None] = queue.Queue(_WAITING)
-        self._thread = threading.Thread(target=self._work, name="encoder", daemon=True)
-        self._error: BaseException | None = None
-
-    @property
-    def sound_note(self) -> str | None:
-        """What is wrong with the sound."""
-        return None if self._writer is None else self._writer.sound_note
-
-    def begin(self, video: Video, first: Frame, data: bytes) -> None:
-        """Open the file: as large as the first frame, beginning with it."""
-        height, width = first.rgb.shape[:2]
-        self._writer = VideoWriter(
-            self._path, width, height, video.info.fps, sound=data, start_s=first.pts_s
+def _shown(person: _Person, picture: bool) -> Person:
+    faces = (
+        Face(
+            pts_s=frame.pts_s,
+            box=frame.box,
+            score_raw=frame.score_raw,
+            image=face.image if picture else b"",
+            crop_box=face.crop_box,
         )
-        self._shape = first.rgb.shape
-        self._thread.start()
+        for face, frame in zip(person.faces, person.frames, strict=True)
+    )
+    return Person(
+        number=person.track_id,
+        verdict=person.judgement.verdict or "UNCERTAIN",
+        label=person.label,
+        threshold=person.judgement.threshold,
+        drawn=person.drawn,
+        faces=tuple(faces),
+    )
 
-    def put(self, frame: Frame) -> None:
-        """Hand a frame on; it is not touched any more."""
-        if self._error is not None:
-            raise self._error
-        self._queue.put(frame)
 
-    def __enter__(self) -> "_Encoding":
-        return self
+def _draw(
+    data: bytes, judged: _Judged, config: AnnotateConfig, out: FilePath, progress: Progress
+) -> Drawn:
+    """Write the file with its verdicts, in a process of its own; nothing is left behind where that
+    fails.
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._writer is None:
-            return
-        self._queue.put(None)
-        self._thread.join()
-        if kind is None and self._error is None:
-            self._writer.close()
-            return
-        self._writer.__exit__(RuntimeError, None, None)
-        if kind is None and self._error is not None:
-            raise self._error
+    :raises DfscanError: it cannot be decoded in time, or not be written.
+    """
+    row = judged.seen.row
+    picture = is_picture_file(row.uri, data)
+    drawing = _drawing(judged, config.every, picture)
+    drawn: list[Drawn] = []
 
-    def _work(self) -> None:
-        assert self._writer is not None
-        while (frame := self._queue.get()) is not None:
-            if self._error is None:
-                try:
-                    self._writer.write(self._fitted(frame.rgb), frame.pts_s)
-                except BaseException as error:  # noqa: BLE001  (raised again by the driver)
-                    self._error = error
+    def watch(done: int, frames: int) -> None:
+        if done:
+            progress.advance(1)
+        else:
+            progress.start("annotate", frames, "frames")
 
-    def _fitted(self, rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """A stream may change its size; a file has one."""
-        if rgb.shape == self._shape:
-            return rgb
-        height, width = self._shape[:2]
-        return np.asarray(Image.fromarray(rgb).resize((width, height)))
+    def write(path: FilePath) -> None:
+        if config.isolate:
+            drawn.append(_apart(data, judged, drawing, path, watch))
+        elif picture:
+            drawn.append(draw_picture(data, drawing, path))
+        else:
+            drawn.append(draw_video(data, drawing, path, watch))
+        progress.stop()
+
+    try:
+        storage.commit_file(out, write)
+    except VideoError as error:
+        raise _unusable(row, error.status, error.reason) from None
+    return drawn[0]
+
+
+def _apart(data: bytes, judged: _Judged, drawing: Drawing, path: FilePath, watch: Watch) -> Drawn:
+    request = {
+        "uri": judged.seen.row.uri,
+        "paths": [str(path)] * 2,
+        "drawing": drawing.model_dump_json(),
+        "memory": judged.memory,
+    }
+    return rewrite(DRAWING, request, lambda: [data], judged.deadline_s, Drawn.model_validate, watch)

@@ -1,38 +1,26 @@
 """Looking at videos under a condition: each is re-encoded into a temporary file and seen there.
 
-Decoding and encoding a whole clip goes on in a child process of its own for each video, with a
-deadline and a limit on its memory, as hostile files ask for.
+Decoding and encoding a whole clip goes on in a process of its own (:mod:`dfscan.steps.rewriting`).
 """
 
 import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
-import threading
+import hashlib
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
 
 from dfscan import storage
-from dfscan.errors import DfscanError, VideoError
+from dfscan.errors import VideoError
 from dfscan.recipe import FaceRecipe
-from dfscan.records import STATUSES, VideoRef
-from dfscan.steps.isolation import TRIES, Limits
+from dfscan.records import VideoRef
+from dfscan.steps.isolation import Limits
 from dfscan.steps.look import Looker, Reference, Seen, empty_row
+from dfscan.steps.rewriting import ALTERING, ENCODER_BYTES, SLOWER, end_all, rewrite
 from dfscan.video.altering import CONDITIONS
-
-SLOWER: Final = 5
-"""Encoding a whole clip may take so many times as long as looking at its frames."""
-
-ENCODER_BYTES: Final = 1 << 30
-"""Memory beside what decoding may take: x264 keeps some sixty frames, 1.3 GB at 4K."""
-
-_MADE: Final = frozenset(("picture", "lost", "content_sha256", "bytes"))
+from dfscan.video.containers import HEAD
+from dfscan.video.pictures import is_picture_file
 
 
 @dataclass(frozen=True)
@@ -83,7 +71,7 @@ class AlteredLook:
 
     def abandon(self) -> None:
         """See :class:`~dfscan.steps.look.Looker`."""
-        _end_all()
+        end_all()
         self.look.abandon()
 
     def see(
@@ -127,27 +115,41 @@ class AlteredLook:
     def _alter(self, ref: VideoRef, stem: Path) -> Made:
         if ref.bytes > self.max_bytes:
             raise VideoError("too_large", f"{ref.bytes:,} bytes, more than max_bytes")
-        answer = _ask(
+        read = _Read(ref.uri, self.max_bytes)
+        lost = rewrite(
+            ALTERING,
             {
                 "uri": ref.uri,
-                "max_bytes": self.max_bytes,
+                "paths": [str(self._path(stem, picture)) for picture in (False, True)],
                 "condition": self.condition,
-                "stem": str(stem),
                 "decoders": self.decoders,
                 "memory": ENCODER_BYTES + self.limits.memory_limit(ref.bytes),
             },
+            read.pieces,
             SLOWER * self.limits.deadline_s(ref.bytes),
+            lambda said: int(said["lost"]),
         )
-        if "fatal" in answer:
-            raise DfscanError(answer["fatal"])
-        if "failed" in answer:
-            raise VideoError(*answer["failed"])
-        return Made(
-            path=self._path(stem, bool(answer["picture"])),
-            content_sha256=str(answer["content_sha256"]),
-            bytes=int(answer["bytes"]),
-            lost=int(answer["lost"]),
-        )
+        path = self._path(stem, is_picture_file(ref.uri, read.head))
+        return Made(path, read.digest.hexdigest(), read.bytes, lost)
+
+
+class _Read:
+    """A video's bytes on their way to a child, and what they were."""
+
+    def __init__(self, uri: str, limit: int) -> None:
+        self._uri, self._limit = uri, limit
+
+    def pieces(self) -> Iterator[bytes]:
+        """All of them.
+
+        :raises VideoError: they cannot be read.
+        """
+        self.digest, self.bytes, self.head = hashlib.sha256(), 0, b""
+        for piece in storage.read_pieces(self._uri, self._limit):
+            self.digest.update(piece)
+            self.bytes += len(piece)
+            self.head = (self.head + piece[:HEAD])[:HEAD]
+            yield piece
 
 
 def _as_original(ref: VideoRef, made: Made, seen: Seen) -> Seen:
@@ -162,85 +164,3 @@ def _as_original(ref: VideoRef, made: Made, seen: Seen) -> Seen:
     if made.lost and row.status in ("ok", "no_face"):
         row = replace(row, status="partial", reason=f"{made.lost} frame(s) lost before re-encoding")
     return replace(seen, row=row, faces=[replace(face, uri=ref.uri) for face in seen.faces])
-
-
-# ---------------------------------------------------------------- the child
-
-_LOCK: Final = threading.Lock()
-_RUNNING: Final[set["subprocess.Popen[bytes]"]] = set()
-"""The children of this process; one that is given up is taken out before it is killed."""
-
-
-def _ask(request: dict[str, Any], deadline_s: float) -> dict[str, Any]:
-    """Have a child alter a video. One that is killed from outside is tried again.
-
-    :raises VideoError: it took too long or died of the video.
-    """
-    for _ in range(TRIES):
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "dfscan.steps.altering_child", str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-            start_new_session=True,
-        )
-        with _LOCK:
-            _RUNNING.add(child)
-        try:
-            said, complaints = child.communicate(json.dumps(request).encode(), deadline_s)
-        except subprocess.TimeoutExpired:
-            raise VideoError("timeout", f"not re-encoded after {deadline_s:.0f} s") from None
-        finally:
-            wanted = _end(child)
-        if child.returncode == 0:
-            return _read(said)
-        if not wanted:
-            raise VideoError("crashed", "given up")
-        how = _death(child.returncode, complaints)
-    raise VideoError("crashed", f"re-encoding ended by {how} on this video, {TRIES} times")
-
-
-def _read(said: bytes) -> dict[str, Any]:
-    """A child's answer.
-
-    :raises VideoError: it makes no sense, as from a child that a hostile file took over.
-    """
-    try:
-        answer = json.loads(said)
-        if "failed" in answer:
-            status, reason = answer["failed"]
-            known = status in STATUSES and isinstance(reason, str)
-        else:
-            known = "fatal" in answer or answer.keys() == _MADE
-        if known:
-            return dict(answer)
-    except (ValueError, TypeError, AttributeError):
-        pass
-    raise VideoError("crashed", "the answer of the re-encoding process makes no sense")
-
-
-def _death(code: int, complaints: bytes) -> str:
-    if code < 0:
-        return signal.Signals(-code).name
-    lines = complaints[-2000:].decode(errors="replace").strip().splitlines()
-    return f"exit status {code}" + (f" ({lines[-1][:160]})" if lines else "")
-
-
-def _end(child: "subprocess.Popen[bytes]") -> bool:
-    """Make sure that it is gone; whether it was still wanted."""
-    with _LOCK:
-        wanted = child in _RUNNING
-        _RUNNING.discard(child)
-    if child.poll() is None:
-        child.kill()
-        child.communicate()
-    return wanted
-
-
-def _end_all() -> None:
-    """Give up what other threads wait for."""
-    with _LOCK:
-        for child in _RUNNING:
-            child.kill()
-        _RUNNING.clear()

@@ -239,6 +239,18 @@ class _Died(Exception):  # noqa: N818
         self.signal = signal_
 
 
+def environment() -> dict[str, str]:
+    """The environment variables of a process that decodes what may be hostile."""
+    passed_on = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON)}
+    return passed_on | {
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",  # it would be outside the sandbox
+        "OMP_NUM_THREADS": "1",  # one thread a worker
+        "MKL_NUM_THREADS": "1",
+        **MALLOC,
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+    }
+
+
 class _Child:
     """One child process and the pipes to it."""
 
@@ -250,21 +262,13 @@ class _Child:
         self.videos = 0
         self.ready: set[str] = set()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (as long-lived as the child)
-        passed_on = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON)}
-        environment = passed_on | {
-            "JE_ARROW_MALLOC_CONF": "background_thread:false",  # it would be outside the sandbox
-            "OMP_NUM_THREADS": "1",  # one thread a worker
-            "MKL_NUM_THREADS": "1",
-            **MALLOC,
-            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-        }
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "dfscan.steps.child", *self._arguments()],
             pass_fds=[self.frames.descriptor] if self.frames else [],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=environment,
+            env=environment(),
             start_new_session=True,
         )
         assert self._process.stdin is not None

@@ -105,11 +105,11 @@ class Unavailable(Exception):  # noqa: N818
 
 
 def enter(writes: int, *, keep_files: bool = False) -> list[str]:
-    """Give up everything that decoding does not need, for good.
+    """Give up everything that decoding does not need, for good; files that are open stay so.
 
     :param writes: bytes to which this process may make a file grow.
-    :param keep_files: files and user stay as they are, for a process that writes a file itself, or
-        has a detector on a GPU, whose driver opens devices and asks who it runs for.
+    :param keep_files: files and user stay as they are, for a process that has a detector on a GPU,
+        whose driver opens devices and asks who it runs for.
     :returns: what could not be given up here, as :func:`lacking`.
     """
     if not sys.platform.startswith("linux"):

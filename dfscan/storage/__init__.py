@@ -9,6 +9,7 @@ from dfscan.storage.archives import MEMBER, forget, is_archive
 from dfscan.storage.archives import split as split_uri
 from dfscan.storage.committing import (
     STALE_S,
+    Opened,
     as_folder,
     check_output_folder,
     commit_bytes,
@@ -51,6 +52,7 @@ __all__ = [
     "Lease",
     "Lock",
     "ObjectPath",
+    "Opened",
     "Place",
     "Where",
     "absolute",

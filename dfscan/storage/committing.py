@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -128,6 +128,41 @@ def as_folder(path: Where) -> Iterator[Path]:
         yield folder
         for file in sorted(f for f in folder.rglob("*") if f.is_file()):
             commit_bytes(target / file.relative_to(folder).as_posix(), file.read_bytes())
+
+
+class Opened:
+    """A new file for a process that will soon be able to open none: to write, and to read again.
+
+    :raises DfscanError: it cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._written = path.open("wb")
+            self._read = path.open("rb")  # a descriptor that shares no position with the other
+        except OSError as error:
+            raise write_error(path, error) from None
+
+    def begin(self) -> BinaryIO:
+        """To be written from the start: what was in it is gone."""
+        self._written.seek(0)
+        self._written.truncate()
+        return self._written
+
+    def again(self) -> BinaryIO:
+        """What was written, to be read from the start; closing it leaves the file open."""
+        self.flush()
+        copied = os.fdopen(os.dup(self._read.fileno()), "rb")
+        copied.seek(0)
+        return copied
+
+    def flush(self) -> None:
+        """Hand all that was written to the system.
+
+        :raises OSError: it does not take it.
+        """
+        self._written.flush()
 
 
 def write_error(target: Where, error: OSError | pa.ArrowException) -> DfscanError:

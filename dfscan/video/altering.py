@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from dfscan.errors import VideoError
+from dfscan.storage import Opened
 from dfscan.video.reading import Frame, Video, in_order
 from dfscan.video.writing import VideoWriter
 
@@ -195,7 +196,7 @@ class Written:
     lost: int
 
 
-def write_altered(video: Video, condition: Condition, path: str | Path) -> Written:
+def write_altered(video: Video, condition: Condition, path: str | Path | Opened) -> Written:
     """Decode a whole clip and encode it under a condition. Frames keep their times.
 
     :raises VideoError: no frame could be decoded, or frames differ in size.
@@ -226,7 +227,7 @@ def _as_it_is(rgb: Pixels) -> Pixels:
 
 
 def _writer(
-    path: str | Path, frame: Pixels, fps: float | None, condition: Condition
+    path: str | Path | Opened, frame: Pixels, fps: float | None, condition: Condition
 ) -> VideoWriter:
     """A writer of frames like this one."""
     if fps and condition.max_fps:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
 from dfscan.errors import DfscanError, VideoError
+from dfscan.storage import Opened
 from dfscan.video import containers
 
 TICKS: Final = 90_000
@@ -56,6 +57,7 @@ class VideoWriter:
     Frames of an odd width or height get their last column or row twice, since a chroma sample
     covers two. Leaving the block by an exception leaves a file that is cut off.
 
+    :param path: where, or a file that is open already.
     :param width: of the frames, pixels; likewise ``height``.
     :param fps: on average, for the encoder's rate control alone; None: not known.
     :param options: of the encoder; ``threads`` is two where they do not say.
@@ -70,7 +72,7 @@ class VideoWriter:
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | Opened,
         width: int,
         height: int,
         fps: float | None,
@@ -83,7 +85,9 @@ class VideoWriter:
         start_s: float = 0.0,
     ) -> None:
         self._start = round(start_s * TICKS)
-        self._path = Path(path).absolute()  # never read as the address of a protocol
+        self._file = path if isinstance(path, Opened) else None
+        # absolute, so never read as the address of a protocol
+        self._path = Path(path.path if isinstance(path, Opened) else path).absolute()
         self._shape = (height, width, 3)
         self._pad = ((0, height % 2), (0, width % 2), (0, 0))
         self._format = pixel_format
@@ -136,6 +140,8 @@ class VideoWriter:
                 self._sound.copy_until((self._last + self._frame_ticks) / TICKS)
         with self._told():
             self._output.close()
+            if self._file:
+                self._file.flush()
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -164,7 +170,7 @@ class VideoWriter:
         moov_first = {"movflags": "faststart"} if container == "mp4" else {}
         for way in ("none",) if sound is None else ("copy", "encode", "none"):
             with self._told():
-                self._output = av.open(str(self._path), "w", format=container, options=moov_first)
+                self._output = self._create(format=container, options=moov_first)
             try:
                 self._stream = self._add_video(codec, options, fps)
                 if sound is not None:
@@ -179,8 +185,15 @@ class VideoWriter:
                 self._abandon()
                 raise
 
+    def _create(self, **how: Any) -> Any:
+        """The container; to move its index to the front, FFmpeg reads again what it wrote."""
+        file = self._file
+        if file is None:
+            return av.open(str(self._path), "w", **how)
+        return av.open(file.begin(), "w", io_open=lambda *_: file.again(), **how)
+
     def _abandon(self) -> None:
-        with contextlib.suppress(av.error.FFmpegError):
+        with contextlib.suppress(av.error.FFmpegError, OSError):
             self._output.close()
 
     def _add_video(self, codec: str, options: Mapping[str, str], fps: float | None) -> Any:
@@ -227,7 +240,7 @@ class VideoWriter:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except av.error.FFmpegError as error:
+        except (av.error.FFmpegError, OSError) as error:
             raise DfscanError(f"cannot write {self._path}: {_text(error)}") from None
 
 
@@ -334,7 +347,7 @@ def _encoded(opened: Any, source: Any, stream: Any) -> Iterator[Any]:
 
 def _text(error: BaseException) -> str:
     """One line of an error."""
-    if isinstance(error, av.error.FFmpegError):
+    if isinstance(error, av.error.FFmpegError | OSError) and error.strerror:
         return str(error.strerror)
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import zipfile
 from pathlib import Path
@@ -17,6 +18,7 @@ from dfscan.jobs import annotate_job, score_job
 from dfscan.jobs.progress import Progress
 from dfscan.models.modelfile import load_model, save_model
 from dfscan.reporting.boxes import COLOURS
+from dfscan.steps import drawing, rewriting
 from dfscan.steps.score import ScoreStep
 from dfscan.video import open_video
 from dfscan.video.writing import VideoWriter
@@ -303,7 +305,7 @@ def test_a_score_that_is_not_finite_spoils_its_own_person_only(
         lambda *a: ([float("nan")] * bad + usual(*a)[0][bad:], usual(*a)[1]),
     )
     monkeypatch.setattr(
-        annotate_job, "results", lambda *a, real=annotate_job.results: said.append(a) or real(*a)
+        drawing, "results", lambda *a, real=drawing.results: said.append(a) or real(*a)
     )
     result = annotate(picture, model, tmp_path / "a.png")
     assert result.verdict is None
@@ -320,7 +322,7 @@ def test_a_video_whose_faces_cannot_be_judged_says_why(clip, model, tmp_path, mo
     monkeypatch.setattr(
         ScoreStep, "scores", lambda *a: ([float("inf") for _ in usual(*a)[0]], usual(*a)[1])
     )
-    monkeypatch.setattr(annotate_job.Artist, "caption", lambda _, rgb, text: captions.add(text))
+    monkeypatch.setattr(drawing.Artist, "caption", lambda _, rgb, text: captions.add(text))
     annotate(clip, model, tmp_path / "a.mp4")
     assert captions == {"not judged: the model gave no finite score (NaN or infinity)"}
 
@@ -333,6 +335,65 @@ def test_drawing_has_a_deadline_and_leaves_nothing_behind(clip, model, tmp_path,
     ) as error:
         annotate(clip, model, out)
     assert "\n" not in str(error.value)
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.fixture
+def looks_here(monkeypatch):
+    """Faces are found in this process, so that drawing alone is apart."""
+    for job in (annotate_job, score_job):
+        monkeypatch.setattr(
+            job,
+            "make_looker",
+            lambda config, *a, usual=annotate_job.make_looker: usual(
+                config.model_copy(update={"isolate": False}), *a
+            ),
+        )
+
+
+class Killing(Progress):
+    """Kills the process that draws, at its 3rd frame, so many times."""
+
+    def __init__(self, times):
+        self.left, self.started, self.at = times, 0, 0
+
+    def start(self, what, total, unit):
+        self.started, self.at = self.started + 1, 0
+
+    def advance(self, by, result=None):
+        self.at += by
+        if self.at == 3 and self.left:
+            self.left -= 1
+            for there in rewriting._RUNNING:
+                there.kill()
+
+
+def test_apart_it_comes_to_the_same(clip, picture, fake, model, tmp_path, looks_here):
+    config = AnnotateConfig(file=str(clip), model=(str(model),), threshold=0.0)
+    dying = Killing(1)
+    apart = annotate_job.run(config.model_copy(update={"out": str(tmp_path / "a.mp4")}), dying)
+    assert (dying.started, dying.at) == (2, fake.frames), "a death from outside costs nothing"
+    same = {"out": fake.out, "elapsed_s": fake.elapsed_s}
+    assert dataclasses.replace(apart, **same) == fake
+    for ours, theirs in zip(
+        *(frames_of(Path(r.out).read_bytes()) for r in (fake, apart)), strict=True
+    ):
+        assert ours.pts_s == theirs.pts_s
+        assert np.abs(ours.rgb.astype(int) - theirs.rgb).mean() < 0.1
+    of = {"file": str(picture), "out": str(tmp_path / "apart.png")}
+    annotate_job.run(config.model_copy(update=of), Progress())
+    annotate(picture, model, tmp_path / "here.png", threshold=0.0)
+    assert (tmp_path / "apart.png").read_bytes() == (tmp_path / "here.png").read_bytes()
+
+
+def test_a_process_killed_half_way_is_one_line_and_leaves_nothing(
+    write_clip, model, tmp_path, looks_here
+):
+    out = tmp_path / "out" / "a.mp4"
+    config = AnnotateConfig(file=str(write_clip("in/a.mp4")), model=(str(model),), out=str(out))
+    with pytest.raises(DfscanError) as told:
+        annotate_job.run(config, Killing(3))
+    assert str(told.value) == "a.mp4: crashed: drawing ended by SIGKILL on this video, 3 times"
     assert list(out.parent.iterdir()) == []
 
 
@@ -374,9 +435,9 @@ def test_one_face_is_one_face_and_brackets_are_no_markup(capsys):
 def test_several_models_are_told_whose_view_is_shown(picture, model, tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(
-        annotate_job,
+        drawing,
         "results",
-        lambda *a, real=annotate_job.results: said.append(a[-1]) or real(*a),
+        lambda *a, real=drawing.results: said.append(a[-1]) or real(*a),
     )
     other = making_verdicts.make_model(tmp_path / "o.safetensors", seed=1)
     config = AnnotateConfig(

@@ -1,6 +1,5 @@
 """Videos seen under a condition: rows of the original, and no file that stays behind."""
 
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -15,11 +14,11 @@ from dfscan.corpora import list_videos
 from dfscan.errors import DfscanError
 from dfscan.recipe import Detector, FaceRecipe, Sampling
 from dfscan.records import VideoRef
-from dfscan.steps import altered, altering_child
+from dfscan.steps import rewriting
 from dfscan.steps.altered import AlteredLook
 from dfscan.steps.isolation import Limits
 from dfscan.steps.look import Look, Seen
-from dfscan.video.altering import CONDITIONS, NOT_APPLICABLE
+from dfscan.video.altering import NOT_APPLICABLE
 
 RECIPE = FaceRecipe(sampling=Sampling(frames=4), detector=Detector(name="none"))
 WHOLE = Look(RECIPE, "cpu", 1 << 30)
@@ -144,7 +143,7 @@ def test_what_other_threads_wait_for_can_be_given_up(
     looking, rows = look("crf23", folder), list[Seen]()
     thread = threading.Thread(target=lambda: rows.append(looking.see(ref)))
     thread.start()
-    while not altered._RUNNING:
+    while not rewriting._RUNNING:
         time.sleep(0.05)
     looking.abandon()
     thread.join(20)
@@ -157,41 +156,32 @@ def test_where_nothing_can_be_written_the_run_ends(ref: VideoRef, tmp_path: Path
 
 
 def test_where_the_encoder_is_missing_the_run_ends(
-    ref: VideoRef, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ref: VideoRef, folder: Path, taken_over: Callable[[str], None]
 ) -> None:
-    crf23 = CONDITIONS["crf23"]
-    other = replace(crf23, encoding=replace(crf23.encoding, codec="libnowhere"))
-    monkeypatch.setattr(altering_child, "CONDITIONS", {"crf23": other})
-    monkeypatch.setattr(altering_child.sandbox, "enter", lambda *_, **__: [])  # this is no child
-    answer = altering_child._answer(
-        {
-            "uri": ref.uri,
-            "max_bytes": 1 << 30,
-            "condition": "crf23",
-            "stem": str(folder / "x"),
-            "decoders": WHOLE.decoders,
-            "memory": 1 << 30,
-        }
+    taken_over(
+        """
+        from dataclasses import replace
+        there = rewriting_child.CONDITIONS
+        crf23 = there["crf23"]
+        there["crf23"] = replace(crf23, encoding=replace(crf23.encoding, codec="libnowhere"))
+        """
     )
-    assert "cannot encode with 'libnowhere'" in answer["fatal"]
-    monkeypatch.setattr(altered, "_ask", lambda *_: answer)
-    with pytest.raises(DfscanError, match="install PyAV from PyPI"):
+    with pytest.raises(DfscanError, match=r"'libnowhere'.*install PyAV from PyPI"):
         look("crf23", folder).see(ref)
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize(
-    "said", [b"", b"[]", b"{}", b'{"failed": ["fine", "x"]}', b'{"failed": ["ok"]}', b"\xff"]
+    "said",
+    [
+        *("", "[]", "{}", '{"made": 3}', '{"made": {"lost": "x"}}', "\xff"),
+        *('{"failed": ["fine", "x"]}', '{"failed": ["ok"]}', '{"failed": ["crashed", 3]}'),
+    ],
 )
 def test_an_answer_that_makes_no_sense(
-    said: bytes, ref: VideoRef, folder: Path, monkeypatch: pytest.MonkeyPatch
+    said: str, ref: VideoRef, folder: Path, says: Callable[[str], None]
 ) -> None:
-    class Liar(subprocess.Popen):  # type: ignore[type-arg]
-        def communicate(self, *_: object) -> tuple[bytes, bytes]:  # type: ignore[override]
-            super().communicate(b"{")
-            self.returncode = 0
-            return said, b""
-
-    monkeypatch.setattr(altered.subprocess, "Popen", Liar)
+    says(said)
     row = look("crf23", folder).see(ref).row
     assert row.status == "crashed"
     assert "makes no sense" in (row.reason or "")
