@@ -375,11 +375,10 @@ def test_apart_it_comes_to_the_same(clip, picture, fake, model, tmp_path, looks_
     assert (dying.started, dying.at) == (2, fake.frames), "a death from outside costs nothing"
     same = {"out": fake.out, "elapsed_s": fake.elapsed_s}
     assert dataclasses.replace(apart, **same) == fake
-    for ours, theirs in zip(
-        *(frames_of(Path(r.out).read_bytes()) for r in (fake, apart)), strict=True
-    ):
-        assert ours.pts_s == theirs.pts_s
-        assert np.abs(ours.rgb.astype(int) - theirs.rgb).mean() < 0.1
+    frames = frames_of(Path(apart.out).read_bytes())
+    assert [f.pts_s for f in frames] == [f.pts_s for f in frames_of(Path(fake.out).read_bytes())]
+    for person in fake.people:
+        assert min(drawn(f.rgb, person["box"], COLOURS["FAKE"]) for f in frames) > 0.6
     of = {"file": str(picture), "out": str(tmp_path / "apart.png")}
     annotate_job.run(config.model_copy(update=of), Progress())
     annotate(picture, model, tmp_path / "here.png", threshold=0.0)
