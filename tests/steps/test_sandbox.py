@@ -65,6 +65,35 @@ def test_a_process_that_has_entered_can_do_nothing_else() -> None:
     assert len(said) == 1 + len(sandbox._attempts())
 
 
+@pytest.mark.skipif(bool(sandbox.lacking()), reason="this system lacks some of the means")
+def test_what_landlock_does_not_ask_about_is_refused(tmp_path: Path) -> None:
+    """Tried by the owner of a file, who keeps files and user: the filter of system calls is alone."""
+    program = """
+import os, sys
+from dfscan.steps import sandbox
+path, there = sys.argv[1], os.open(sys.argv[1], os.O_RDONLY)
+me = os.getuid(), os.getgid()
+sandbox.enter(1 << 20, keep_files=True)
+for attempt in (
+    lambda: os.chmod(path, 0o600), lambda: os.fchmod(there, 0o600), lambda: os.utime(path, (1, 1)),
+    lambda: os.chown(path, *me), lambda: os.fchown(there, *me), lambda: os.lchown(path, *me),
+    lambda: os.setxattr(path, "user.a", b"b"), lambda: os.setxattr(there, "user.a", b"b"),
+    lambda: os.removexattr(path, "user.a"), lambda: os.truncate(path, 1),
+):
+    try:
+        attempt()
+        print("possible")
+    except PermissionError:
+        print("refused")
+"""
+    file = tmp_path / "mine"
+    file.write_text("mine")
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["refused"] * 10
+
+
 def test_what_this_machine_lacks_is_said() -> None:
     program = "from dfscan.steps import sandbox; sandbox._MACHINES.clear(); print(sandbox.enter(9))"
     done = subprocess.run(
