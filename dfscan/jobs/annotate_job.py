@@ -25,7 +25,7 @@ from dfscan.reporting.boxes import NO_FACE, label_of
 from dfscan.steps.drawing import Drawing, Drawn, Face, Person, Watch, draw_picture, draw_video
 from dfscan.steps.isolation import FRAME_S, Limits
 from dfscan.steps.look import Seen
-from dfscan.steps.rewriting import DRAWING, ENCODER_BYTES, SLOWER, rewrite
+from dfscan.steps.rewriting import DRAWING, ENCODER_BYTES, SLOWER, one_line, rewrite
 from dfscan.steps.score import ScoreStep
 from dfscan.verdicts import Judgement, Rule, judge
 from dfscan.video.pictures import is_picture_file
@@ -414,4 +414,13 @@ def _apart(data: bytes, judged: _Judged, drawing: Drawing, path: FilePath, watch
         "drawing": drawing.model_dump_json(),
         "memory": judged.memory,
     }
-    return rewrite(DRAWING, request, lambda: [data], judged.deadline_s, Drawn.model_validate, watch)
+    return rewrite(DRAWING, request, lambda: [data], judged.deadline_s, _told, watch)
+
+
+def _told(said: Any) -> Drawn:
+    """What the process that draws says of its work; it goes to the screen.
+
+    :raises ValueError: it makes no sense.
+    """
+    drawn = Drawn.model_validate(said)
+    return drawn.model_copy(update={"notes": tuple(one_line(note) for note in drawn.notes)})

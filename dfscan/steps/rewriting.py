@@ -30,6 +30,9 @@ ENCODER_BYTES: Final = 1 << 30
 _LONGEST: Final = 1 << 16
 """No line that a child says has more bytes."""
 
+_MOST: Final = 1 << 31
+"""No clip has more frames."""
+
 Made = TypeVar("Made")
 
 _CHILD: Final = ("-P", "-m", "dfscan.steps.rewriting_child")
@@ -111,16 +114,20 @@ def _hear(
     :raises VideoError: it makes no sense, as from a child that a hostile file took over.
     """
     assert child.stdout is not None
+    last = -1
     while line := child.stdout.readline(_LONGEST):
         try:
             said = dict(json.loads(line))
             if "at" not in said:
                 return said
             done, frames = (int(number) for number in said["at"])
+            if not last < done <= _MOST or not 0 <= frames <= _MOST:
+                raise ValueError("it counts as nobody does")
         except (ValueError, TypeError, RecursionError):
             if line.endswith(b"\n"):
                 raise _no_sense(work) from None
             continue  # it died in the middle of it
+        last = done
         watch(done, frames)
     return {}
 

@@ -396,6 +396,19 @@ def test_a_process_killed_half_way_is_one_line_and_leaves_nothing(
     assert list(out.parent.iterdir()) == []
 
 
+def test_what_the_process_that_draws_notes_is_fit_for_a_screen(
+    write_clip, model, tmp_path, looks_here, monkeypatch
+):
+    program = (
+        "import json, sys; there = json.loads(sys.stdin.buffer.readline())['paths'][0]; "
+        "open(there, 'w').close(); sys.stdin.buffer.read(); "
+        r"""print('{"made": {"frames": 1, "seconds": 1, "notes": ["\\u001b[2J"]}}')"""
+    )
+    monkeypatch.setattr(rewriting, "_CHILD", ("-c", program))
+    config = AnnotateConfig(file=str(write_clip(frames=4)), model=(str(model),))
+    assert annotate_job.run(config, Progress()).notes == ["?[2J"]
+
+
 def test_only_what_ran_into_a_limit_is_advised_to_raise_it():
     ref = annotate_job._find(__file__)
     told = {

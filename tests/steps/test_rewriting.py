@@ -235,7 +235,14 @@ def test_a_file_that_grows_too_large_is_told_in_one_line(
     "said",
     [
         *("", "[]", '{"made": {}}', '{"made": {"frames": "x", "seconds": null, "notes": []}}'),
-        *('{"at": 3}', '{"at": [0, 1]}', "[" * 100_000, "x" * 100_000, '{"fatal": ["x"]}'),
+        *(
+            '{"at": 3}',
+            '{"at": [0, 1]}',
+            '{"at": [0, -1]}\n',
+            "[" * 100_000,
+            "x" * 100_000,
+            '{"fatal": ["x"]}',
+        ),
     ],
 )
 def test_an_answer_that_makes_no_sense(
@@ -244,6 +251,16 @@ def test_an_answer_that_makes_no_sense(
     says(said)
     with pytest.raises(VideoError, match="the answer of the drawing process makes no sense"):
         draw(clip, out, drawing())
+
+
+def test_no_bar_is_drawn_again_and_again(
+    clip: Path, out: Path, says: Callable[[str], None]
+) -> None:
+    says('{"at": [0, 9]}\n' * 1000)
+    told = list[int]()
+    with pytest.raises(VideoError, match="makes no sense"):
+        draw(clip, out, drawing(), watch=lambda done, _: told.append(done))
+    assert told == [0]
 
 
 def test_what_it_says_is_a_line_that_can_be_shown(
