@@ -75,8 +75,10 @@ def rewrite(
         late.start()
         complaints = _Complaints(child.stderr)
         try:
-            _hand_over(child, request | {"point": work.point}, pieces())
+            taken = _hand_over(child, request | {"point": work.point}, pieces())
             answer = _hear(child, watch, work)
+            if "made" in answer and not taken:
+                raise _no_sense(work)  # of a file that it has not seen to the end
             code = 0 if answer else child.wait()
         finally:
             late.cancel()
@@ -96,14 +98,17 @@ def rewrite(
 
 def _hand_over(
     child: "subprocess.Popen[bytes]", request: dict[str, Any], pieces: Iterable[bytes]
-) -> None:
-    """Send the request and the file; a child that does not take them to the end is about to die."""
+) -> bool:
+    """Send the request and the file; whether the child took them to the end."""
     assert child.stdin is not None
-    with contextlib.suppress(BrokenPipeError):
+    try:
         child.stdin.write(json.dumps(request).encode() + b"\n")
         for piece in pieces:
             child.stdin.write(piece)
         child.stdin.close()
+    except BrokenPipeError:
+        return False
+    return True
 
 
 def _hear(

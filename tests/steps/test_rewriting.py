@@ -253,6 +253,21 @@ def test_an_answer_that_makes_no_sense(
         draw(clip, out, drawing())
 
 
+def test_what_a_child_makes_of_half_a_file_does_not_count(
+    clip: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = """if True:
+        import os
+        os.close(0)
+        print('{"made": {"frames": 1, "seconds": 1.0, "notes": []}}')
+    """
+    monkeypatch.setattr(rewriting, "_CHILD", ("-c", program))
+    large = clip.with_name("large.mp4")
+    large.write_bytes(bytes(1 << 20))
+    with pytest.raises(VideoError, match="makes no sense"):
+        draw(large, out, drawing())
+
+
 def test_no_bar_is_drawn_again_and_again(
     clip: Path, out: Path, says: Callable[[str], None]
 ) -> None:
