@@ -40,6 +40,10 @@ Decoding goes on in a child of the worker, so a worker that dies is rarely a vid
 ALONE_S: Final = 60.0
 """Seconds without a node after which the user is told that this run waits."""
 
+UNRECORDED: Final = {"task_events_report_interval_ms": 0}
+"""For a Ray started here. Ray keeps a record of every task, 4 kB each and up to 100,000 of them, for a
+dashboard; this one has none."""
+
 
 class Deadline:
     """True when called ``limit_s`` seconds after it was made, or later; None: never."""
@@ -367,6 +371,7 @@ def ray_session(config: VerbConfig) -> Iterator[int]:
             num_cpus=workers,
             num_gpus=config.gpus or None,
             include_dashboard=False,
+            _system_config=UNRECORDED,
             **quiet,
         )
     elif started:

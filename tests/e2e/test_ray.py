@@ -1,6 +1,7 @@
 """The verbs on a local Ray, and what the driver does when workers die."""
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,6 +176,16 @@ def test_units_under_way_are_finished_when_the_time_is_up(tmp_path: Path) -> Non
         total = run_units(step, units, config, Progress(), lock.lease, lambda: any(out.glob("v*")))
     written = sum(1 for _ in out.glob("v*"))
     assert 0 < total.videos == written < 40
+
+
+def test_a_ray_started_here_keeps_no_record_of_its_tasks(tmp_path: Path) -> None:
+    ray.cloudpickle.register_pickle_by_value(__import__(__name__))
+    out = tmp_path / "out"
+    with storage.Lock(out / ".lock", out) as lock:
+        step, config = DeadlyStep(out), ExtractConfig(workers=2)
+        run_units(step, [make_unit(make_refs("a"), "c")], config, Progress(), lock.lease)
+    time.sleep(2)  # by default they are reported every second
+    assert not ray.timeline()
 
 
 def test_an_address_where_nothing_listens_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
