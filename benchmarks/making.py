@@ -6,18 +6,19 @@ from pathlib import Path
 STRIDE = 30
 
 
-def make_model(backbone: str, size: int, path: Path) -> None:
+def make_model(backbone: str, size: int, path: Path, detector: str = "mtcnn") -> None:
     """A network with random weights: what it says does not matter here."""
     import torch
 
     from dfscan.config import InputConfig
     from dfscan.models.backbones import create_network, network_input
     from dfscan.models.modelfile import ModelHeader, save_model
-    from dfscan.recipe import FaceRecipe, Sampling, Stride
+    from dfscan.recipe import Detector, FaceRecipe, Sampling, Stride
 
     torch.manual_seed(0)
     recipe = FaceRecipe(
         sampling=Sampling(stride=Stride(real=STRIDE, fake=STRIDE)),
+        detector=Detector(name=detector),
         input=network_input(backbone, InputConfig(size=size)),
     )
     network = create_network(backbone, size)
