@@ -254,6 +254,8 @@ def kind_of(pid: int) -> str:
     except (FileNotFoundError, ProcessLookupError):
         return ""
     name = Path(words[0]).name
+    if name.startswith("ray::") and name.endswith("Agent"):
+        return "others"
     if name.startswith("ray::") or any(w.endswith("default_worker.py") for w in words[1:3]):
         return "worker"
     if "dfscan.steps.child" in words:
