@@ -18,7 +18,8 @@ have more than earlier ones had. What each gains while it lives is told apart: t
 processes. The exit code is 1 where own memory or descriptors of the driver, the workers or the
 decoding processes grow by more than the bounds below and twice the slope's standard error (a worker's
 memory goes up and down with the frames it has in hand), where there are more processes than workers,
-or where one is left when the run is over. Less than some 2,000 units is start-up.
+or where one is left when the run is over. So it is where a run is
+too short to tell: the standard error is above the bound, or start-up reaches into the second half.
 """
 
 import argparse
@@ -302,7 +303,7 @@ def summed_up(seen: Sequence[Measured], kinds: Sequence[str], workers: int) -> b
         (own, own_error), (files, files_error) = slope(old, "own"), slope(old, "files")
         level = statistics.median(m.own for m in old) if old else float("nan")
         flat = own - 2 * own_error <= GROWTH_MB and files - 2 * files_error <= GROWTH_FILES
-        flat = flat and at_once <= workers
+        flat = flat and own_error <= GROWTH_MB and at_once <= workers
         verdict = ("flat" if flat else "NOT FLAT") if kind in OURS else ""
         good = good and (flat or kind not in OURS)
         print(
