@@ -32,6 +32,7 @@ from dfscan.jobs.results import (
     TrainResult,
     VerifyResult,
 )
+from dfscan.jobs.verdict_reading import open_verdicts
 from dfscan.records import HEALTHY
 
 MANY: Final = 60
@@ -150,7 +151,7 @@ def _(value: ScoreResult) -> None:
         console.print(_verdicts(value.rows))
         return
     if value.videos <= FEW:
-        table = storage.read_table(value.out, ["video_id", "verdict", "p_fake", "reason"])
+        table = open_verdicts(value.out).read(["video_id", "verdict", "p_fake", "reason"])
         console.print(_verdicts(table.to_pylist()))
     if value.changes is not None:
         _show_changes(console, value.changes)

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from dfscan.aggregation import AGGREGATIONS, TRACK_FACES, aggregate
@@ -20,7 +19,8 @@ from dfscan.corpora.base import Given
 from dfscan.corpora.labels import Matched, groups, match, read_labels
 from dfscan.errors import ConfigError, SourceError
 from dfscan.jobs.calibrate_fit import Videos
-from dfscan.jobs.custody import KEY, open_verdicts
+from dfscan.jobs.custody import KEY
+from dfscan.jobs.verdict_reading import OpenFiles, open_verdicts
 from dfscan.models.modelfile import Model
 from dfscan.recipe import FaceRecipe, Sampling
 from dfscan.records import LABELS
@@ -144,8 +144,8 @@ class _Rows:
     models: Sequence[Sequence[str]]
 
 
-def _rows(file: pq.ParquetFile) -> _Rows:
-    table = file.read(columns=list(_COLUMNS)).combine_chunks()
+def _rows(file: OpenFiles) -> _Rows:
+    table = file.read(_COLUMNS).combine_chunks()
     custody = {
         name: pc.struct_field(table.column("custody"), name).to_pylist()
         for name in ("recipe_hash", "config_hash", "models")
@@ -214,14 +214,11 @@ def _check_aggregation(config: CalibrateConfig, rows: _Rows, mine: npt.NDArray[n
         )
 
 
-def _said(file: pq.ParquetFile) -> dict[str, Sampling]:
-    """What the file says of its samplings, by the hash of their recipe."""
-    text = (file.schema_arrow.metadata or {}).get(KEY)
-    if text is None:
-        return {}
+def _said(file: OpenFiles) -> dict[str, Sampling]:
+    """What the verdicts say of their samplings, by the hash of their recipe."""
     try:
-        entries = json.loads(text)
-        recipes = [FaceRecipe.model_validate(entry["recipe"]) for entry in entries.values()]
+        entries = [entry for text in file.metadata(KEY) for entry in json.loads(text).values()]
+        recipes = [FaceRecipe.model_validate(entry["recipe"]) for entry in entries]
     except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         detail = " ".join(str(error).split())[:160]
         raise SourceError(

@@ -10,39 +10,16 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from dfscan import storage
 from dfscan.errors import ConfigError, SourceError
+from dfscan.jobs.verdict_reading import verdict_files
 from dfscan.recipe import FaceRecipe, fingerprint
 from dfscan.records import VERDICT_SCHEMA
 from dfscan.steps.score import ScoreStep
 
 KEY: Final = b"dfscan.score"
-
-
-def open_verdicts(file: storage.Where) -> pq.ParquetFile:
-    """A verdict file, or a unit of one.
-
-    :raises SourceError: it is neither, or not there.
-    """
-    if not storage.exists(file):
-        raise SourceError(
-            f"no verdicts at {str(file)!r}: dfscan score SOURCE --model MODEL --out {file} makes them"
-        )
-    if storage.is_folder(file):
-        raise SourceError(f"verdicts {str(file)!r} is a folder: give the .parquet file score wrote")
-    try:
-        opened = storage.open_parquet(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        detail = " ".join(str(error).split())[:160]
-        raise SourceError(f"{file} is not a readable Parquet file: {detail}") from None
-    kind = (opened.schema_arrow.metadata or {}).get(b"dfscan")
-    if kind != b"verdicts":
-        found = f"a table of {kind.decode()}" if kind else "another program's table"
-        raise SourceError(f"{file} holds no verdicts of dfscan but is {found}")
-    return opened
 
 
 def completed(table: pa.Table, names: Iterable[str] = VERDICT_SCHEMA.names) -> pa.Table:
@@ -61,11 +38,18 @@ def completed(table: pa.Table, names: Iterable[str] = VERDICT_SCHEMA.names) -> p
     return table
 
 
-def records(file: storage.Place) -> dict[str, Any]:
-    """What the rows of a verdict file were made with, by ``config_hash``; {} where it does not say.
+def records(where: storage.Place) -> dict[str, Any]:
+    """What verdicts were made with, by ``config_hash``; {} where their files do not say.
 
-    :raises SourceError: the entry in its metadata is damaged.
+    :raises SourceError: the entry in a file's metadata is damaged.
     """
+    found: dict[str, Any] = {}
+    for file in verdict_files(where):
+        found |= _records(file)
+    return found
+
+
+def _records(file: storage.Place) -> dict[str, Any]:
     text = (storage.open_parquet(file).schema_arrow.metadata or {}).get(KEY)
     if text is None:
         return {}

@@ -14,7 +14,8 @@ from scipy.special import logit
 from dfscan.corpora.base import NO_ATTRIBUTES, Given, part_of
 from dfscan.corpora.labels import PART, groups, match, read_truth
 from dfscan.errors import SourceError
-from dfscan.jobs.custody import completed, open_verdicts
+from dfscan.jobs.custody import completed
+from dfscan.jobs.verdict_reading import open_verdicts
 from dfscan.records import LABELS
 
 Floats = npt.NDArray[np.float64]
@@ -81,13 +82,13 @@ class Videos:
 
 
 def read_videos(path: str) -> Videos:
-    """The verdicts of a file.
+    """The verdicts of a file or a folder.
 
     :raises SourceError: it is none.
     """
     file = open_verdicts(path)
     try:
-        table = completed(file.read(columns=list(_COLUMNS)), _COLUMNS).combine_chunks()
+        table = completed(file.read(_COLUMNS), _COLUMNS).combine_chunks()
     except (pa.ArrowException, KeyError, OSError) as error:
         detail = " ".join(str(error).split())[:160]
         raise SourceError(f"{path} cannot be read ({detail}): score again") from None

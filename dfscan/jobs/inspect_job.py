@@ -5,7 +5,6 @@ from collections import Counter
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dfscan import storage
 from dfscan.config import ExtractConfig, InspectConfig
@@ -18,6 +17,13 @@ from dfscan.jobs.inspect_models import WEIGHTS, inspect_model, inspect_weights
 from dfscan.jobs.looking import make_looker
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import InspectResult
+from dfscan.jobs.verdict_reading import (
+    FILE,
+    OpenFiles,
+    is_verdict_folder,
+    open_verdicts,
+    verdict_files,
+)
 from dfscan.records import VideoRef
 
 _FEW: Final = 50
@@ -36,6 +42,8 @@ def run(config: InspectConfig, progress: Progress) -> InspectResult:
         return found
     if path.suffix == ".safetensors" or storage.exists(path / MODEL):
         return inspect_model(config.path)
+    if is_verdict_folder(path):
+        return _table(path, "verdicts", open_verdicts(path))
     if storage.exists(path) and not storage.is_folder(path):
         found = _file(path)
     return found or _source(config.path, progress)
@@ -43,7 +51,7 @@ def run(config: InspectConfig, progress: Progress) -> InspectResult:
 
 def _file(path: storage.Place) -> InspectResult | None:
     """A table or a network; None for what is neither."""
-    if path.suffix == ".parquet":
+    if path.suffix == FILE:
         table = _our_table(path)
         return None if table is None else _table(path, *table)
     return inspect_weights(path) if path.suffix.lower() in WEIGHTS else None
@@ -73,7 +81,7 @@ def _dataset(target: FaceSet) -> InspectResult:
     return InspectResult(str(target.root), "face dataset", facts, parts)
 
 
-def _our_table(path: storage.Place) -> tuple[str, pq.ParquetFile] | None:
+def _our_table(path: storage.Place) -> tuple[str, OpenFiles] | None:
     """What dfscan says in a Parquet file's metadata, and the file; None where it wrote none."""
     try:
         file = storage.open_parquet(path)
@@ -81,24 +89,27 @@ def _our_table(path: storage.Place) -> tuple[str, pq.ParquetFile] | None:
         detail = " ".join(str(error).split())[:160]
         raise SourceError(f"{path} is not a readable Parquet file: {detail}") from None
     kind = (file.schema_arrow.metadata or {}).get(b"dfscan")
-    return (kind.decode(), file) if kind else None
+    return (kind.decode(), OpenFiles((file,))) if kind else None
 
 
-def _table(path: storage.Place, kind: str, file: pq.ParquetFile) -> InspectResult:
+def _table(path: storage.Place, kind: str, file: OpenFiles) -> InspectResult:
     columns = {
         "verdicts": ("verdict", "status", "label"),
         "videos": ("status", "label"),
         "faces": ("label", "box_from"),
     }.get(kind, ())
     table = file.read([*columns, *(["gone"] if kind == "verdicts" else [])])
-    facts: dict[str, Any] = {"rows": file.metadata.num_rows, "bytes": storage.size(path)}
+    size = sum(map(storage.size, verdict_files(path)))
+    facts: dict[str, Any] = {"rows": file.num_rows, "bytes": size}
     for name in columns:
         facts[name] = dict(Counter(v or "none" for v in table.column(name).to_pylist()))
     if kind == "verdicts":
         facts["gone from the source"] = sum(table.column("gone").to_pylist())
-    version = (file.schema_arrow.metadata or {}).get(b"schema_version", b"?").decode()
-    facts["schema version"] = version
-    return InspectResult(str(path), f"table of {kind}", facts)
+    facts["schema version"] = next(iter(file.metadata(b"schema_version")), b"?").decode()
+    if not storage.is_folder(path):
+        return InspectResult(str(path), f"table of {kind}", facts)
+    facts["files"] = len(file.files)
+    return InspectResult(str(path), f"folder of {kind}", facts)
 
 
 def _source(path: str, progress: Progress) -> InspectResult:

@@ -9,11 +9,11 @@ from dfscan import storage
 from dfscan.config import PurgeConfig
 from dfscan.errors import SourceError
 from dfscan.facesets import MARKER, FaceSet
-from dfscan.jobs.custody import open_verdicts
 from dfscan.jobs.extract_job import dataset_card
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import PurgeResult
 from dfscan.jobs.verdict_file import history_folder, parts_folder, sweep
+from dfscan.jobs.verdict_reading import FILE, is_verdict_folder, open_verdicts, verdict_files
 
 
 def run(config: PurgeConfig, progress: Progress) -> PurgeResult:
@@ -26,12 +26,12 @@ def run(config: PurgeConfig, progress: Progress) -> PurgeResult:
         raise SourceError("no video: name one or more with --video ID, as in column video_id")
     if storage.exists(path / MARKER):
         result = _purge_faces(FaceSet(path), videos)
-    elif path.suffix == ".parquet":
+    elif path.suffix == FILE or is_verdict_folder(path):
         result = _purge_verdicts(path, videos)
     else:
         raise SourceError(
-            f"{config.path!r} is neither a face dataset (a folder with {MARKER}) nor a verdict "
-            "file (.parquet)"
+            f"{config.path!r} is neither a face dataset (a folder with {MARKER}) nor verdicts "
+            "(a .parquet file, or a folder of them)"
         )
     if result.missing:
         progress.note(f"{config.path} holds no row of {', '.join(result.missing)}")
@@ -71,7 +71,7 @@ def _purge_verdicts(path: storage.Place, videos: set[str]) -> PurgeResult:
     with storage.Lock(path.with_name(f".{path.name}.lock"), path) as lock:
         sweep(path, lock.now)
         folders = (parts_folder(path), history_folder(path))
-        for file in (path, *(f for folder in folders for f in storage.parquet_files(folder))):
+        for file in (f for place in (path, *folders) for f in verdict_files(place)):
             table = open_verdicts(file).read()
             mine = pc.is_in(table.column("video_id"), value_set=pa.array(sorted(videos)))
             count = pc.sum(mine).as_py() or 0

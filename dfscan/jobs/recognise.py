@@ -22,7 +22,8 @@ from dfscan.errors import VideoError
 from dfscan.jobs.pool import worker_count
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.score_plan import Known
-from dfscan.jobs.verdict_file import parts_folder, read_parts, read_verdicts
+from dfscan.jobs.verdict_file import parts_folder, read_parts
+from dfscan.jobs.verdict_reading import Piece, in_memory, open_verdicts, rows_at
 from dfscan.recipe import Sampling, fingerprint
 from dfscan.records import VERDICT_SCHEMA, VideoRef
 
@@ -68,7 +69,7 @@ class Recogniser:
         places = self._places(pool)
         progress.start("recognise", len(asked), "videos")
         done: list[str] = []
-        rows: pa.Table | None = None
+        pieces: list[Piece] = []
         with ThreadPoolExecutor(worker_count(config)) as threads:
             for start in range(0, len(asked), _BATCH):
                 if stop():
@@ -81,8 +82,8 @@ class Recogniser:
                     if h is not None and self._key(h, v.video_id, v.label) in places
                 ]
                 if found:
-                    rows = self._read_all() if rows is None else rows
-                    self._commit(found, rows)
+                    pieces = pieces or self._pieces()
+                    self._commit(found, pieces)
                     done += (v.video_id for v, _ in found)
                 progress.advance(len(some))
         progress.stop()
@@ -115,14 +116,14 @@ class Recogniser:
         matters = stride is not None and stride.real != stride.fake
         return sha256, _kind(name), label if matters else None
 
-    def _read_all(self) -> pa.Table:
+    def _pieces(self) -> list[Piece]:
         """Everything that ``places`` counts through."""
-        tables = [read_verdicts(self.out)] if self.known.before.num_rows else []
-        return pa.concat_tables([*tables, *read_parts(self.out, self.config_hash)])
+        before = open_verdicts(self.out).pieces() if self.known.before.num_rows else []
+        return [*before, *in_memory(read_parts(self.out, self.config_hash))]
 
-    def _commit(self, found: Sequence[tuple[VideoRef, int]], rows: pa.Table) -> None:
+    def _commit(self, found: Sequence[tuple[VideoRef, int]], pieces: Sequence[Piece]) -> None:
         refs = [ref for ref, _ in found]
-        table = rows.take(pa.array([place for _, place in found]))
+        table = rows_at([place for _, place in found], pieces, VERDICT_SCHEMA)
         now = datetime.now(UTC)
         changes: dict[str, list[Any]] = {
             "video_id": [r.video_id for r in refs],

@@ -11,7 +11,6 @@ from dfscan.config import ReportConfig
 from dfscan.errors import SourceError
 from dfscan.facesets import MARKER as FACES
 from dfscan.facesets import FaceSet
-from dfscan.jobs.custody import open_verdicts
 from dfscan.jobs.evaluate_rows import METRICS, PLOTS, ROWS
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.report_faces import FaceKey, Picture, from_datasets, from_videos
@@ -24,6 +23,7 @@ from dfscan.jobs.report_verdicts import (
     read_brief,
     wanted_of,
 )
+from dfscan.jobs.verdict_reading import open_verdicts
 from dfscan.metrics import SCALARS
 from dfscan.records import LABELS, STATUSES, entries_to_dict
 from dfscan.reporting.page import (

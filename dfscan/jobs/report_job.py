@@ -14,6 +14,7 @@ from dfscan.jobs import report_dataset, report_evaluation, report_run, report_ve
 from dfscan.jobs.evaluate_rows import MARKER as EVALUATION
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import ReportResult
+from dfscan.jobs.verdict_reading import is_verdict_folder
 from dfscan.reporting.page import HEAD_BYTES, Page, about_of, render
 
 PAGE: Final = "report.html"
@@ -67,16 +68,19 @@ def _collector(path: storage.Place) -> Collect:
     for marker, collect in folders:
         if storage.exists(path / marker):
             return collect
+    if is_verdict_folder(path):
+        return report_verdicts.collect
     raise SourceError(
         f"{path} is nothing that a page can be about: give a face dataset ({MARKER}), a run folder "
-        f"({report_run.MARKER}), an evaluation ({EVALUATION}) or verdicts (.parquet)"
+        f"({report_run.MARKER}), an evaluation ({EVALUATION}) or verdicts (.parquet, or their folder)"
     )
 
 
 def _output(config: ReportConfig, path: storage.Place) -> storage.Place:
     if config.out is not None:
         return storage.place(config.out).absolute()
-    return (path if storage.is_folder(path) else path.parent) / PAGE
+    beside = not storage.is_folder(path) or is_verdict_folder(path)  # there are Parquet files alone
+    return (path.parent if beside else path) / PAGE
 
 
 def _about(path: storage.Place, out: storage.Place) -> str:

@@ -1,4 +1,4 @@
-"""A report on a verdict file."""
+"""A report on verdicts."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from scipy.special import expit, logit
 
 from dfscan import storage
 from dfscan.config import ReportConfig
 from dfscan.corpora.base import part_of
-from dfscan.jobs.custody import completed, open_verdicts, records
+from dfscan.jobs.custody import completed, records
 from dfscan.jobs.evaluate_rows import score_map
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.report_faces import Picture, Spot, Wanted, from_videos
@@ -28,6 +27,7 @@ from dfscan.jobs.report_tallies import (
     listed,
     resolution,
 )
+from dfscan.jobs.verdict_reading import OpenFiles, open_verdicts, verdict_files
 from dfscan.records import LABELS, STATUSES, VideoRef
 from dfscan.reporting.page import (
     Cell,
@@ -69,7 +69,7 @@ Way = tuple[str | None, str | None]
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Some rows of a verdict file, in an order of the caller's.
+    """Some rows of verdicts, in an order of the caller's.
 
     ``rows`` are all columns but ``frames``, whose values lie flat: row ``i`` has those from
     ``starts[i]`` to ``starts[i + 1]``.
@@ -85,9 +85,9 @@ class Verdicts:
     maps: Mapping[Way, tuple[float, float]]
 
     @classmethod
-    def of(cls, file: pq.ParquetFile, places: Sequence[int]) -> "Verdicts":
-        """The rows at these places of a file; all are in memory."""
-        table = completed(_rows_of(file, places))
+    def of(cls, file: OpenFiles, places: Sequence[int]) -> "Verdicts":
+        """The rows at these places; all are in memory."""
+        table = completed(file.take(places))
         lists = table.column("frames").combine_chunks()
         flat = lists.flatten()
         lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
@@ -178,10 +178,10 @@ class Verdicts:
         ]
 
 
-def read_brief(file: pq.ParquetFile) -> pa.Table:
+def read_brief(file: OpenFiles) -> pa.Table:
     """What is counted of every row; of the nested columns nothing but ``custody``'s plain ones."""
     columns = [*_BRIEF, *(f"custody.{name}" for name in _CUSTODY)]
-    return completed(file.read(columns=columns), columns).combine_chunks()
+    return completed(file.read(columns), columns).combine_chunks()
 
 
 def _ranked(brief: pa.Table) -> list[int]:
@@ -189,21 +189,6 @@ def _ranked(brief: pa.Table) -> list[int]:
     columns = (brief.column(name).to_pylist() for name in ("p_fake", "video_id"))
     keys = [(-(-1.0 if p is None else p), name) for p, name in zip(*columns, strict=True)]
     return sorted(range(len(keys)), key=keys.__getitem__)
-
-
-def _rows_of(file: pq.ParquetFile, places: Sequence[int]) -> pa.Table:
-    """Some rows of a file whole, in this order; a row group is in memory at a time."""
-    ascending = np.sort(np.asarray(places, np.int64))
-    tables, start = [], 0
-    for group in range(file.num_row_groups):
-        end = start + file.metadata.row_group(group).num_rows
-        mine = ascending[(ascending >= start) & (ascending < end)]
-        if len(mine):
-            tables.append(file.read_row_group(group).take(pa.array(mine - start)))
-        start = end
-    found = pa.concat_tables(tables) if tables else file.schema_arrow.empty_table()
-    order = np.searchsorted(ascending, np.asarray(places, np.int64))
-    return found.take(pa.array(order, pa.int64()))
 
 
 def _way(row: Mapping[str, Any]) -> Way:
@@ -238,9 +223,9 @@ def _pairs(
 
 
 def collect(path: storage.Place, about: str, config: ReportConfig, progress: Progress) -> Page:
-    """Everything that a page says of a verdict file.
+    """Everything that a page says of verdicts.
 
-    :raises UsageError: it is no verdict file, or its record is damaged.
+    :raises UsageError: they are none, or its record is damaged.
     """
     file = open_verdicts(path)
     brief = read_brief(file)
@@ -532,14 +517,27 @@ def _different(custody: pa.ChunkedArray, name: str) -> list[Any]:
     return [v for v in pc.unique(pc.struct_field(custody, name)).to_pylist() if v is not None]
 
 
+def _files(path: storage.Place) -> dict[str, Cell]:
+    """What the verdicts lie in, and a digest by which to tell that it is the same still."""
+    if not storage.is_folder(path):
+        digest = storage.content_sha256(str(path))
+        return {"verdict file": path.name, "SHA-256 of the file": digest}
+    files = verdict_files(path)
+    lines = [f"{storage.content_sha256(str(file))}  {file.name}\n" for file in files]
+    return {
+        "verdict folder": path.name,
+        "files": len(files),
+        "sha256sum *.parquet | sha256sum": storage.sha256("".join(lines).encode()),
+    }
+
+
 def _provenance(
     path: storage.Place, rows: Sequence[Mapping[str, Any]], custody: pa.ChunkedArray
 ) -> dict[str, Cell]:
     times = [row["scanned_at"] for row in rows if row["scanned_at"]]
     models = pc.unique(pc.list_flatten(pc.struct_field(custody, "models"))).to_pylist()
     facts: dict[str, Cell] = {
-        "verdict file": path.name,
-        "SHA-256 of the file": storage.content_sha256(str(path)),
+        **_files(path),
         "scored by": f"dfscan {listed(_different(custody, 'dfscan'))}",
         "models (SHA-256)": listed(models),
         "decoders": listed(_different(custody, "decoder")),

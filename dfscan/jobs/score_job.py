@@ -1,4 +1,4 @@
-"""``dfscan score``: list, plan, run units, merge their verdicts into one file."""
+"""``dfscan score``: list, plan, run units, merge their verdicts into one file, or into a folder's."""
 
 import math
 import tempfile
@@ -17,6 +17,7 @@ from dfscan.calibration import Calibration
 from dfscan.config import ScoreConfig
 from dfscan.corpora.base import is_picture
 from dfscan.errors import ConfigError
+from dfscan.jobs import verdict_file, verdict_folder
 from dfscan.jobs.changes import changes, count_matching, news
 from dfscan.jobs.custody import record_of
 from dfscan.jobs.looking import list_sources, make_looker
@@ -34,14 +35,15 @@ from dfscan.jobs.score_log import (
 )
 from dfscan.jobs.score_plan import Known, Plan, check_gone, count_stale, make_plan
 from dfscan.jobs.verdict_file import (
-    brief,
+    Merged,
     briefs,
-    merge,
+    output,
     parts_folder,
     read_parts,
     sweep,
     undo_history,
 )
+from dfscan.jobs.verdict_reading import FILE, verdict_files
 from dfscan.models.modelfile import ModelHeader, find_model, load_model
 from dfscan.recipe import SamplingMode, differences, fingerprint
 from dfscan.records import VideoRef
@@ -117,9 +119,7 @@ def _prepared(
 
     :raises UsageError: no model, nothing at the source, or the output cannot be used.
     """
-    out = storage.place(config.out).absolute()
-    if out.suffix != ".parquet" or storage.is_folder(out):
-        raise ConfigError(f"score.out: got {config.out!r}; must be a file that ends in .parquet")
+    out = output(config.out)
     models = _models(config)
     check_cluster(config)
     videos = list_sources(config, progress)
@@ -127,7 +127,7 @@ def _prepared(
 
 
 def _score(config: ScoreConfig, progress: Progress, log: EventLog, stop: Deadline) -> ScoreResult:
-    """Score into a file of verdicts, or continue to.
+    """Score into verdicts, or continue to.
 
     :raises UsageError: no model, nothing at the source, or the output cannot be used.
     """
@@ -259,10 +259,11 @@ def _merge(
     assert step.lease is not None
     parts = read_parts(out, step.config_hash)
     after = known.before
-    if parts or config.overwrite or not storage.exists(out) or plan.changes_gone(after):
-        table = merge(out, parts, plan.gone, config.overwrite, record_of(step), step.lease.check)
-        _compare_counts(table, step, progress)
-        after = brief(table)
+    if parts or config.overwrite or not verdict_files(out) or plan.changes_gone(after):
+        merge = verdict_file.merge if out.suffix == FILE else verdict_folder.merge
+        merged = merge(out, parts, plan.gone, config.overwrite, record_of(step), step.lease.check)
+        _compare_counts(merged, step, progress)
+        after = merged.rows
     return after, briefs(parts)
 
 
@@ -305,11 +306,11 @@ def _faces_of(header: ModelHeader) -> dict[str, Any]:
     return recipe | {"sampling": header.recipe.sampling.mode}
 
 
-def _compare_counts(table: pa.Table, step: ScoreStep, progress: Progress) -> None:
+def _compare_counts(merged: Merged, step: ScoreStep, progress: Progress) -> None:
     """Say where these videos have far more or fewer faces than those ``p_fake`` was fitted on."""
     usual = step.rule.calibration and step.rule.calibration.frames_median
-    mine = pc.equal(pc.struct_field(table.column("custody"), "config_hash"), step.config_hash)
-    counts = pc.list_value_length(table.column("frames").filter(mine)).to_numpy()
+    mine = pc.equal(merged.rows.column("config_hash"), step.config_hash)
+    counts = merged.faces.filter(mine).to_numpy()
     counts = counts[counts > 0]
     if not usual or not len(counts):
         return

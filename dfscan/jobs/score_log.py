@@ -45,6 +45,11 @@ def check_reports(config: ScoreConfig) -> None:
             raise OutputError(f"score.{key}: {text!r} is {taken[path]} already: give another file")
         if path.is_dir():
             raise OutputError(f"score.{key}: {text!r} is a folder: give a file")
+        if path.parent in taken:
+            raise OutputError(
+                f"score.{key}: {text!r} lies in {config.out}, a folder for verdicts alone: give "
+                "another file"
+            )
         taken[path] = key
 
 

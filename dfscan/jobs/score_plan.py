@@ -32,7 +32,7 @@ _MISSING: Final = "missing"
 class Known:
     """Verdicts of earlier runs, without their frames.
 
-    ``before`` is the finished file, ``left`` what a run left that did not finish; ``rows`` is one a
+    ``before`` is what is finished, ``left`` what a run left that did not finish; ``rows`` is one a
     video of both, ``places`` where each of those lies in the two, one below the other.
     """
 
@@ -48,9 +48,7 @@ class Known:
         :param fresh: leave out whatever is there.
         :raises OutputError: ``out`` is no verdict file.
         """
-        before = brief(VERDICT_SCHEMA.empty_table())
-        if storage.exists(out) and not fresh:
-            before = read_brief(out)
+        before = brief(VERDICT_SCHEMA.empty_table()) if fresh else read_brief(out)
         left = briefs([] if fresh else read_parts(out, config_hash))
         both = pa.concat_tables([before, left])
         kept, _ = latest(both)

@@ -2,11 +2,13 @@
 
 A merge is three steps: superseded rows go to the history, the file is replaced, the parts are
 removed. A run that died in between left its parts, and with them :func:`undo_history` sees whether
-the file was replaced; the next merge then comes to the same rows.
+the file was replaced; the next merge then comes to the same rows. A folder of files goes through the
+same steps file by file, see :mod:`dfscan.jobs.verdict_folder`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -15,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dfscan import storage
-from dfscan.errors import OutputError
+from dfscan.errors import ConfigError, OutputError
 from dfscan.jobs.custody import records, with_records
+from dfscan.jobs.verdict_reading import FILE, Places, is_verdict_folder, verdict_files
 from dfscan.recipe import fingerprint
 from dfscan.records import VERDICT_SCHEMA
 
@@ -28,8 +31,38 @@ _KEYS: Final = ["video_id", "scanned_at"]
 _HASH: Final = "config_hash"
 _NEVER: Final = np.iinfo(np.int64).min
 
-Places = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+
+
+def output(text: str) -> storage.Place:
+    """Where ``--out`` has the verdicts: a name that ends in .parquet is one file, any other a folder.
+
+    :raises ConfigError: it is neither, or what lies there is the other. :raises OutputError: it is a
+        folder that holds something else.
+    """
+    out = storage.place(text).absolute()
+    says = f"score.out: got {text!r}"
+    if out.suffix == FILE:
+        if text.endswith("/") or storage.is_folder(out):
+            raise ConfigError(
+                f"{says}, and one file is what ends in {FILE}: give another name with / at its end "
+                "for a folder of files, which is another output"
+            )
+        return out
+    if not text.endswith("/") and not is_verdict_folder(out):
+        raise ConfigError(
+            f"{says}; must be a file that ends in {FILE}, or a folder of files, with / at its end"
+        )
+    if out.parent == out:
+        raise ConfigError(f"{says}; must be a folder below it, which has neighbours")
+    if not storage.is_folder(out):
+        if storage.exists(out):
+            raise ConfigError(f"{says}, and that is a file: a folder of files is another output")
+    elif storage.in_folder(out, "*") and not is_verdict_folder(out):
+        raise OutputError(
+            f"output folder {text!r} is not empty and holds no verdicts: give another --out"
+        )
+    return out
 
 
 def parts_folder(out: storage.Place) -> storage.Place:
@@ -49,11 +82,16 @@ def brief(table: pa.Table) -> pa.Table:
 
 
 def read_brief(path: storage.Place) -> pa.Table:
-    """:func:`brief` of a verdict file; nothing else of it is read.
+    """:func:`brief` of verdicts, of a folder's files one below the other; nothing else is read.
 
-    :raises OutputError: it is no verdict file.
+    :raises OutputError: a file there is no verdict file.
     """
-    with _as_verdicts(path):
+    empty = brief(VERDICT_SCHEMA.empty_table())
+    return pa.concat_tables([empty, *map(_read_brief, verdict_files(path))])
+
+
+def _read_brief(path: storage.Place) -> pa.Table:
+    with as_verdicts(path):
         storage.open_parquet(path).schema_arrow.empty_table().cast(VERDICT_SCHEMA)
         # One nested column comes as a column of its own, under its last name.
         rows = storage.read_table(path, [*_BRIEF, f"custody.{_HASH}"])
@@ -65,14 +103,18 @@ def read_verdicts(path: storage.Place) -> pa.Table:
 
     :raises OutputError: it is no verdict file.
     """
-    with _as_verdicts(path):
+    with as_verdicts(path):
         table = storage.read_table(path)
         metadata = {**(table.schema.metadata or {}), **VERDICT_SCHEMA.metadata}
         return table.cast(VERDICT_SCHEMA).replace_schema_metadata(metadata)
 
 
 @contextmanager
-def _as_verdicts(path: storage.Place) -> Iterator[None]:
+def as_verdicts(path: storage.Place) -> Iterator[None]:
+    """What a file lacks that is read as verdicts, told of the output.
+
+    :raises OutputError: it is no verdict file.
+    """
     try:
         yield
     except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, ValueError) as error:
@@ -138,6 +180,14 @@ def same(left: Any, right: Any) -> Mask:
     return truth(pc.or_(pc.fill_null(pc.equal(left, right), False), both))
 
 
+@dataclass(frozen=True)
+class Merged:
+    """What an output holds after a merge: :func:`brief` of it, and each row's number of scored faces."""
+
+    rows: pa.Table
+    faces: pa.ChunkedArray
+
+
 def merge(
     out: storage.Place,
     parts: Sequence[pa.Table],
@@ -145,7 +195,7 @@ def merge(
     fresh: bool,
     made_with: Mapping[str, Any],
     check: Callable[[], None],
-) -> pa.Table:
+) -> Merged:
     """Put the parts into the file; what they supersede goes to the history first.
 
     :param gone: every ``video_id`` that is not at the source.
@@ -160,20 +210,21 @@ def merge(
         made_with = {**records(out), **made_with}
     table = pa.concat_tables([old, *parts])
     kept, superseded = latest(table.select(_KEYS))
-    _keep_in_history(out, with_records(table.take(superseded), made_with), check)
-    table = _with_gone(table.take(kept), gone).replace_schema_metadata(old.schema.metadata)
+    keep_in_history(out, with_records(table.take(superseded), made_with), check)
+    table = with_gone(table.take(kept), gone).replace_schema_metadata(old.schema.metadata)
     storage.commit_table(out, with_records(table, made_with), check=check)
-    return table
+    return Merged(brief(table), pc.list_value_length(table.column("frames")))
 
 
-def _with_gone(table: pa.Table, gone: pa.Array) -> pa.Table:
+def with_gone(table: pa.Table, gone: pa.Array) -> pa.Table:
+    """Rows that say which of them are not at the source."""
     place = table.schema.get_field_index("gone")
     absent = pc.is_in(table.column("video_id"), value_set=gone)
     return table.set_column(place, VERDICT_SCHEMA.field("gone"), absent)
 
 
-def _keep_in_history(out: storage.Place, rows: pa.Table, check: Callable[[], None]) -> None:
-    """Named by what is in it, so that doing it again writes the same file."""
+def keep_in_history(out: storage.Place, rows: pa.Table, check: Callable[[], None]) -> None:
+    """Commit superseded rows, under a name by what is in it, so that doing it again writes the same file."""
     if not rows.num_rows:
         return
     short = brief(rows)
@@ -189,17 +240,18 @@ def sweep(out: storage.Place, now: float) -> None:
     """
     storage.sweep(out.parent, now, age_s=0, name=out.name)
     storage.sweep(out.parent, now, name=f"{out.name}.lock")  # somebody may be about to ask for it
-    for folder in (parts_folder(out), history_folder(out)):
+    inside = [] if out.suffix == FILE else [out]
+    for folder in (*inside, parts_folder(out), history_folder(out)):
         storage.sweep(folder, now, age_s=0)
 
 
 def undo_history(out: storage.Place) -> None:
-    """Take back what a run put into the history that died before it replaced the file.
+    """Take back what a run put into the history that died before it replaced the file of those rows.
 
     Only a run that died leaves parts, so nothing is looked at without.
     """
     files = storage.parquet_files(history_folder(out))
-    if not (files and storage.exists(out) and storage.parquet_files(parts_folder(out))):
+    if not (files and storage.parquet_files(parts_folder(out)) and verdict_files(out)):
         return
     current = read_brief(out)
     for file in files:

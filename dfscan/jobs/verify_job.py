@@ -18,11 +18,12 @@ from dfscan import storage
 from dfscan.config import Evidence, OpenConfig, ScoreConfig, VerifyConfig, build
 from dfscan.errors import ConfigError, DfscanError, SourceError, VideoError, did_you_mean
 from dfscan.jobs.comparing import HALF, Tolerance, changed_since, compare
-from dfscan.jobs.custody import KEY, hash_of, open_verdicts, recipe_of, record_of, records
+from dfscan.jobs.custody import KEY, hash_of, recipe_of, record_of, records
 from dfscan.jobs.pool import check_cluster, ray_session, run_units
 from dfscan.jobs.progress import Progress
 from dfscan.jobs.results import Checked, Difference, VerifyResult
 from dfscan.jobs.score_job import make_step
+from dfscan.jobs.verdict_reading import open_verdicts
 from dfscan.models.modelfile import find_model, read_header
 from dfscan.recipe import differences
 from dfscan.records import FrameScore, VideoRef

@@ -464,8 +464,9 @@ def test_what_is_no_model_or_no_verdicts_is_refused(model: Path, tmp_path: Path)
     storage.commit_table(tmp_path / "t.parquet", pa.table({"a": [1]}))
     with pytest.raises(SourceError, match="another program's table"):
         calibrate(str(model), str(tmp_path / "t.parquet"), out=out)
-    with pytest.raises(SourceError, match="is a folder"):
-        calibrate(str(model), str(tmp_path), out=out)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match="is a folder without verdicts"):
+        calibrate(str(model), str(tmp_path / "empty"), out=out)
 
 
 def test_the_command_line(
