@@ -1,9 +1,13 @@
 """A second scan of many unchanged files, against listing them alone.
 
     python benchmarks/rescan.py --files 50000
+    python benchmarks/rescan.py --nights 25  # what merging new verdicts costs, folder against file
 
 Small files under names of videos, and a verdict with 32 frames for each. The time counts from the
 listing to the result, without loading dfscan and the model. The floor is os.walk and os.stat.
+
+A night adds 1 % new videos to 100,000 verdicts. The file is written anew each time (one night is
+measured); of the folder it is the file with room, which is small or half full: the mean over nights.
 """
 
 import argparse
@@ -12,6 +16,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +27,20 @@ import torch
 from dfscan import storage
 from dfscan.config import InputConfig, ScoreConfig
 from dfscan.corpora import list_videos
-from dfscan.jobs import score_job
+from dfscan.jobs import score_job, verdict_file, verdict_folder
 from dfscan.jobs.progress import Progress
+from dfscan.jobs.verdict_file import Merged
+from dfscan.jobs.verdict_reading import verdict_files
 from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, save_model
 from dfscan.recipe import FaceRecipe, Sampling, Stride
-from dfscan.records import VERDICT_SCHEMA, Custody, FrameScore, Verdict, to_table
+from dfscan.records import VERDICT_SCHEMA, Custody, FrameScore, Verdict, VideoRef, to_table
+
+Merge = Callable[..., Merged]
 
 REPEATS = 3
 FRAMES = 32
+KNOWN = 100_000
 DIFFERENT = 2000
 """Verdicts with frames of their own; further files share them."""
 
@@ -53,8 +63,7 @@ def make_model(path: Path) -> None:
     save_model(path, create_network("mesoinception4", 64), header)
 
 
-def make_verdicts(out: Path, source: Path, config_hash: str) -> None:
-    videos = list_videos([str(source)]).videos
+def verdicts_of(videos: Sequence[VideoRef], config_hash: str) -> pa.Table:
     custody = Custody("0", "0", config_hash, ("0",), "av", "cpu", "float32", {"torch": "2"})
     chance = np.random.default_rng(0)
     rows = [
@@ -80,7 +89,7 @@ def make_verdicts(out: Path, source: Path, config_hash: str) -> None:
         field = VERDICT_SCHEMA.field(name)
         place = table.schema.get_field_index(name)
         table = table.set_column(place, field, pa.array(values, field.type))
-    storage.commit_table(out, table)
+    return table
 
 
 def config_hash_of(config: ScoreConfig, folder: Path) -> str:
@@ -125,10 +134,56 @@ class Scan:
         return took
 
 
+def night(out: Path, number: int, merge: Merge) -> tuple[float, int]:
+    """One merge of new verdicts in units of 16: CPU seconds, and bytes of the files written."""
+    names = [f"new/{number:03d}/{i:05d}.mp4" for i in range(KNOWN // 100)]
+    table = verdicts_of([video(name) for name in names], "c")
+    parts = [table.slice(start, 16) for start in range(0, len(names), 16)]
+    before = {file: file.stat().st_mtime_ns for file in verdict_files(out)}
+    started = time.process_time()
+    merged = merge(out, parts, pa.array([], pa.string()), False, {}, lambda: None)
+    took = time.process_time() - started
+    assert merged.rows.num_rows == KNOWN + (number + 1) * len(names)
+    files = [f for f in verdict_files(out) if f.stat().st_mtime_ns != before.get(f)]
+    return took, sum(file.stat().st_size for file in files)
+
+
+def video(name: str) -> VideoRef:
+    return VideoRef(name, f"/archive/{name}", "", None, None, "", 1000, "1")
+
+
+def nights(count: int) -> None:
+    known = verdicts_of([video(f"{i // 500:04d}/{i:07d}.mp4") for i in range(KNOWN)], "c")
+    forms: dict[str, tuple[Merge, int]] = {
+        "v.parquet": (verdict_file.merge, 1), "v": (verdict_folder.merge, count),
+    }  # fmt: skip
+    means = []
+    with tempfile.TemporaryDirectory() as name:
+        for out, (merge, runs) in forms.items():
+            place = Path(name) / out
+            merge(place, [known], pa.array([], pa.string()), False, {}, lambda: None)
+            costs = np.array([night(place, number, merge) for number in range(runs)])
+            means.append(costs.mean(axis=0))
+            print(f"{out:9} {runs} night(s): {means[-1][0]:.2f} CPU s and", end=" ")
+            print(
+                f"{means[-1][1] / 1e6:.1f} MB written a night, at most {costs[:, 1].max() / 1e6:.1f}"
+            )
+    cpu, written = means[0] / means[1]
+    print(
+        f"1 % new on {KNOWN:,} verdicts: the folder writes {written:.1f} times less than the file,"
+    )
+    print(f"in {cpu:.1f} times less CPU time")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--files", type=int, default=50_000)
-    count = parser.parse_args().files
+    parser.add_argument("--nights", type=int)
+    given = parser.parse_args()
+    if given.nights:
+        nights(given.nights)
+        return
+    count = given.files
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source, out, model = folder / "source", folder / "v.parquet", folder / "model.safetensors"
@@ -137,7 +192,8 @@ def main() -> None:
         config = ScoreConfig(
             source=str(source), model=str(model), out=str(out), inline=True, diff=True
         )
-        make_verdicts(out, source, config_hash_of(config, folder))
+        videos = list_videos([str(source)]).videos
+        storage.commit_table(out, verdicts_of(videos, config_hash_of(config, folder)))
         before = out.read_bytes()
         scan = Scan(config, source)
         took = min(scan.seconds() for _ in range(REPEATS))

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dfscan import storage
@@ -41,7 +42,7 @@ def is_verdict_folder(where: storage.Place) -> bool:
 
 @dataclass(frozen=True)
 class OpenFiles:
-    """Parquet files of one schema, one below the other; a row's place counts through all of them.
+    """Parquet files of one schema as one table: of one file as it lies, of several by ``video_id``.
 
     They stay open: what replaces one of them meanwhile does not move its rows.
     """
@@ -64,14 +65,23 @@ class OpenFiles:
         :raises pa.ArrowException: they lack one of them.
         """
         wanted = None if columns is None else list(columns)
-        return pa.concat_tables([file.read(columns=wanted) for file in self.files])
+        table = pa.concat_tables([file.read(columns=wanted) for file in self.files])
+        return table if len(self.files) == 1 else table.take(self._order)
 
     def take(self, places: Sequence[int] | Places) -> pa.Table:
         """Some rows whole, in this order; a row group is in memory at a time."""
+        if len(self.files) > 1:
+            places = self._order.take(pa.array(places, pa.int64())).to_numpy()
         return rows_at(places, self.pieces(), self.files[0].schema_arrow)
 
+    @cached_property
+    def _order(self) -> pa.Array:
+        """Where the rows lie in the files, one below the other."""
+        names = [file.read(columns=["video_id"]) for file in self.files]
+        return pc.sort_indices(pa.concat_tables(names).column("video_id"))
+
     def pieces(self) -> list[Piece]:
-        """Every row group of every file."""
+        """Every row group of every file, as they lie."""
         return [
             (file.metadata.row_group(n).num_rows, partial(file.read_row_group, n))
             for file in self.files

@@ -14,6 +14,7 @@ import pytest
 from campaign import Scene
 from making_verdicts import apart, make_model, verdicts
 
+from dfscan import storage
 from dfscan.config import ScoreConfig
 from dfscan.jobs import score_job
 from dfscan.jobs.progress import Progress
@@ -29,16 +30,21 @@ class Scoring(Scene):
 
     def command(self, out: Path, detector: str, *more: str) -> list[str]:
         return [
-            sys.executable, "-m", "dfscan", "score", *self.sources, "--out", str(out),
+            sys.executable, "-m", "dfscan", "score", *self.sources, "--out", text(out),
             "--model", detector, "--frames", "3", "--set", "score.unit_size=2",
             "--stale", "rescan", "--max-failed", "1", "--quiet", *more,
         ]  # fmt: skip
 
 
+def text(out: Path) -> str:
+    """A file, or a folder of files."""
+    return str(out) if out.suffix else f"{out}/"
+
+
 def finish(scene: Scoring, out: Path, model: str) -> int:
     """The same command again, in this process; returns how many videos it scored."""
     config = ScoreConfig(
-        source=tuple(scene.sources), out=str(out), model=(model,), frames=3, unit_size=2,
+        source=tuple(scene.sources), out=text(out), model=(model,), frames=3, unit_size=2,
         stale="rescan", inline=True,
     )  # fmt: skip
     return score_job.run(config, Progress()).new
@@ -110,6 +116,23 @@ def test_what_a_killed_run_superseded_is_kept_once(
     assert apart(verdicts(out), by_other) == []
     (history,) = history_folder(out).iterdir()
     assert apart(verdicts(history), undisturbed) == []
+
+
+def test_a_folder_whose_merge_is_killed(
+    scene: Scoring, other: str, undisturbed: Verdicts, by_other: Verdicts, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run" / "v"
+    table = storage.read_table(scene.folder / "undisturbed.parquet")
+    for number in range(2):
+        storage.commit_table(folder / f"{number}.parquet", table.slice(9 * number, 9))
+    plan = "merge.file#1=kill"
+    assert campaign._run_with_fault(scene, folder, other, "inline", plan) == 1
+    assert finish(scene, folder, other) == 0
+    assert apart(verdicts(folder), by_other) == []
+    history = history_folder(folder)
+    assert len(list(history.iterdir())) == 2
+    assert apart(verdicts(history), undisturbed) == []
+    assert {p.name for p in folder.parent.iterdir()} == {folder.name, history.name}
 
 
 def test_a_run_killed_again_and_again(

@@ -469,6 +469,20 @@ def test_what_is_no_model_or_no_verdicts_is_refused(model: Path, tmp_path: Path)
         calibrate(str(model), str(tmp_path / "empty"), out=out)
 
 
+def test_a_folder_of_verdicts_calibrates_as_the_file_does(own: Path, tmp_path: Path) -> None:
+    rows = drawn(own, 120, 80)
+    write(tmp_path / "v.parquet", sorted(rows, key=lambda r: r["video_id"]))
+    for number in range(3):
+        write(tmp_path / "v" / f"{number}.parquet", rows[number::3])
+    out = str(tmp_path / "new.safetensors")
+    one, other = (
+        calibrate(str(own), f"{tmp_path}/{name}", out=out, overwrite=True)
+        for name in ("v.parquet", "v/")
+    )
+    assert (one.fitted, one.rows) == (other.fitted, other.rows)
+    assert one.rows["used"] == 200
+
+
 def test_the_command_line(
     own: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,7 @@ from dfscan.jobs.report_faces import (
 )
 from dfscan.jobs.report_figures import side_table
 from dfscan.jobs.report_tallies import by_reason, by_value
+from dfscan.jobs.verdict_reading import open_verdicts
 from dfscan.records import Verdict, VideoRef
 from dfscan.reporting.page import Face, Page, _json, _videos_data, render
 
@@ -642,7 +643,7 @@ def test_an_evaluation_outlives_its_verdicts(tmp_path: Path) -> None:
 
 def test_the_wrong_face_of_a_miss_is_its_least_suspicious(tmp_path: Path) -> None:
     rows = [verdict("a.mp4", {0: [3.0, -1.0], 1: [0.0]})]
-    file = storage.open_parquet(write_verdicts(tmp_path / "v.parquet", rows))
+    file = open_verdicts(write_verdicts(tmp_path / "v.parquet", rows))
     verdicts = report_verdicts.Verdicts.of(file, [0])
     assert [(s.track_id, s.frame_index) for s in verdicts.spots(0)] == [(0, 0), (1, 0)]
     assert [(s.track_id, s.frame_index) for s in verdicts.spots(0, lowest=True)] == [(0, 5), (1, 0)]
