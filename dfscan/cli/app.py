@@ -260,7 +260,11 @@ def score(
         ),
     ] = None,
     out: Annotated[
-        str | None, typer.Option(help="Verdicts to write (default: verdicts.parquet).")
+        str | None,
+        typer.Option(
+            help="Verdicts to write: one .parquet file, or a folder of files as NAME/ (default: "
+            "verdicts.parquet)."
+        ),
     ] = None,
     frames: Annotated[
         int | None, typer.Option(help="Frames a video, spread evenly (default: 32).")
@@ -467,7 +471,7 @@ def inspect(
 
 @app.command()
 def purge(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="A face dataset, or a verdict file.")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A face dataset, or verdicts.")],
     video: Annotated[
         list[str] | None, typer.Option(help="A video_id; as often as needed.", show_default=False)
     ] = None,
@@ -484,7 +488,7 @@ def verify(
         str | None,
         typer.Argument(
             metavar="[VERDICTS]",
-            help="A verdict file (default: verdicts.parquet).",
+            help="Verdicts (default: verdicts.parquet).",
             show_default=False,
         ),
     ] = None,

@@ -47,7 +47,7 @@ def evaluate(
         str | None,
         typer.Argument(
             metavar="[VERDICTS|FACES]",
-            help="A verdict file, or with --model a face dataset (default: verdicts.parquet).",
+            help="Verdicts, or with --model a face dataset (default: verdicts.parquet).",
             show_default=False,
         ),
     ] = None,

@@ -37,7 +37,7 @@ from dfscan.jobs.verdict_reading import Piece, Places, in_memory, rows_at, verdi
 from dfscan.records import VERDICT_SCHEMA
 
 ROWS: Final = 50_000
-"""Rows of a file, some 64 MB at 32 faces each: few enough to rewrite in seconds, and twenty files hold
+"""Rows of a file, some 32 MB at 32 faces each: few enough to rewrite in a second, and twenty files hold
 a million videos. A file with less than half of it takes new videos."""
 
 FACES: Final = 2_000_000

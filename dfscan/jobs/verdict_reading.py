@@ -96,13 +96,12 @@ def rows_at(places: Sequence[int] | Places, pieces: Sequence[Piece], schema: pa.
     """
     wanted = np.asarray(places, np.int64)
     ascending = np.sort(wanted)
-    tables, start = [schema.empty_table()], 0
-    for count, read in pieces:
-        first, last = np.searchsorted(ascending, [start, start + count])
-        if last > first:
-            mine = pa.array(ascending[first:last] - start)
-            tables.append(read().take(mine).cast(schema))
-        start += count
+    starts = np.cumsum([0, *(count for count, _ in pieces)], dtype=np.int64)
+    firsts = np.searchsorted(ascending, starts)
+    tables = [schema.empty_table()]
+    for number in np.flatnonzero(np.diff(firsts)).tolist():
+        mine = ascending[firsts[number] : firsts[number + 1]] - starts[number]
+        tables.append(pieces[number][1]().take(pa.array(mine)).cast(schema))
     order = np.searchsorted(ascending, wanted)
     return pa.concat_tables(tables).take(pa.array(order, pa.int64()))
 
