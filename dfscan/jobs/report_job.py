@@ -77,10 +77,15 @@ def _collector(path: storage.Place) -> Collect:
 
 
 def _output(config: ReportConfig, path: storage.Place) -> storage.Place:
-    if config.out is not None:
-        return storage.place(config.out).absolute()
-    beside = not storage.is_folder(path) or is_verdict_folder(path)  # there are Parquet files alone
-    return (path.parent if beside else path) / PAGE
+    of_verdicts = is_verdict_folder(path)
+    if config.out is None:
+        return (path.parent if of_verdicts or not storage.is_folder(path) else path) / PAGE
+    out = storage.place(config.out).absolute()
+    if of_verdicts and out.parent == path:
+        raise OutputError(
+            f"report.out: {config.out!r} lies in {path}, a folder for verdicts alone: give another file"
+        )
+    return out
 
 
 def _about(path: storage.Place, out: storage.Place) -> str:

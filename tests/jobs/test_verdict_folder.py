@@ -379,6 +379,8 @@ def test_reporting_and_inspecting(readable: tuple[str, str], tmp_path: Path) -> 
     assert list(one)[2:] == list(other)[3:]
     assert dfscan.report(readable[1], faces=0).out == str(tmp_path / "report.html")
     assert len(pd.read_parquet(readable[1])) == 19
+    with pytest.raises(OutputError, match="a folder for verdicts alone"):
+        dfscan.report(readable[1], faces=0, out=f"{readable[1]}/page.html")
     about = [dfscan.inspect(path) for path in readable]
     assert about[1].kind == "folder of verdicts"
     assert about[1].facts["files"] == 3
