@@ -201,9 +201,13 @@ class FaceSet:
 
     def _whole_units(self, columns: list[str]) -> Iterator[tuple[storage.Place, pa.Table]]:
         """(path, rows) of each unit; one whose faces are not those that its rows promise goes."""
-        for path, table in storage.read_tables(self.videos, [*columns, "faces"]):
-            promised = pc.sum(table.column("faces")).as_py() or 0
-            if promised == storage.row_count(self.faces / path.name):
+
+        def read(path: storage.Place) -> tuple[pa.Table, int]:
+            rows = storage.read_table(path, [*columns, "faces"])
+            return rows, storage.row_count(self.faces / path.name)
+
+        for path, (table, faces) in storage.each(read, storage.parquet_files(self.videos)):
+            if faces == (pc.sum(table.column("faces")).as_py() or 0):
                 yield path, table.select(columns)
             else:
                 self._remove(path)
@@ -263,26 +267,33 @@ class FaceSet:
         dies between the two leaves rows twice, which :meth:`reconcile` mends.
         """
         for batch in self._batches():
-            videos = pa.concat_tables([storage.read_table(p) for p in batch])
-            paths = [self.faces / p.name for p in batch if storage.exists(self.faces / p.name)]
+            videos = pa.concat_tables(t for _, t in storage.each(storage.read_table, batch))
+            there = storage.each(storage.exists, [self.faces / p.name for p in batch])
+            paths = [path for path, exists in there if exists]
             name = uuid.uuid4().hex[:16]
             if paths:
-                faces = pa.concat_tables([storage.read_table(p) for p in paths])
+                faces = pa.concat_tables(t for _, t in storage.each(storage.read_table, paths))
                 target = self.faces / f"{name}.parquet"
                 storage.commit_table(target, faces, ROW_GROUP, self.check)
                 faults.reach("compact.faces")
             storage.commit_table(self.videos / f"{name}.parquet", videos, check=self.check)
             faults.reach("compact.videos")
-            for path in batch:
-                self._remove(path)
-                faults.reach("compact.removing")
-                self._remove(self.faces / path.name)
+            for _ in storage.each(self._remove_unit, batch):
+                pass
+
+    def _remove_unit(self, path: storage.Place) -> None:
+        self._remove(path)
+        faults.reach("compact.removing")
+        self._remove(self.faces / path.name)
 
     def _batches(self) -> Iterator[list[storage.Place]]:
         """Groups of small units to be merged, in order of what is in them."""
         small: list[tuple[str, int, int, storage.Place]] = []
-        for path, table in storage.read_tables(self.videos, ["video_id"]):
-            size = storage.size(self.faces / path.name)
+
+        def look(path: storage.Place) -> tuple[pa.Table, int]:
+            return storage.read_table(path, ["video_id"]), storage.size(self.faces / path.name)
+
+        for path, (table, size) in storage.each(look, storage.parquet_files(self.videos)):
             if size < COMPACT_BYTES // 2 and table.num_rows < COMPACT_VIDEOS // 2:
                 first = pc.min(table.column("video_id")).as_py()
                 small.append((first, size, table.num_rows, path))

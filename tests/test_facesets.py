@@ -8,7 +8,7 @@ from dfscan.errors import OutputError, SourceError
 from dfscan.facesets import FaceSet, open_facesets
 from dfscan.recipe import FaceRecipe, Sampling, Stride
 from dfscan.records import SCHEMA_VERSION, FaceRow, VideoRef, VideoRow
-from dfscan.storage import commit_json, read_tables, reading
+from dfscan.storage import commit_json, read_tables
 
 RECIPE = FaceRecipe(sampling=Sampling(stride=Stride(real=30, fake=100)))
 HEADER = {
@@ -275,13 +275,13 @@ def test_reconciling_a_clean_dataset_rewrites_nothing(faceset):
 def test_reconciling_reads_every_unit_once(faceset, monkeypatch):
     several(faceset)
     read = Counter()
-    real = reading.read_table
+    real = storage.read_table
 
     def counted(path, columns=None):
         read[path.name] += 1
         return real(path, columns)
 
-    monkeypatch.setattr(reading, "read_table", counted)
+    monkeypatch.setattr(storage, "read_table", counted)
     faceset.reconcile()
     assert read == Counter(names(faceset.videos))
 

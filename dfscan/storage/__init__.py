@@ -30,6 +30,7 @@ from dfscan.storage.paths import ObjectPath, Place, Where, place
 from dfscan.storage.places import absolute, is_uri
 from dfscan.storage.reading import (
     content_sha256,
+    each,
     filesystem,
     in_folder,
     open_parquet,
@@ -63,6 +64,7 @@ __all__ = [
     "commit_json",
     "commit_table",
     "content_sha256",
+    "each",
     "exists",
     "filesystem",
     "forget",

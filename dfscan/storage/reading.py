@@ -7,12 +7,12 @@ import struct
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +23,7 @@ from dfscan.storage.archives import MEMBER, ArchiveError
 from dfscan.storage.blobs import BeforeStartError
 from dfscan.storage.paths import Place, Where, place
 
+T = TypeVar("T")
 _PIECE: Final = 8 << 20
 _DAMAGED: Final = (
     ArchiveError,
@@ -149,27 +150,33 @@ def read_json(uri: Where, limit: int = 256 << 20) -> Any:
         raise SourceError(f"{uri} is not valid JSON: brackets within brackets, too deep") from None
 
 
+def each(do: Callable[[Place], T], paths: Iterable[Place]) -> Iterator[tuple[Place, T]]:
+    """(path, what ``do`` gives of it), in order; several at once where they are on an object store.
+
+    A round trip to a store is waiting, not work; on a disk threads would gain nothing.
+    """
+    with ThreadPoolExecutor(places.THREADS) as pool:
+        asked: deque[tuple[Place, Future[T]]] = deque()
+        for path in paths:
+            if isinstance(path, Path):
+                yield path, do(path)
+                continue
+            asked.append((path, pool.submit(do, path)))
+            if len(asked) > places.THREADS:
+                before, found = asked.popleft()
+                yield before, found.result()
+        for before, found in asked:
+            yield before, found.result()
+
+
 def read_tables(
     folder: Where, columns: list[str] | None = None
 ) -> Iterator[tuple[Place, pa.Table]]:
     """(path, table) of each Parquet file in a folder, by name; temporaries left out.
 
-    :raises OSError: one cannot be read.
+    :raises OSError: one cannot be read. :raises StoreError: the same of an object store.
     """
-    paths = parquet_files(folder)
-    if not paths or isinstance(paths[0], Path):
-        for path in paths:
-            yield path, read_table(path, columns)
-        return
-    with ThreadPoolExecutor(places.THREADS) as pool:  # a round trip is waiting, not work
-        asked: deque[tuple[Place, Future[pa.Table]]] = deque()
-        for path in paths:
-            asked.append((path, pool.submit(read_table, path, columns)))
-            if len(asked) > places.THREADS:
-                before, table = asked.popleft()
-                yield before, table.result()
-        for before, table in asked:
-            yield before, table.result()
+    return each(lambda path: read_table(path, columns), parquet_files(folder))
 
 
 def read_table(path: Where, columns: list[str] | None = None) -> pa.Table:
