@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from dfscan import facesets
+from dfscan import facesets, storage
 from dfscan.errors import OutputError, SourceError
 from dfscan.facesets import FaceSet, open_facesets
 from dfscan.recipe import FaceRecipe, Sampling, Stride
