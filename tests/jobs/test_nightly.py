@@ -46,16 +46,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """Ten files that are no videos, each with a content and a size of its own."""
-    folder = tmp_path / "src"
-    folder.mkdir()
-    for number in range(10):
-        (folder / f"{number}.mp4").write_text("x" * (number + 30))
-    return folder
-
-
-@pytest.fixture
 def clips(corpus: Corpus, tmp_path: Path) -> Path:
     """Four clips with faces."""
     folder = tmp_path / "clips"

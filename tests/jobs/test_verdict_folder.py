@@ -47,16 +47,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("model") / "m.safetensors", detector="none")
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """Ten files that are no videos, each with a content and a size of its own."""
-    folder = tmp_path / "src"
-    folder.mkdir()
-    for number in range(10):
-        (folder / f"{number}.mp4").write_text("x" * (number + 30))
-    return folder
-
-
 def new_night(source: Path) -> None:
     """Another night at the source: two new, two changed, one moved, one gone."""
     (source / "4a.mp4").write_text("new")
