@@ -44,7 +44,7 @@ def synthetic_clip(folder: Path) -> Path:
     """An invented person, for two seconds."""
     import zipfile
 
-    from dfscan.synthetic import CorpusSpec, make_corpus
+    from dfscan.commands.quickstart.synthetic import CorpusSpec, make_corpus
 
     corpus = make_corpus(folder, CorpusSpec(people=2, test_people=2, parts=1, frames=60, size=480))
     with zipfile.ZipFile(corpus.test) as archive:

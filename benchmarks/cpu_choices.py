@@ -16,9 +16,9 @@ from PIL import Image
 from skimage.data import astronaut
 
 from dfscan.faces.mtcnn import MTCNN
-from dfscan.jobs.pool import cpu_count
 from dfscan.models.mesonet import MesoInception4
-from dfscan.recipe import Detector
+from dfscan.pipeline.resources import cpu_count
+from dfscan.schemas.recipe import Detector
 
 REPEATS = 7
 

@@ -129,13 +129,13 @@ def dfscan(mode: str, decoder: str = "auto") -> Callable[[Path], Callable[[list[
     """What a worker of ``dfscan extract`` does: a unit, from its files to the commit."""
 
     def start(folder: Path) -> Callable[[list[str]], int]:
-        from dfscan.facesets import FaceSet
-        from dfscan.recipe import Detector, FaceRecipe, Sampling
-        from dfscan.records import VideoRef
-        from dfscan.steps.extract import ExtractStep
-        from dfscan.steps.isolation import IsolatedLook, Limits
-        from dfscan.steps.look import Look
-        from dfscan.steps.units import make_unit
+        from dfscan.datasets.face_dataset import FaceSet
+        from dfscan.pipeline.extract_task import ExtractStep
+        from dfscan.pipeline.extraction.extractor import Look
+        from dfscan.pipeline.sandbox.process import IsolatedLook, Limits
+        from dfscan.pipeline.work_units import make_unit
+        from dfscan.schemas.recipe import Detector, FaceRecipe, Sampling
+        from dfscan.schemas.records import VideoRef
         from dfscan.video import ORDERS
 
         sampling = Sampling(mode=mode, stride=STRIDE, phase=0)
@@ -258,7 +258,7 @@ def compare(task: tuple[str, int]) -> tuple[list[float], int, int, int]:
     from scipy.optimize import linear_sum_assignment
 
     from dfscan.faces.detectors import load_detector
-    from dfscan.recipe import Detector
+    from dfscan.schemas.recipe import Detector
     from dfscan.video import open_video
 
     path, part = task
@@ -350,7 +350,7 @@ def main() -> None:
     ]
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENCV_FFMPEG_CAPTURE_OPTIONS": "threads;1"}
     if given.same_allocator:
-        from dfscan.steps.isolation import MALLOC
+        from dfscan.pipeline.sandbox.process import MALLOC
 
         os.environ |= MALLOC
     if given.only:

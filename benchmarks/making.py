@@ -13,7 +13,7 @@ def make_model(backbone: str, size: int, path: Path, detector: str = "mtcnn") ->
     from dfscan.config import InputConfig
     from dfscan.models.backbones import create_network, network_input
     from dfscan.models.modelfile import ModelHeader, save_model
-    from dfscan.recipe import Detector, FaceRecipe, Sampling, Stride
+    from dfscan.schemas.recipe import Detector, FaceRecipe, Sampling, Stride
 
     torch.manual_seed(0)
     recipe = FaceRecipe(

@@ -20,11 +20,11 @@ import numpy as np
 from PIL import Image
 from skimage.data import astronaut
 
-from dfscan.recipe import FaceRecipe, Sampling
-from dfscan.records import VideoRef
-from dfscan.steps import isolation
-from dfscan.steps.isolation import IsolatedLook, Limits
-from dfscan.steps.look import Look
+from dfscan.pipeline.extraction.extractor import Look
+from dfscan.pipeline.sandbox import process as isolation
+from dfscan.pipeline.sandbox.process import IsolatedLook, Limits
+from dfscan.schemas.recipe import FaceRecipe, Sampling
+from dfscan.schemas.records import VideoRef
 
 STRIDE = 30
 

@@ -65,7 +65,7 @@ def in_process(what: str, *arguments: object) -> dict[str, float]:
 def do_plan(source: str) -> dict[str, float]:
     started = time.perf_counter()
     from dfscan.corpora import list_videos
-    from dfscan.steps.units import plan_units
+    from dfscan.pipeline.work_units import plan_units
 
     videos = list_videos([source]).videos
     units = plan_units(videos, 16, "")
@@ -88,14 +88,14 @@ def do_noop(source: str, out: str, mode: str) -> dict[str, float]:
 
     from dfscan.config import ExtractConfig
     from dfscan.corpora import list_videos
-    from dfscan.facesets import FaceSet
-    from dfscan.jobs.pool import run_units
-    from dfscan.jobs.progress import Progress
-    from dfscan.recipe import FaceRecipe, Sampling, Stride
-    from dfscan.records import VideoRef
-    from dfscan.steps.extract import ExtractStep
-    from dfscan.steps.look import Seen, empty_row
-    from dfscan.steps.units import plan_units
+    from dfscan.datasets.face_dataset import FaceSet
+    from dfscan.execution.executor import run_units
+    from dfscan.pipeline.extract_task import ExtractStep
+    from dfscan.pipeline.extraction.extractor import Seen, empty_row
+    from dfscan.pipeline.progress import Progress
+    from dfscan.pipeline.work_units import plan_units
+    from dfscan.schemas.recipe import FaceRecipe, Sampling, Stride
+    from dfscan.schemas.records import VideoRef
     from dfscan.storage import Lock
 
     @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def do_noop(source: str, out: str, mode: str) -> dict[str, float]:
     with Lock(target.root / ".dfscan.lock", target.root) as lock:
         step = ExtractStep(NoLook(recipe), target, lock.lease)
         if mode == "ray":
-            from dfscan.jobs.pool import ray_session
+            from dfscan.execution.executor import ray_session
 
             with ray_session(config):
                 started = time.perf_counter()
@@ -137,10 +137,10 @@ def do_noop(source: str, out: str, mode: str) -> dict[str, float]:
 
 
 def do_child(count: str) -> dict[str, float]:
-    from dfscan.recipe import Detector, FaceRecipe, Sampling, Stride
-    from dfscan.records import VideoRef
-    from dfscan.steps.isolation import IsolatedLook, Limits
-    from dfscan.steps.look import Look
+    from dfscan.pipeline.extraction.extractor import Look
+    from dfscan.pipeline.sandbox.process import IsolatedLook, Limits
+    from dfscan.schemas.recipe import Detector, FaceRecipe, Sampling, Stride
+    from dfscan.schemas.records import VideoRef
 
     recipe = FaceRecipe(sampling=Sampling(stride=Stride()), detector=Detector(name="none"))
     look = Look(recipe, "cpu", 1 << 30)

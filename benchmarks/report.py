@@ -24,10 +24,10 @@ from PIL import Image
 
 from dfscan import storage
 from dfscan.config import ReportConfig
-from dfscan.jobs import report_verdicts
-from dfscan.jobs.progress import Progress
-from dfscan.records import VERDICT_SCHEMA, Custody, FrameScore, Verdict, to_table
-from dfscan.reporting.page import Face, Gallery, render
+from dfscan.pipeline.progress import Progress
+from dfscan.rendering.page import Face, Gallery, render
+from dfscan.reports import verdicts as report_verdicts
+from dfscan.schemas.records import VERDICT_SCHEMA, Custody, FrameScore, Verdict, to_table
 
 FRAMES = 32
 FACES = 300

@@ -25,16 +25,18 @@ import pyarrow as pa
 import torch
 
 from dfscan import storage
+from dfscan.commands import score as score_job
 from dfscan.config import InputConfig, ScoreConfig
 from dfscan.corpora import list_videos
-from dfscan.jobs import score_job, verdict_file, verdict_folder
-from dfscan.jobs.progress import Progress
-from dfscan.jobs.verdict_file import Merged
-from dfscan.jobs.verdict_reading import verdict_files
 from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, save_model
-from dfscan.recipe import FaceRecipe, Sampling, Stride
-from dfscan.records import VERDICT_SCHEMA, Custody, FrameScore, Verdict, VideoRef, to_table
+from dfscan.pipeline.progress import Progress
+from dfscan.schemas.recipe import FaceRecipe, Sampling, Stride
+from dfscan.schemas.records import VERDICT_SCHEMA, Custody, FrameScore, Verdict, VideoRef, to_table
+from dfscan.verdicts import files as verdict_file
+from dfscan.verdicts import folder as verdict_folder
+from dfscan.verdicts.files import Merged
+from dfscan.verdicts.table import verdict_files
 
 Merge = Callable[..., Merged]
 

@@ -70,8 +70,8 @@ def record(folder: str) -> None:
     import torch
 
     from dfscan.corpora import list_videos
-    from dfscan.recipe import FaceRecipe, Sampling, Stride
-    from dfscan.steps.look import Look
+    from dfscan.pipeline.extraction.extractor import Look
+    from dfscan.schemas.recipe import FaceRecipe, Sampling, Stride
 
     torch.set_num_threads(1)
     look = Look(FaceRecipe(sampling=Sampling(stride=Stride())), "cpu", 1 << 32)
@@ -99,7 +99,7 @@ class Reference:
 
 
 class Simulated:
-    """What ``dfscan.jobs.pool`` needs of Ray, for workers that take their time by a clock of ours."""
+    """What ``dfscan.execution.executor`` needs of Ray, for workers that take their time by a clock of ours."""
 
     def __init__(
         self, workers: int, lost: float, commit: bool, call_s: tuple[float, float]
@@ -154,7 +154,7 @@ class Simulated:
     def get(self, reference: Reference) -> Any:
         from ray import exceptions
 
-        from dfscan.steps.units import UnitResult
+        from dfscan.pipeline.work_units import UnitResult
 
         with self._in_ray():
             if reference.lost:
@@ -201,7 +201,7 @@ class Simulated:
 
 @contextlib.contextmanager
 def in_place_of_ray(cluster: Simulated) -> Iterator[None]:
-    from dfscan.jobs import pool
+    from dfscan.execution import executor as pool
 
     session = pool.ray_session
     real = {name: sys.modules[name] for name in ("ray", "ray.exceptions")}
@@ -219,12 +219,12 @@ def do_run(source: str, out: str, options: str) -> dict[str, float]:
 
     from dfscan.config import ExtractConfig
     from dfscan.corpora import list_videos
-    from dfscan.facesets import FaceSet
-    from dfscan.jobs.pool import run_units
-    from dfscan.jobs.progress import Progress
-    from dfscan.recipe import FaceRecipe, Sampling, Stride
-    from dfscan.steps.extract import ExtractStep
-    from dfscan.steps.units import plan_units
+    from dfscan.datasets.face_dataset import FaceSet
+    from dfscan.execution.executor import run_units
+    from dfscan.pipeline.extract_task import ExtractStep
+    from dfscan.pipeline.progress import Progress
+    from dfscan.pipeline.work_units import plan_units
+    from dfscan.schemas.recipe import FaceRecipe, Sampling, Stride
     from dfscan.storage import Lock
 
     given, libraries_mb = json.loads(options), peak_mb()
@@ -266,8 +266,8 @@ def do_run(source: str, out: str, options: str) -> dict[str, float]:
 
 def no_look(recipe: Any, face_bytes: int) -> Any:
     """Opens nothing; finds FACES faces of so many bytes in each video, or none."""
-    from dfscan.records import FaceRow, VideoRef
-    from dfscan.steps.look import Seen, empty_row
+    from dfscan.pipeline.extraction.extractor import Seen, empty_row
+    from dfscan.schemas.records import FaceRow, VideoRef
 
     numbers = random.Random(0)
     noise = numbers.randbytes(NOISE) if face_bytes else b""
@@ -305,10 +305,10 @@ def do_ray(in_flight: str) -> dict[str, float]:
     import ray
 
     from dfscan.config import ExtractConfig
-    from dfscan.jobs import pool
-    from dfscan.jobs.progress import Progress
-    from dfscan.records import VideoRef
-    from dfscan.steps.units import Unit, UnitResult, make_unit
+    from dfscan.execution import executor as pool
+    from dfscan.pipeline.progress import Progress
+    from dfscan.pipeline.work_units import Unit, UnitResult, make_unit
+    from dfscan.schemas.records import VideoRef
     from dfscan.storage import Lock
 
     class Nothing:

@@ -15,10 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from dfscan.commands import extract as extract_job
 from dfscan.config import ExtractConfig
-from dfscan.jobs import extract_job
-from dfscan.jobs.pool import ray_session
-from dfscan.jobs.progress import Progress
+from dfscan.execution.executor import ray_session
+from dfscan.pipeline.progress import Progress
 
 REPEATS = 3
 COPIES = 2

@@ -40,14 +40,14 @@ import numpy as np
 from making import make_model
 
 from dfscan.corpora import list_videos
-from dfscan.facesets import FaceSet
-from dfscan.recipe import Detector, FaceRecipe, Sampling, Stride
-from dfscan.records import VideoRef
-from dfscan.steps import isolation
-from dfscan.steps.extract import ExtractStep
-from dfscan.steps.isolation import IsolatedLook, Limits, end_child
-from dfscan.steps.look import Look
-from dfscan.steps.units import Unit, make_unit
+from dfscan.datasets.face_dataset import FaceSet
+from dfscan.pipeline.extract_task import ExtractStep
+from dfscan.pipeline.extraction.extractor import Look
+from dfscan.pipeline.sandbox import process as isolation
+from dfscan.pipeline.sandbox.process import IsolatedLook, Limits, end_child
+from dfscan.pipeline.work_units import Unit, make_unit
+from dfscan.schemas.recipe import Detector, FaceRecipe, Sampling, Stride
+from dfscan.schemas.records import VideoRef
 
 LOOKS, TOLD = 1000, 200
 """So many times it is measured, and so often told."""
@@ -259,7 +259,7 @@ def kind_of(pid: int) -> str:
         return "others"
     if name.startswith("ray::") or any(w.endswith("default_worker.py") for w in words[1:3]):
         return "worker"
-    if "dfscan.steps.child" in words:
+    if "dfscan.pipeline.sandbox.extraction_worker" in words:
         return "child"
     if "dfscan" in words:
         return "driver"

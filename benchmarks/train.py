@@ -25,15 +25,15 @@ import yaml
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from dfscan.commands import train as train_job
 from dfscan.config import InputConfig, TrainConfig, build
-from dfscan.facesets import open_facesets
-from dfscan.jobs import train_job
-from dfscan.jobs.pool import cpu_count
-from dfscan.jobs.progress import Progress
-from dfscan.jobs.train_results import read_outputs
+from dfscan.datasets.face_dataset import open_facesets
 from dfscan.models.backbones import create_network, network_input, normalise
+from dfscan.pipeline.progress import Progress
+from dfscan.pipeline.resources import cpu_count
 from dfscan.training.index import build_index
 from dfscan.training.reader import Batch, FaceReader
+from dfscan.training.results import read_outputs
 from dfscan.training.sampling import make_sampler
 
 RESAMPLES = 2000

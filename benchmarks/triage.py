@@ -21,9 +21,9 @@ FRAMES = 32
 
 def settle_all(path: Path) -> None:
     """Let the model look at no video twice."""
-    from dfscan.calibration import Calibration
     from dfscan.models.modelfile import Triage, load_model, save_model
-    from dfscan.recipe import Sampling
+    from dfscan.schemas.recipe import Sampling
+    from dfscan.scoring.calibration import Calibration
 
     key_frames = Sampling(frames=FRAMES, mode="keyframes")
     fitted = Calibration(scale=1.0, offset=0.0, reals=1, fakes=1, sampling=key_frames)

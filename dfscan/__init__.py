@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from dfscan.jobs import (
+    from dfscan.api import (
         annotate,
         calibrate,
         evaluate,
@@ -59,5 +59,5 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     """Import a verb on first use: ``import dfscan`` itself loads neither torch nor ray."""
     if name in __all__:
-        return getattr(import_module("dfscan.jobs"), name)
+        return getattr(import_module("dfscan.api"), name)
     raise AttributeError(f"module 'dfscan' has no attribute {name!r}")

@@ -23,9 +23,8 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from dfscan.aggregation import Aggregation
 from dfscan.errors import ConfigError, did_you_mean
-from dfscan.recipe import (
+from dfscan.schemas.recipe import (
     Crop,
     Detector,
     FaceRecipe,
@@ -38,7 +37,8 @@ from dfscan.recipe import (
     Stride,
     Triple,
 )
-from dfscan.records import STATUSES
+from dfscan.schemas.records import STATUSES
+from dfscan.schemas.scoring import Aggregation, Evidence
 
 CONFIG_FILE: Final = "dfscan.yaml"
 
@@ -418,19 +418,6 @@ class TrainConfig(VerbConfig):
 
 
 _PHASE_KEYS: Final = ("epochs", "optimizer", "lr", "weight_decay", "schedule")
-
-
-class Evidence(Strict):
-    """What a verdict needs that is not to be UNCERTAIN; each may be set to 0.
-
-    ``errors``: the score lies further from the threshold than so many standard errors of its
-    frames' mean. Frames of one video are alike, so the true error is larger.
-    """
-
-    frames: int = Field(4, ge=0, description="frames with a face, where so many were looked at")
-    face_px: float = Field(32.0, ge=0, description="median size of the faces in pixels")
-    sharpness: float = Field(0.004, ge=0, description="median sharpness of the faces")
-    errors: float = Field(2.0, ge=0, description="standard errors between score and threshold")
 
 
 class ScoreConfig(LookConfig):

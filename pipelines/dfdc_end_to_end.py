@@ -27,13 +27,16 @@ from typing import Any, Final, TypeVar
 
 from dfscan import __version__, storage
 from dfscan.cli.progress import pick_progress
+from dfscan.commands import evaluate as evaluate_job
+from dfscan.commands import extract as extract_job
+from dfscan.commands import score as score_job
+from dfscan.commands import train as train_job
 from dfscan.config import EvaluateConfig, ExtractConfig, ScoreConfig, TrainConfig, resolve
+from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ConfigError, DfscanError, OutputError
-from dfscan.facesets import FaceSet
-from dfscan.jobs import evaluate_job, extract_job, score_job, train_job
-from dfscan.jobs.pool import ray_session
-from dfscan.jobs.progress import Progress
-from dfscan.records import HEALTHY
+from dfscan.execution.executor import ray_session
+from dfscan.pipeline.progress import Progress
+from dfscan.schemas.records import HEALTHY
 
 MARKER: Final = "report.json"
 PRODUCTS: Final = ("faces", "run", "held_out.parquet", "evaluation", "test.parquet")

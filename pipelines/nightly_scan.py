@@ -24,11 +24,11 @@ from typing import Any
 
 from dfscan import storage
 from dfscan.cli.progress import pick_progress
+from dfscan.commands.score import run
 from dfscan.config import ScoreConfig, resolve
 from dfscan.errors import ConfigError, DfscanError
-from dfscan.jobs.changes import Change
-from dfscan.jobs.results import ScoreResult
-from dfscan.jobs.score_job import run
+from dfscan.pipeline.results import ScoreResult
+from dfscan.verdicts.diff import Change
 
 FEW = 50
 """So many changes are written out in the text; all of them are in the JSON."""

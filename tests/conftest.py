@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from dfscan.commands import extract as extract_job
+from dfscan.commands.quickstart.synthetic import Corpus, CorpusSpec, make_corpus
 from dfscan.config import ExtractConfig
-from dfscan.facesets import FaceSet
-from dfscan.jobs import extract_job
-from dfscan.jobs.progress import Progress
-from dfscan.recipe import Stride
-from dfscan.synthetic import Corpus, CorpusSpec, make_corpus
+from dfscan.datasets.face_dataset import FaceSet
+from dfscan.pipeline.progress import Progress
+from dfscan.schemas.recipe import Stride
 
 torch.set_num_threads(1)
 
@@ -109,3 +109,13 @@ def bucket(
     yield lambda key, data: client.put_object(Bucket="clips", Key=key, Body=data)
     for item in client.list_objects_v2(Bucket="clips").get("Contents", []):
         client.delete_object(Bucket="clips", Key=item["Key"])
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Ten files that are no videos, each with a content and a size of its own."""
+    folder = tmp_path / "src"
+    folder.mkdir()
+    for number in range(10):
+        (folder / f"{number}.mp4").write_text("x" * (number + 30))
+    return folder

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 import dfscan
+from dfscan.commands.quickstart.synthetic import Corpus
 from dfscan.errors import ConfigError
-from dfscan.synthetic import Corpus
 
 
 def test_the_public_surface() -> None:

@@ -71,8 +71,8 @@ def init(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dfscan.yaml.")] = False,
 ) -> None:
     """Write a commented dfscan.yaml for this folder."""
-    from dfscan.jobs.init_job import guess_source
-    from dfscan.jobs.init_job import init as write
+    from dfscan.commands.init import guess_source
+    from dfscan.commands.init import init as write
 
     if source is None:
         source = guess_source()

@@ -18,9 +18,9 @@ from rich.progress import (
 )
 
 from dfscan.cli.tables import TextConsole, as_shown
-from dfscan.jobs.progress import Progress
-from dfscan.records import HEALTHY
-from dfscan.steps.units import UnitResult
+from dfscan.pipeline.progress import Progress
+from dfscan.pipeline.work_units import UnitResult
+from dfscan.schemas.records import HEALTHY
 
 EVERY_S: Final = 15.0
 """Seconds between plain lines."""

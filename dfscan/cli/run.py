@@ -49,7 +49,7 @@ def run_verb(
 
 
 def _job(verb: str) -> Callable[[Any, Any], Any]:
-    job: Callable[[Any, Any], Any] = importlib.import_module(f"dfscan.jobs.{verb}_job").run
+    job: Callable[[Any, Any], Any] = importlib.import_module(f"dfscan.commands.{verb}").run
     return job
 
 

@@ -18,8 +18,7 @@ from dfscan.cli.tables import (
     new_table,
     open_console,
 )
-from dfscan.jobs.changes import KINDS, Change
-from dfscan.jobs.results import (
+from dfscan.pipeline.results import (
     CalibrateResult,
     Checked,
     ExtractResult,
@@ -32,8 +31,9 @@ from dfscan.jobs.results import (
     TrainResult,
     VerifyResult,
 )
-from dfscan.jobs.verdict_reading import open_verdicts
-from dfscan.records import HEALTHY
+from dfscan.schemas.records import HEALTHY
+from dfscan.verdicts.diff import KINDS, Change
+from dfscan.verdicts.table import open_verdicts
 
 MANY: Final = 60
 """Up to so many parts are shown."""

@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dfscan.cli.tables import as_number, as_verdict, new_table, open_console
-from dfscan.jobs.results import EvaluateResult
-from dfscan.metrics import TITLES
+from dfscan.evaluation.metrics import TITLES
+from dfscan.pipeline.results import EvaluateResult
 
 _FEW_REASONS: Final = 10
 _FIGURES: Final = TITLES | {

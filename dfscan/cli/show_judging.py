@@ -10,7 +10,7 @@ from rich.text import Text
 from dfscan.cli.show import result
 from dfscan.cli.show_evaluation import show_evaluation
 from dfscan.cli.tables import as_bytes, as_duration, as_number, as_verdict, new_table, open_console
-from dfscan.jobs.results import (
+from dfscan.pipeline.results import (
     AnnotateResult,
     EvaluateResult,
     ExportResult,

@@ -1,4 +1,4 @@
-"""Layouts on disk → :class:`~dfscan.records.VideoRef`.
+"""Layouts on disk → :class:`~dfscan.schemas.records.VideoRef`.
 
 Adding a layout is one file with a :class:`~dfscan.corpora.base.Layout` and one line in
 :data:`LAYOUTS`; the contract suite then tests it.
@@ -14,7 +14,7 @@ from dfscan.corpora import celebdf, dfdc, ffpp, flat, folders, lists, sidecars
 from dfscan.corpora.base import MEDIA_SUFFIXES, Layout, Source, parts, suffix
 from dfscan.corpora.given import apply_given
 from dfscan.errors import SourceError
-from dfscan.records import VideoRef
+from dfscan.schemas.records import VideoRef
 
 LAYOUTS: Final[Mapping[str, Layout]] = {
     "dfdc": dfdc.LAYOUT,

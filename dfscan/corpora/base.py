@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from dfscan import storage
 from dfscan.errors import SourceError, VideoError
-from dfscan.records import Label, VideoRef
+from dfscan.schemas.records import Label, VideoRef
 from dfscan.storage import MEMBER, Entry, is_archive
 
 VIDEO_SUFFIXES: Final = frozenset(

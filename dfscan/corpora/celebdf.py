@@ -21,7 +21,7 @@ from dfscan.corpora.base import (
     parts,
     video_ref,
 )
-from dfscan.records import Label, VideoRef
+from dfscan.schemas.records import Label, VideoRef
 from dfscan.storage import Entry
 
 _ROOTS: Final[dict[str, Label]] = {

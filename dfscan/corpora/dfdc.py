@@ -30,7 +30,7 @@ from dfscan.corpora.base import (
     video_ref,
 )
 from dfscan.errors import SourceError
-from dfscan.records import Label, VideoRef
+from dfscan.schemas.records import Label, VideoRef
 from dfscan.storage import Entry
 
 _TRUTHS: Final = frozenset(["labels.csv", "metadata.json"])

@@ -1,7 +1,7 @@
 """Videos and pictures without labels, wherever they lie. Each is its own group."""
 
 from dfscan.corpora.base import Layout, Source, video_ref
-from dfscan.records import VideoRef
+from dfscan.schemas.records import VideoRef
 
 
 def recognises(source: Source) -> bool:

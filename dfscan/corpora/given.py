@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from dfscan.corpora.base import Given, Source, connected, once, shared
-from dfscan.records import VideoRef
+from dfscan.schemas.records import VideoRef
 
 
 def apply_given(source: Source, refs: list[VideoRef], given: Mapping[str, Given]) -> None:

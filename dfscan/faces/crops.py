@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from dfscan.errors import ConfigError, DfscanError
-from dfscan.recipe import Crop, NetworkInput
+from dfscan.schemas.recipe import Crop, NetworkInput
 
 Box = tuple[float, float, float, float]
 

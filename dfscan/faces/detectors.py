@@ -6,7 +6,7 @@ from typing import Final
 
 from dfscan.faces.base import FaceDetector
 from dfscan.faces.whole import WholePicture
-from dfscan.recipe import Detector
+from dfscan.schemas.recipe import Detector
 
 
 def _mtcnn(recipe: Detector, device: str) -> FaceDetector:

@@ -28,7 +28,7 @@ from dfscan.faces import pyramid
 from dfscan.faces.base import NO_FACES, Detections, FaceDetector
 from dfscan.faces.mtcnn_networks import ONet, PNet, RNet
 from dfscan.faces.pyramid import Pictures, Workspace
-from dfscan.recipe import Detector
+from dfscan.schemas.recipe import Detector
 
 BATCH_PIXELS: Final = {"cpu": 8 << 20, "cuda": 64 << 20}
 """Frames of about so many pixels in all pass the stages together, by kind of device."""

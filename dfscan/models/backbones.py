@@ -19,7 +19,7 @@ from dfscan.models.hogmlp import HogMlp
 from dfscan.models.mesonet import Meso4, MesoInception4
 from dfscan.models.plaincnn import cnn1, cnn2
 from dfscan.models.weights import load_weights
-from dfscan.recipe import Head, NetworkInput, Triple
+from dfscan.schemas.recipe import Head, NetworkInput, Triple
 
 LINEAR: Final = Head()
 _HALF: Final = (0.5, 0.5, 0.5)

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dfscan.recipe import Head
+from dfscan.schemas.recipe import Head
 
 
 class TimmClassifier(nn.Module):

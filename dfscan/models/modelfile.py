@@ -1,6 +1,6 @@
 """``model.safetensors``: weights, and in the header everything needed to use them.
 
-One file holds the architecture, the :class:`~dfscan.recipe.FaceRecipe` its faces were made with,
+One file holds the architecture, the :class:`~dfscan.schemas.recipe.FaceRecipe` its faces were made with,
 the order of labels, the threshold and the state of calibration. Nothing is ever unpickled.
 """
 
@@ -16,14 +16,14 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from dfscan import __version__, storage
-from dfscan.aggregation import Aggregation
-from dfscan.calibration import Calibration
 from dfscan.errors import ConfigError, ModelError, VideoError
 from dfscan.models.backbones import create_network
 from dfscan.models.weights import refuse_pickle
-from dfscan.operatingpoint import OperatingPoint
-from dfscan.recipe import FaceRecipe, Head, SamplingMode, Strict
-from dfscan.records import LABELS
+from dfscan.schemas.recipe import FaceRecipe, Head, SamplingMode, Strict
+from dfscan.schemas.records import LABELS
+from dfscan.schemas.scoring import Aggregation
+from dfscan.scoring.calibration import Calibration
+from dfscan.scoring.operating_point import OperatingPoint
 
 FILE_NAME: Final = "model.safetensors"
 FORMAT: Final = 4

@@ -22,8 +22,8 @@ from typing import Any, BinaryIO, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dfscan import faults
 from dfscan.errors import DfscanError, OutputError
+from dfscan.storage import fault_injection as faults
 from dfscan.storage import places
 from dfscan.storage.paths import ObjectPath, Where, place
 from dfscan.storage.reading import parquet_source

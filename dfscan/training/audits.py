@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dfscan import storage
-from dfscan.audit import (
+from dfscan.datasets.audit import (
     NO_HASH,
     SidedPictures,
     SidedVideos,

@@ -26,7 +26,7 @@ from scipy.ndimage import correlate1d
 from torch.nn.functional import grid_sample
 
 from dfscan.faces.crops import Box, wanted_region
-from dfscan.recipe import Fraction, NetworkInput, Strict
+from dfscan.schemas.recipe import Fraction, NetworkInput, Strict
 
 Picture = npt.NDArray[np.uint8]
 Landmarks = npt.NDArray[np.float32]

@@ -15,10 +15,10 @@ from torch import nn
 
 from dfscan import storage
 from dfscan.config import Identities
+from dfscan.datasets.splits import connected_groups
 from dfscan.errors import UsageError
 from dfscan.models.weights import load_weights
-from dfscan.recipe import NetworkInput
-from dfscan.splits import connected_groups
+from dfscan.schemas.recipe import NetworkInput
 from dfscan.training.index import FaceIndex
 from dfscan.training.reader import FaceReader
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dfscan import storage
+from dfscan.datasets.face_dataset import FaceSet
+from dfscan.datasets.splits import GroupFacts, groups_of, regroup
 from dfscan.errors import SourceError
-from dfscan.facesets import FaceSet
-from dfscan.records import entries_to_dict
-from dfscan.splits import GroupFacts, groups_of, regroup
+from dfscan.schemas.records import entries_to_dict
 
 _COLUMNS: Final = [
     "video_id", "label", "original", "group", "attributes", "frame_index", "key_frame",
@@ -83,7 +83,7 @@ class FaceIndex:
 def build_index(datasets: Sequence[FaceSet], group_by: str | None = None) -> FaceIndex:
     """Read everything but the pictures; unlabelled faces are left out.
 
-    :param group_by: as :func:`~dfscan.splits.regroup` takes it; None joins an original and its
+    :param group_by: as :func:`~dfscan.datasets.splits.regroup` takes it; None joins an original and its
         fakes, and whatever is connected with them.
     :raises SourceError: there is no labelled face, or two datasets hold the same video.
     """

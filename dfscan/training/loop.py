@@ -24,11 +24,11 @@ from tqdm import tqdm
 from dfscan import storage
 from dfscan.config import Phase
 from dfscan.errors import UsageError
-from dfscan.metrics import binary_metrics, by_video
+from dfscan.evaluation.metrics import binary_metrics, by_video
 from dfscan.models.backbones import create_network, normalise
 from dfscan.models.freezing import train_mode, unfreeze
 from dfscan.models.modelfile import FILE_NAME, ModelHeader, load_model, save_model
-from dfscan.records import FACE_SCHEMA
+from dfscan.schemas.records import FACE_SCHEMA
 from dfscan.training.checkpoint import Checkpoint, State, load_checkpoint, save_checkpoint
 from dfscan.training.optimising import face_weights, loss_of, make_optimiser, make_schedule
 from dfscan.training.plan import Plan

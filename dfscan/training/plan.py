@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from dfscan import storage
 from dfscan.config import TrainConfig
+from dfscan.datasets.face_dataset import FaceSet, open_facesets
+from dfscan.datasets.splits import SIDES, Sides, fold_groups, split_groups
 from dfscan.errors import ConfigError, SourceError, UsageError
 from dfscan.faces.crops import check_margin
-from dfscan.facesets import FaceSet, open_facesets
 from dfscan.models.backbones import create_network, has_published_weights, network_input
 from dfscan.models.freezing import unfreeze
-from dfscan.recipe import FaceRecipe, NetworkInput, differences
-from dfscan.splits import SIDES, Sides, fold_groups, split_groups
+from dfscan.schemas.recipe import FaceRecipe, NetworkInput, differences
 from dfscan.training.audits import audit_leaks, audit_shortcuts, check_videos, read_pictures
 from dfscan.training.augment import SELF_BLENDED
 from dfscan.training.identities import join_people

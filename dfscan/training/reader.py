@@ -18,7 +18,7 @@ from torch import Tensor
 from dfscan import storage
 from dfscan.errors import SourceError
 from dfscan.faces.crops import PictureError, cut_out, decode
-from dfscan.recipe import NetworkInput
+from dfscan.schemas.recipe import NetworkInput
 from dfscan.training.augment import PRESETS, SELF_BLENDED, Changes, apply, draw, landmarks_in_cut
 from dfscan.training.index import FaceIndex
 from dfscan.training.selfblend import self_blend

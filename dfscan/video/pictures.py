@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from dfscan.corpora.base import PICTURE_SUFFIXES, VIDEO_SUFFIXES, suffix
 from dfscan.errors import VideoError
-from dfscan.recipe import SamplingMode
+from dfscan.schemas.recipe import SamplingMode
 from dfscan.video import containers
 from dfscan.video.reading import Frame, StreamInfo, Video
 

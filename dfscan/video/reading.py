@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dfscan.errors import DfscanError, VideoError
-from dfscan.recipe import SamplingMode
+from dfscan.schemas.recipe import SamplingMode
 from dfscan.video import containers, h264
 
 _B: Final = av.video.frame.PictureType.B

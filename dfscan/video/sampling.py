@@ -3,7 +3,7 @@
 import math
 from typing import Final
 
-from dfscan.recipe import Sampling
+from dfscan.schemas.recipe import Sampling
 
 SPARSEST_S: Final = 2.0
 """``frames`` spreads evenly but never sparser than one frame in so many seconds."""

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from dfscan import storage
-from dfscan.facesets import FaceSet
-from dfscan.synthetic import CorpusSpec, make_corpus
+from dfscan.commands.quickstart.synthetic import CorpusSpec, make_corpus
+from dfscan.datasets.face_dataset import FaceSet
 
 LOST_S = 60.0
 """A killed node may cost so many seconds: until it is missed, until another is up and its worker has
@@ -271,7 +271,9 @@ def _marked(mark: str) -> list[int]:
 
 def _find(mark: str, target: str) -> list[int]:
     """Decoding children or Ray workers of one run."""
-    needle = {"child": b"dfscan.steps.child", "worker": b"ray::_work"}[target]
+    needle = {"child": b"dfscan.pipeline.sandbox.extraction_worker", "worker": b"ray::_work"}[
+        target
+    ]
     found = []
     for pid in _marked(mark):
         with contextlib.suppress(OSError):

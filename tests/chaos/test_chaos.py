@@ -7,9 +7,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import campaign
+from chaos import campaign
 import pytest
-from campaign import Scene, disturb, kill_nodes, make_scene, rows
+from chaos.campaign import Scene, disturb, kill_nodes, make_scene, rows
 
 from dfscan import storage
 

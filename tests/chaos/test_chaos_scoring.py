@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import campaign
+from chaos import campaign
 import pytest
-from campaign import Scene
-from making_verdicts import apart, make_model, verdicts
+from chaos.campaign import Scene
+from support.verdicts import apart, make_model, verdicts
 
 from dfscan import storage
+from dfscan.commands import score as score_job
+from dfscan.commands.quickstart.synthetic import Corpus
 from dfscan.config import ScoreConfig
-from dfscan.jobs import score_job
-from dfscan.jobs.progress import Progress
-from dfscan.jobs.verdict_file import history_folder, parts_folder
-from dfscan.synthetic import Corpus
+from dfscan.pipeline.progress import Progress
+from dfscan.verdicts.files import history_folder, parts_folder
 
 Verdicts = dict[str, dict[str, Any]]
 

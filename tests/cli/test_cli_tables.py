@@ -10,7 +10,7 @@ from rich.text import Text
 from dfscan.cli import main, show
 from dfscan.cli.progress import LiveProgress, PlainProgress
 from dfscan.cli.tables import as_shown, new_table, open_console
-from dfscan.jobs.results import InspectResult, ScoreResult
+from dfscan.pipeline.results import InspectResult, ScoreResult
 
 EVIL = "a\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp.4pm\r.mp4"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from making_weights import (
+from support.weights import (
     ByBlockNumber,
     ByLastLinear,
     ByNumber,

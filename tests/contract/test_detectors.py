@@ -3,7 +3,7 @@ import pytest
 from skimage.data import astronaut
 
 from dfscan.faces.detectors import DETECTORS, load_detector
-from dfscan.recipe import Detector
+from dfscan.schemas.recipe import Detector
 
 
 @pytest.mark.parametrize("name", DETECTORS)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from dfscan.commands import train as train_job
 from dfscan.config import TrainConfig, build, configs_folder, preset_names, resolve
-from dfscan.facesets import FaceSet
-from dfscan.jobs import train_job
-from dfscan.jobs.progress import Progress
+from dfscan.datasets.face_dataset import FaceSet
 from dfscan.models.modelfile import read_header
+from dfscan.pipeline.progress import Progress
 
 PRESETS = preset_names("train")
 SMALL = {"cnn1": 32, "cnn2": 32}

@@ -10,22 +10,23 @@ from typing import Any
 
 import pytest
 import ray
-from making_verdicts import make_model
 from ray.cluster_utils import Cluster
+from support.verdicts import make_model
 
 import dfscan
 from dfscan import storage
+from dfscan.commands import extract as extract_job
+from dfscan.commands import train as train_job
+from dfscan.commands.quickstart.synthetic import Corpus
 from dfscan.config import ExtractConfig, InputConfig, TrainConfig
+from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ClusterError, ConfigError
-from dfscan.facesets import FaceSet
-from dfscan.jobs import cluster as nodes
-from dfscan.jobs import extract_job, train_job
-from dfscan.jobs.cluster import DECODING_BYTES, Needs
-from dfscan.jobs.pool import ray_session, run_units
-from dfscan.jobs.progress import Progress
-from dfscan.records import VideoRef
-from dfscan.steps.units import Unit, UnitResult, make_unit, singles
-from dfscan.synthetic import Corpus
+from dfscan.execution import cluster as nodes
+from dfscan.execution.cluster import DECODING_BYTES, Needs
+from dfscan.execution.executor import ray_session, run_units
+from dfscan.pipeline.progress import Progress
+from dfscan.pipeline.work_units import Unit, UnitResult, make_unit, singles
+from dfscan.schemas.records import VideoRef
 
 # As in test_ray.py: Ray's own modules warn about themselves.
 pytestmark = [

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dfscan.synthetic import Corpus
+from dfscan.commands.quickstart.synthetic import Corpus
 
 PIPELINE = Path(__file__).parents[2] / "pipelines" / "dfdc_end_to_end.py"
 

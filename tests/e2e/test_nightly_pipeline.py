@@ -17,12 +17,12 @@ import torch
 import yaml
 
 from dfscan import storage
-from dfscan.calibration import Calibration
+from dfscan.commands.quickstart.synthetic import Corpus
 from dfscan.config import InputConfig, ScoreConfig, build
 from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, save_model
-from dfscan.recipe import FaceRecipe, Sampling
-from dfscan.synthetic import Corpus
+from dfscan.schemas.recipe import FaceRecipe, Sampling
+from dfscan.scoring.calibration import Calibration
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 SCHEDULES = PIPELINES / "schedules"

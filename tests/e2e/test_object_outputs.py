@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from making_verdicts import make_model
+from support.verdicts import make_model
 
 import dfscan
 from dfscan import storage
+from dfscan.commands.quickstart.synthetic import Corpus
 from dfscan.config import InputConfig
+from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import OutputError
-from dfscan.facesets import FaceSet
-from dfscan.jobs import train_results
 from dfscan.models.modelfile import load_model
-from dfscan.steps.isolation import end_child
-from dfscan.synthetic import Corpus
+from dfscan.pipeline.sandbox.process import end_child
+from dfscan.training import results as train_results
 from dfscan.training.loop import _Run
 
 Put = Callable[[str, bytes], object]

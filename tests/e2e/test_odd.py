@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from dfscan import extract, storage
+from dfscan.commands import score as score_job
 from dfscan.config import InputConfig, ScoreConfig
 from dfscan.errors import VideoError
-from dfscan.jobs import score_job
-from dfscan.jobs.progress import Progress
-from dfscan.jobs.results import ScoreResult
 from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, save_model
-from dfscan.recipe import FaceRecipe, Sampling
-from dfscan.records import HEALTHY
+from dfscan.pipeline.progress import Progress
+from dfscan.pipeline.results import ScoreResult
+from dfscan.schemas.recipe import FaceRecipe, Sampling
+from dfscan.schemas.records import HEALTHY
 from dfscan.video import containers
 
 Shown = dict[int | None, tuple[float | None, int, int, int]]

@@ -7,7 +7,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from dfscan.facesets import FaceSet
+from dfscan.datasets.face_dataset import FaceSet
 
 
 @pytest.fixture(scope="module")

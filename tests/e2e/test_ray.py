@@ -9,18 +9,22 @@ from typing import Any
 
 import pytest
 import ray
-from making_verdicts import apart, make_model, verdicts
+from support.verdicts import apart, make_model, verdicts
 
 from dfscan import storage
+from dfscan.commands import extract as extract_job
+from dfscan.commands import score as score_job
+from dfscan.commands import train as train_job
+from dfscan.commands import verify as verify_job
+from dfscan.commands.quickstart.synthetic import Corpus
 from dfscan.config import ExtractConfig, InputConfig, ScoreConfig, TrainConfig, VerifyConfig
+from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ClusterError, ConfigError, DfscanError
-from dfscan.facesets import FaceSet
-from dfscan.jobs import extract_job, pool, score_job, train_job, verify_job
-from dfscan.jobs.pool import ray_session, run_units
-from dfscan.jobs.progress import Progress
-from dfscan.records import VideoRef
-from dfscan.steps.units import Unit, UnitResult, make_unit, singles
-from dfscan.synthetic import Corpus
+from dfscan.execution import executor as pool
+from dfscan.execution.executor import ray_session, run_units
+from dfscan.pipeline.progress import Progress
+from dfscan.pipeline.work_units import Unit, UnitResult, make_unit, singles
+from dfscan.schemas.records import VideoRef
 
 # Ray's own modules warn about themselves; what dfscan does still has to be free of warnings.
 pytestmark = [

@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 import ray
 import torch
-from making_faces import person, write_faces
 from PIL import Image
+from support.faces import person, write_faces
 
+from dfscan.commands import train as train_job
 from dfscan.config import ExtractConfig, InputConfig, Phase, TrainConfig
-from dfscan.jobs import train_job, train_results
-from dfscan.jobs.pool import ray_session
-from dfscan.jobs.progress import Progress
-from dfscan.jobs.results import TrainResult
+from dfscan.execution.executor import ray_session
 from dfscan.models.modelfile import load_model
+from dfscan.pipeline.progress import Progress
+from dfscan.pipeline.results import TrainResult
+from dfscan.training import results as train_results
 from dfscan.training.plan import make_plan
 
 # As in test_ray.py: Ray's own modules warn about themselves.
@@ -141,7 +142,7 @@ def test_two_workers_learn_as_well_as_one(faces: str, tmp_path: Path) -> None:
 
 def dying(options: dict[str, Any]) -> None:
     """The loop of a worker that keeps a log; rank 1 is killed at some epochs' ends, once in each."""
-    from dfscan.jobs.train_job import _ray_loop
+    from dfscan.execution.ray_training import _ray_loop
     from dfscan.training.loop import _Run
 
     train, folder = _Run._train, Path(options["out"]).parent

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from making_faces import picture
-from making_reports import verdict, write_verdicts
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
+from support.faces import picture
+from support.reports import verdict, write_verdicts
 
 from dfscan.config import ReportConfig
-from dfscan.jobs import report_verdicts
-from dfscan.jobs.progress import Progress
-from dfscan.reporting.page import Face, Gallery, render
+from dfscan.pipeline.progress import Progress
+from dfscan.rendering.page import Face, Gallery, render
+from dfscan.reports import verdicts as report_verdicts
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(

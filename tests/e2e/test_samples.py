@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from dfscan import storage
+from dfscan.commands import extract as extract_job
+from dfscan.commands import score as score_job
+from dfscan.commands import train as train_job
 from dfscan.config import ExtractConfig, ScoreConfig, TrainConfig
-from dfscan.jobs import extract_job, score_job, train_job
-from dfscan.jobs.progress import Progress
+from dfscan.pipeline.progress import Progress
 
 
 def zip_part(folder: Path, target: Path) -> str:

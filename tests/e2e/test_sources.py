@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from dfscan import extract, storage
-from dfscan.steps.isolation import end_child
-from dfscan.synthetic import Corpus
+from dfscan.commands.quickstart.synthetic import Corpus
+from dfscan.pipeline.sandbox.process import end_child
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from PIL import Image
 
 from dfscan.errors import ConfigError
 from dfscan.faces.crops import PictureError, check_margin, cut, grow, store
-from dfscan.recipe import Crop, NetworkInput
+from dfscan.schemas.recipe import Crop, NetworkInput
 
 
 def ramp(height: int = 400, width: int = 600) -> np.ndarray:

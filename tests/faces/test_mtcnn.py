@@ -9,7 +9,7 @@ from skimage.data import astronaut
 from dfscan.faces import mtcnn, pyramid
 from dfscan.faces.base import Detections
 from dfscan.faces.mtcnn import MTCNN
-from dfscan.recipe import Detector
+from dfscan.schemas.recipe import Detector
 from dfscan.video import open_video
 
 

@@ -10,7 +10,7 @@ from skimage.metrics import structural_similarity
 from dfscan.faces.crops import StoredCrop, store
 from dfscan.faces.detectors import load_detector
 from dfscan.faces.similarity import face_difference, ssim
-from dfscan.recipe import Crop, Detector
+from dfscan.schemas.recipe import Crop, Detector
 from dfscan.video import open_video
 
 FACE = (170.0, 70.0, 280.0, 200.0)

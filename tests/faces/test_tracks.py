@@ -6,7 +6,7 @@ import pytest
 
 from dfscan.faces.detectors import load_detector
 from dfscan.faces.tracks import FORGET_S, MAX_REACH, MAX_SIZE_RATIO, join
-from dfscan.recipe import Detector
+from dfscan.schemas.recipe import Detector
 from dfscan.video import open_video
 
 

@@ -36,12 +36,12 @@ import numpy as np
 from PIL import Image
 
 from dfscan import storage
+from dfscan.commands import extract as extract_job
 from dfscan.config import ExtractConfig
-from dfscan.facesets import FaceSet
-from dfscan.jobs import extract_job
-from dfscan.jobs.progress import Progress
-from dfscan.recipe import Detector, Stride
-from dfscan.steps import isolation
+from dfscan.datasets.face_dataset import FaceSet
+from dfscan.pipeline.progress import Progress
+from dfscan.pipeline.sandbox import process as isolation
+from dfscan.schemas.recipe import Detector, Stride
 
 SOUND_EVERY = 20
 """One file in so many is a sound clip."""

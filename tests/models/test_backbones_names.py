@@ -5,7 +5,7 @@ from dfscan.config import InputConfig
 from dfscan.errors import ConfigError
 from dfscan.models import backbones
 from dfscan.models.backbones import count_parameters, create_network, network_input, normalise
-from dfscan.recipe import NetworkInput
+from dfscan.schemas.recipe import NetworkInput
 
 
 def test_mesoinception4_has_the_papers_parameters() -> None:

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 import dfscan
-from dfscan.calibration import Calibration
 from dfscan.config import InputConfig
 from dfscan.errors import ConfigError, ModelError
 from dfscan.models.backbones import create_network, network_input, normalise
 from dfscan.models.exporters import EXPORTERS, litert, onnx, torchscript
 from dfscan.models.exporters.base import PixelNetwork, describe
 from dfscan.models.modelfile import Model, ModelHeader
-from dfscan.operatingpoint import OperatingPoint
-from dfscan.recipe import FaceRecipe, NetworkInput, Sampling, Stride
+from dfscan.schemas.recipe import FaceRecipe, NetworkInput, Sampling, Stride
+from dfscan.scoring.calibration import Calibration
+from dfscan.scoring.operating_point import OperatingPoint
 
 SAMPLING = Sampling(stride=Stride(real=30, fake=30))
 SEEN = network_input("cnn1", InputConfig(size=64))

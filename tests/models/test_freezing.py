@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dfscan.errors import ConfigError
 from dfscan.models.backbones import OWN, count_parameters, create_network
 from dfscan.models.freezing import head_of, train_mode, unfreeze
-from dfscan.recipe import Head
+from dfscan.schemas.recipe import Head
 
 MLP = Head(kind="mlp", hidden=(16,))
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from dfscan.models.backbones import create_network
 from dfscan.models.heads import TimmClassifier, classifiers
-from dfscan.recipe import Head
+from dfscan.schemas.recipe import Head
 
 FAMILIES = [
     "efficientnet_b0",

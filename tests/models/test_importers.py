@@ -11,15 +11,15 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from making_weights import (
+from PIL import Image
+from safetensors.torch import save
+from support.weights import (
     DeepFakeClassifier,
     as_checkpoint,
     keras_arrays,
     keras_logits,
     write_hdf5,
 )
-from PIL import Image
-from safetensors.torch import save
 from torch import nn
 
 from dfscan.errors import ConfigError, ModelError

@@ -7,12 +7,12 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from dfscan.calibration import Calibration
 from dfscan.errors import ModelError
 from dfscan.models.backbones import create_network
 from dfscan.models.modelfile import ModelHeader, find_model, load_model, read_header, save_model
-from dfscan.operatingpoint import OperatingPoint
-from dfscan.recipe import FaceRecipe, Head, NetworkInput, Sampling, Stride
+from dfscan.schemas.recipe import FaceRecipe, Head, NetworkInput, Sampling, Stride
+from dfscan.scoring.calibration import Calibration
+from dfscan.scoring.operating_point import OperatingPoint
 
 SAMPLING = Sampling(stride=Stride(real=30, fake=30))
 RECIPE = FaceRecipe(sampling=SAMPLING, input=NetworkInput(size=64))

@@ -12,7 +12,7 @@ from dfscan.config import InputConfig
 from dfscan.errors import ConfigError
 from dfscan.models.backbones import OWN, count_parameters, create_network, network_input
 from dfscan.models.plaincnn import TwoOutputs
-from dfscan.recipe import Head
+from dfscan.schemas.recipe import Head
 
 PUBLISHED = {"meso4": 27_977, "mesoinception4": 28_615, "cnn1": 8_408_386, "cnn2": 134_608_002}
 KERAS = {"Meso4_DF.h5": "meso4", "MesoInception_F2F.h5": "mesoinception4"}

@@ -11,7 +11,7 @@ from dfscan.errors import ConfigError, ModelError
 from dfscan.models.backbones import create_network
 from dfscan.models.heads import TimmClassifier
 from dfscan.models.modelfile import ModelHeader, save_model
-from dfscan.recipe import FaceRecipe, Head, NetworkInput, Sampling
+from dfscan.schemas.recipe import FaceRecipe, Head, NetworkInput, Sampling
 
 MLP = Head(kind="mlp", hidden=(8,))
 RECIPE = FaceRecipe(sampling=Sampling(frames=8), input=NetworkInput(size=64))

@@ -1,7 +1,7 @@
 import tarfile
 
 import pytest
-from making import tar_bytes, zip_bytes
+from support.archives import tar_bytes, zip_bytes
 
 from dfscan.storage import archives
 from dfscan.storage.blobs import LocalBlob, Span

@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from making import CLIP, make_zip, tar_bytes, zip_bytes
+from support.archives import CLIP, make_zip, tar_bytes, zip_bytes
 
 from dfscan import storage
 from dfscan.errors import SourceError

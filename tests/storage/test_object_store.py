@@ -5,7 +5,7 @@ import io
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from making import tar_bytes, zip_bytes
+from support.archives import tar_bytes, zip_bytes
 
 from dfscan import storage
 from dfscan.corpora import list_videos

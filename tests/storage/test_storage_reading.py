@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from making import CLIP, make_zip
+from support.archives import CLIP, make_zip
 
 from dfscan import storage
 from dfscan.errors import SourceError, VideoError

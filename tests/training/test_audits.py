@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from making_faces import face, person, picture, write_faces
 from PIL import Image
+from support.faces import face, person, picture, write_faces
 
-from dfscan import facesets
-from dfscan.audit import NO_HASH, perceptual_hash, picture_digest
+from dfscan.commands import train as train_job
 from dfscan.config import InputConfig, TrainConfig
+from dfscan.datasets import face_dataset as facesets
+from dfscan.datasets.audit import NO_HASH, perceptual_hash, picture_digest
+from dfscan.datasets.splits import SIDES
 from dfscan.errors import UsageError
-from dfscan.jobs import train_job, train_results
-from dfscan.jobs.progress import Progress
-from dfscan.records import FaceRow
-from dfscan.splits import SIDES
+from dfscan.pipeline.progress import Progress
+from dfscan.schemas.records import FaceRow
 from dfscan.training import audits
+from dfscan.training import results as train_results
 from dfscan.training.audits import audit_shortcuts, check_videos, read_pictures
 from dfscan.training.index import build_index
 from dfscan.training.plan import Plan, make_plan

@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
 from dfscan.faces.crops import Box, cut, store
-from dfscan.recipe import Crop, NetworkInput
+from dfscan.schemas.recipe import Crop, NetworkInput
 from dfscan.training.augment import (
     CLASSIC,
     DFDC,

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dfscan.config import Loss, Phase
 from dfscan.errors import OutputError
 from dfscan.models.modelfile import ModelHeader, save_model
-from dfscan.recipe import FaceRecipe, Sampling
+from dfscan.schemas.recipe import FaceRecipe, Sampling
 from dfscan.training.checkpoint import FILE_NAME, Checkpoint, load_checkpoint, save_checkpoint
 from dfscan.training.optimising import loss_of, make_optimiser, make_schedule
 

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from dfscan import storage
 from dfscan.config import Identities, InputConfig, TrainConfig
+from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ModelError, UsageError
-from dfscan.facesets import FaceSet
 from dfscan.training.identities import join_people
 from dfscan.training.index import build_index
 from dfscan.training.plan import make_plan

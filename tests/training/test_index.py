@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from making_faces import face, person, write_faces
+from support.faces import face, person, write_faces
 
-from dfscan import facesets
+from dfscan.datasets import face_dataset as facesets
+from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ConfigError, SourceError
-from dfscan.facesets import FaceSet
 from dfscan.training.index import FaceIndex, build_index
 
 BOXES = {"box": (1.5, 2.0, 30.0, 40.25), "crop_box": (0.0, 1.0, 50.0, 60.0)}

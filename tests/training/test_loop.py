@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 import torch
 
+from dfscan.commands import train as train_job
 from dfscan.config import InputConfig, Phase, TrainConfig
+from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ConfigError, UsageError
-from dfscan.facesets import FaceSet
-from dfscan.jobs import train_job
-from dfscan.jobs.progress import Progress
-from dfscan.jobs.train_results import conclude
 from dfscan.models.modelfile import load_model
+from dfscan.pipeline.progress import Progress
 from dfscan.training.loop import _Run, train_rank
 from dfscan.training.plan import make_plan
+from dfscan.training.results import conclude
 
 
 def config(faceset: FaceSet, out: Path, **changes: Any) -> TrainConfig:

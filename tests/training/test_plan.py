@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from making_faces import RECIPE, face, person, write_faces
+from support.faces import RECIPE, face, person, write_faces
 
 from dfscan.config import InputConfig, TrainConfig, build
+from dfscan.datasets.splits import SIDES
 from dfscan.errors import ConfigError, SourceError, UsageError
-from dfscan.recipe import Crop, Sampling
-from dfscan.splits import SIDES
+from dfscan.schemas.recipe import Crop, Sampling
 from dfscan.training.plan import Plan, make_plan
 
 PEOPLE = 14

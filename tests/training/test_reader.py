@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from making_faces import face, person, write_faces
+from support.faces import face, person, write_faces
 
-from dfscan import facesets
 from dfscan.config import TrainConfig
+from dfscan.datasets import face_dataset as facesets
+from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import SourceError
 from dfscan.faces.crops import cut
-from dfscan.facesets import FaceSet
-from dfscan.recipe import NetworkInput
-from dfscan.records import FaceRow
+from dfscan.schemas.recipe import NetworkInput
+from dfscan.schemas.records import FaceRow
 from dfscan.training import reader as reading
 from dfscan.training.augment import PRESETS
 from dfscan.training.index import FaceIndex, build_index

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from making_faces import BOX, face, person, write_faces
+from support.faces import BOX, face, person, write_faces
 
 from dfscan.config import TrainConfig
 from dfscan.errors import UsageError

@@ -8,7 +8,7 @@ from skimage.transform import SimilarityTransform
 from dfscan.faces.crops import store
 from dfscan.faces.detectors import load_detector
 from dfscan.faces.similarity import ssim
-from dfscan.recipe import Crop, Detector
+from dfscan.schemas.recipe import Crop, Detector
 from dfscan.training.selfblend import (
     MIN_FACE,
     RATIOS,

@@ -11,7 +11,7 @@ import pytest
 from av.bitstream import BitStreamFilterContext
 
 from dfscan.errors import VideoError
-from dfscan.recipe import SamplingMode
+from dfscan.schemas.recipe import SamplingMode
 from dfscan.video import READS, DecoderTrouble, Frame, Video, containers, open_video
 
 DFDC = Path("dfdc", "dfdc_train_part_10", "abqwwspghj.mp4")

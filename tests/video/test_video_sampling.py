@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from dfscan.recipe import Sampling, Stride
+from dfscan.schemas.recipe import Sampling, Stride
 from dfscan.video.sampling import SPARSEST_S, frame_indices
 
 DFDC = Sampling(stride=Stride(real=30, fake=100))

@@ -1,7 +1,7 @@
 import av
 import numpy as np
 import pytest
-from making_sound import sound_of, with_tone
+from support.sound import sound_of, with_tone
 
 from dfscan.errors import DfscanError
 from dfscan.video import open_video

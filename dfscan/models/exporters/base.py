@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dfscan import __version__
 from dfscan.errors import ConfigError, ModelError
 from dfscan.models.modelfile import Model, ModelHeader
-from dfscan.recipe import FaceRecipe, NetworkInput
+from dfscan.schemas.recipe import FaceRecipe, NetworkInput
 
 HEADER: Final = "dfscan"
 """The key under which a file holds its model's whole header, as JSON."""

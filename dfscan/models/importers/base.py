@@ -7,12 +7,12 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from dfscan.aggregation import Aggregation
 from dfscan.errors import ConfigError, ModelError
 from dfscan.models.backbones import create_network
 from dfscan.models.importers.catalogue import Published
 from dfscan.models.weights import COUNTER, check_fit
-from dfscan.recipe import FaceRecipe
+from dfscan.schemas.recipe import FaceRecipe
+from dfscan.schemas.scoring import Aggregation
 
 FLOATS: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

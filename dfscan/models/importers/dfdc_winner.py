@@ -13,7 +13,7 @@ from typing import Final
 from dfscan.models.importers import mapping as mappings
 from dfscan.models.importers.base import Imported
 from dfscan.models.importers.catalogue import DFDC_WINNER
-from dfscan.recipe import Detector, NetworkInput
+from dfscan.schemas.recipe import Detector, NetworkInput
 
 MAPPING: Final = mappings.TensorMapping(
     what=DFDC_WINNER.what,

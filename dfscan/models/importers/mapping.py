@@ -14,7 +14,6 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from dfscan import storage
-from dfscan.aggregation import Aggregation
 from dfscan.config import configs_folder, preset_names
 from dfscan.errors import ConfigError, ModelError, did_you_mean
 from dfscan.models.checkpoints import read_checkpoint
@@ -22,7 +21,16 @@ from dfscan.models.heads import TimmClassifier, classifiers
 from dfscan.models.importers.base import Imported, check_is_float, fill, make_network
 from dfscan.models.importers.catalogue import Published
 from dfscan.models.weights import printable
-from dfscan.recipe import Crop, Detector, FaceRecipe, Fraction, NetworkInput, Sampling, Strict
+from dfscan.schemas.recipe import (
+    Crop,
+    Detector,
+    FaceRecipe,
+    Fraction,
+    NetworkInput,
+    Sampling,
+    Strict,
+)
+from dfscan.schemas.scoring import Aggregation
 
 FOLDER: Final = "models"
 """Of ``configs/``, where the shipped ones are."""

@@ -25,7 +25,7 @@ from dfscan.errors import ModelError
 from dfscan.models.hdf5 import Array, read_arrays
 from dfscan.models.importers.base import Imported, fill, make_network
 from dfscan.models.importers.catalogue import MESONET
-from dfscan.recipe import FaceRecipe, NetworkInput, Sampling
+from dfscan.schemas.recipe import FaceRecipe, NetworkInput, Sampling
 
 RECIPE: Final = FaceRecipe(
     sampling=Sampling(frames=32),

@@ -1,0 +1,82 @@
+"""``dfscan purge``: remove every trace of a video from a face dataset or from verdicts."""
+
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dfscan import storage
+from dfscan.config import PurgeConfig
+from dfscan.datasets.card import dataset_card
+from dfscan.datasets.face_dataset import MARKER, FaceSet
+from dfscan.errors import SourceError
+from dfscan.pipeline.progress import Progress
+from dfscan.pipeline.results import PurgeResult
+from dfscan.verdicts.files import history_folder, parts_folder, sweep
+from dfscan.verdicts.table import FILE, is_verdict_folder, open_verdicts, verdict_files
+
+
+def run(config: PurgeConfig, progress: Progress) -> PurgeResult:
+    """Purge; files are rewritten one by one, so the same command continues.
+
+    :raises UsageError: there is no dataset or verdict file, or another run is writing it.
+    """
+    path, videos = storage.place(config.path).absolute(), set(config.video)
+    if not videos:
+        raise SourceError("no video: name one or more with --video ID, as in column video_id")
+    if storage.exists(path / MARKER):
+        result = _purge_faces(FaceSet(path), videos)
+    elif path.suffix == FILE or is_verdict_folder(path):
+        result = _purge_verdicts(path, videos)
+    else:
+        raise SourceError(
+            f"{config.path!r} is neither a face dataset (a folder with {MARKER}) nor verdicts "
+            "(a .parquet file, or a folder of them)"
+        )
+    if result.missing:
+        progress.note(f"{config.path} holds no row of {', '.join(result.missing)}")
+    else:
+        progress.note("the next run over a source that still holds a video brings it back")
+    if result.made_from_it:
+        progress.note(
+            f"{result.made_from_it} fake(s) made from the purged are still there and name them as "
+            "their original: purge those too where the face must go"
+        )
+    return result
+
+
+def _purge_faces(target: FaceSet, videos: set[str]) -> PurgeResult:
+    with storage.Lock(target.root / ".dfscan.lock", target.root) as lock:
+        target = replace(target, check=lock.lease.check)
+        target.sweep(lock.now, age_s=0)  # they may hold faces, and the lock is ours
+        header = target.header()
+        missing = videos - target.ids()
+        found = target.purge(videos)
+        counts = target.counts()
+        finished = bool(header.pop("finished", False))
+        target.finish(header, counts, dataset_card(target.recipe(), counts), finished)
+    return PurgeResult(
+        path=str(target.root),
+        rows=found["videos"],
+        faces=found["faces"],
+        made_from_it=found["made_from_it"],
+        missing=sorted(missing),
+    )
+
+
+def _purge_verdicts(path: storage.Place, videos: set[str]) -> PurgeResult:
+    if not storage.exists(path):
+        raise SourceError(f"{str(path)!r} does not exist: give a face dataset or a verdict file")
+    rows, found = 0, set[str]()
+    with storage.Lock(path.with_name(f".{path.name}.lock"), path) as lock:
+        sweep(path, lock.now)
+        folders = (parts_folder(path), history_folder(path))
+        for file in (f for place in (path, *folders) for f in verdict_files(place)):
+            table = open_verdicts(file).read()
+            mine = pc.is_in(table.column("video_id"), value_set=pa.array(sorted(videos)))
+            count = pc.sum(mine).as_py() or 0
+            rows += count
+            if count:
+                found |= set(table.filter(mine).column("video_id").to_pylist())
+                storage.commit_table(file, table.filter(pc.invert(mine)), check=lock.lease.check)
+    return PurgeResult(str(path), rows, 0, 0, sorted(videos - found))

@@ -1,0 +1,276 @@
+"""``dfscan score``: list, plan, run units, merge their verdicts into one file, or into a folder's."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dfscan import storage
+from dfscan.commands.score.event_log import (
+    EventLog,
+    LoggedProgress,
+    check_reports,
+    open_log,
+    totals,
+    write_metrics,
+)
+from dfscan.config import ScoreConfig
+from dfscan.corpora.base import is_picture
+from dfscan.execution.executor import check_cluster, run_units
+from dfscan.pipeline.content_matching import Recogniser
+from dfscan.pipeline.inputs import list_sources
+from dfscan.pipeline.progress import Progress
+from dfscan.pipeline.resources import Deadline
+from dfscan.pipeline.results import ScorePlan, ScoreResult
+from dfscan.pipeline.scan_plan import Known, Plan, check_gone, count_stale, make_plan
+from dfscan.pipeline.score_task import ScoreStep
+from dfscan.pipeline.scoring_setup import load_models, record_of, step_of, uncalibrated
+from dfscan.pipeline.work_units import Unit, plan_units
+from dfscan.schemas.records import VideoRef
+from dfscan.verdicts import files as verdict_file
+from dfscan.verdicts import folder as verdict_folder
+from dfscan.verdicts.diff import changes, count_matching, news
+from dfscan.verdicts.files import (
+    Merged,
+    briefs,
+    output,
+    parts_folder,
+    read_parts,
+    sweep,
+    undo_history,
+)
+from dfscan.verdicts.table import FILE, verdict_files
+
+
+def run(config: ScoreConfig, progress: Progress) -> ScoreResult | ScorePlan:
+    """Score, or continue to; pictures without an ``out`` are judged here and now, and told.
+
+    :raises UsageError: no model, nothing at the source, or the output cannot be used.
+    """
+    if config.dry_run:
+        return _dry_run(config, progress)
+    stop = Deadline(config.limit_time)
+    check_reports(config)
+    with open_log(config) as log:
+        result = _run(config, LoggedProgress(progress, log), log, stop)
+        log.write("run_finished", **totals(result))
+    if config.metrics_file is not None:
+        write_metrics(Path(config.metrics_file).absolute(), result)
+    return result
+
+
+def _run(config: ScoreConfig, progress: Progress, log: EventLog, stop: Deadline) -> ScoreResult:
+    if not _only_told(config):
+        return _score(config, progress, log, stop)
+    with tempfile.TemporaryDirectory() as folder:
+        out = f"{folder}/verdicts.parquet"
+        here = config.model_copy(update={"out": out, "inline": True})
+        result = _score(here, progress, log, stop)
+        table = storage.read_table(out, list(TOLD))
+    return replace(result, out="", rows=table.to_pylist())
+
+
+def _only_told(config: ScoreConfig) -> bool:
+    """Whether all that is asked for is the verdicts of some pictures, on the screen."""
+    pictures = config.source and all(is_picture(s) and Path(s).is_file() for s in config.source)
+    return bool(pictures) and "out" not in config.model_fields_set
+
+
+def _dry_run(config: ScoreConfig, progress: Progress) -> ScorePlan:
+    """What there is to do; nothing is written and no video is opened.
+
+    :raises UsageError: as scoring itself would, but for the lock, the reports, and too many that are
+        gone: whether those were only moved takes reading.
+    """
+    told = _only_told(config)
+    given = config.model_copy(update={"inline": True}) if told else config
+    out, videos, step = _prepared(given, progress)
+    known = Known.read(out, step.config_hash, config.overwrite or told)
+    plan = make_plan(known.rows, videos, config, step.config_hash)
+    changed = plan.again(known)
+    return ScorePlan(
+        out="" if told else str(out),
+        videos=len(videos),
+        new=len(plan.new) - changed,
+        changed=changed,
+        stale=len(plan.stale) + plan.kept,
+        gone=len(plan.gone),
+        older=plan.older,
+        todo=len(plan.todo),
+        bytes=sum(v.bytes for v in plan.todo),
+        units=len(_units(plan, step, config)),
+    )
+
+
+def _prepared(
+    config: ScoreConfig, progress: Progress
+) -> tuple[storage.Place, Sequence[VideoRef], ScoreStep]:
+    """Where verdicts go, of which videos, and how they are made.
+
+    :raises UsageError: no model, nothing at the source, or the output cannot be used.
+    """
+    out = output(config.out)
+    models = load_models(config)
+    check_cluster(config)
+    videos = list_sources(config, progress)
+    return out, videos, step_of(config, models, parts_folder(out), progress)
+
+
+def _score(config: ScoreConfig, progress: Progress, log: EventLog, stop: Deadline) -> ScoreResult:
+    """Score into verdicts, or continue to.
+
+    :raises UsageError: no model, nothing at the source, or the output cannot be used.
+    """
+    out, videos, step = _prepared(config, progress)
+    if step.rule.calibration is None and not step.rule.forced:
+        progress.note(
+            f"{uncalibrated(config)}: every verdict will be UNCERTAIN; --threshold 0.5 "
+            "decides anyway (with --stale rescan where verdicts exist already)"
+        )
+    with storage.Lock(out.with_name(f".{out.name}.lock"), out) as lock:
+        step = replace(step, lease=lock.lease)
+        sweep(out, lock.now)
+        known = _known(out, step, config)
+        plan, recognised = _plan(out, known, videos, step, config, progress, log, stop)
+        done = _work(plan, step, config, progress, stop)
+        after, written = _merge(out, plan, known, step, config, progress)
+        storage.remove(step.target)
+    left = len(plan.todo) - done
+    if left:
+        progress.note(f"the time limit left {left} video(s); the same command continues")
+    fresh = news(known.before, written)
+    log.write_fakes(fresh)
+    return ScoreResult(
+        out=str(out),
+        videos=after.num_rows,
+        status=_counts(after, "status"),
+        max_failed=config.max_failed,
+        elapsed_s=stop.elapsed_s,
+        new=done,
+        verdicts=_counts(after, "verdict"),
+        stale=count_stale(after, step.config_hash),
+        gone=len(plan.gone),
+        recognised=recognised,
+        left=left,
+        found=count_matching(fresh, config.fail_on),
+        changes=changes(known.before, after) if config.diff else None,
+    )
+
+
+OFF: Final = 4.0
+"""So many times more or fewer faces a video than at calibration are told."""
+
+TOLD: Final = ("video_id", "status", "verdict", "reason", "score_raw", "p_fake", "calibrated")
+"""Columns of the verdicts that are told rather than written."""
+
+
+def _known(out: storage.Place, step: ScoreStep, config: ScoreConfig) -> Known:
+    if config.overwrite:
+        storage.remove(step.target)
+    else:
+        undo_history(out)
+    return Known.read(out, step.config_hash, config.overwrite)
+
+
+def _plan(
+    out: storage.Place,
+    known: Known,
+    videos: Sequence[VideoRef],
+    step: ScoreStep,
+    config: ScoreConfig,
+    progress: Progress,
+    log: EventLog,
+    stop: Deadline,
+) -> tuple[Plan, int]:
+    """What is left to score, and how many files were recognised by their content.
+
+    :raises OutputError: too many known videos are gone.
+    """
+    assert step.lease is not None
+    plan = make_plan(known.rows, videos, config, step.config_hash)
+    counts = {"videos": len(videos), "new": len(plan.new), "stale": len(plan.stale)}
+    log.write("planned", config_hash=step.config_hash, **counts)
+    sampling, check = step.look.recipe.sampling, step.lease.check
+    recogniser = Recogniser(out, known, sampling, step.config_hash, check)
+    recognised = recogniser.recognise(plan.todo, config, progress, stop)
+    written = briefs(read_parts(out, step.config_hash)) if recognised else known.left
+    check_gone(plan, known, written, config)
+    plan = plan.without(recognised)
+    if plan.stale:
+        progress.note(f"{len(plan.stale)} video(s) with stale verdicts are scored after the new")
+    if plan.kept:
+        progress.note(
+            f"{plan.kept} verdict(s) of another model or configuration are kept; "
+            "--stale rescan scores those videos again"
+        )
+    if plan.older:
+        progress.note(f"{plan.older} video(s) were changed before --since and are left out")
+    return plan, len(recognised)
+
+
+def _work(
+    plan: Plan, step: ScoreStep, config: ScoreConfig, progress: Progress, stop: Deadline
+) -> int:
+    """Score what is left to do, new videos first; returns how many were."""
+    assert step.lease is not None
+    progress.start("score", len(plan.todo), "videos")
+    units = _units(plan, step, config)
+    files = [str(m.path) for m in step.models]
+    result = run_units(step, units, config, progress, step.lease, stop, files)
+    progress.stop()
+    return result.videos
+
+
+def _units(plan: Plan, step: ScoreStep, config: ScoreConfig) -> list[Unit]:
+    return [
+        unit
+        for videos in (plan.new, plan.stale)
+        for unit in plan_units(videos, config.unit_size, step.config_hash)
+    ]
+
+
+def _merge(
+    out: storage.Place,
+    plan: Plan,
+    known: Known,
+    step: ScoreStep,
+    config: ScoreConfig,
+    progress: Progress,
+) -> tuple[pa.Table, pa.Table]:
+    """Verdicts of all videos, and those written since; a file that would not change is left alone."""
+    assert step.lease is not None
+    parts = read_parts(out, step.config_hash)
+    after = known.before
+    if parts or config.overwrite or not verdict_files(out) or plan.changes_gone(after):
+        merge = verdict_file.merge if out.suffix == FILE else verdict_folder.merge
+        merged = merge(out, parts, plan.gone, config.overwrite, record_of(step), step.lease.check)
+        _compare_counts(merged, step, progress)
+        after = merged.rows
+    return after, briefs(parts)
+
+
+def _compare_counts(merged: Merged, step: ScoreStep, progress: Progress) -> None:
+    """Say where these videos have far more or fewer faces than those ``p_fake`` was fitted on."""
+    usual = step.rule.calibration and step.rule.calibration.frames_median
+    mine = pc.equal(merged.rows.column("config_hash"), step.config_hash)
+    counts = merged.faces.filter(mine).to_numpy()
+    counts = counts[counts > 0]
+    if not usual or not len(counts):
+        return
+    here = float(np.median(counts))
+    if not usual / OFF <= here <= usual * OFF:
+        progress.note(
+            f"{here:g} faces a video (median), {usual:g} where the model was calibrated: p_fake is "
+            "too sure of itself with fewer and not sure enough with more; of videos take as many with "
+            "--frames or --stride"
+        )
+
+
+def _counts(table: pa.Table, column: str) -> dict[str, int]:
+    counted = table.column(column).value_counts().to_pylist()
+    return dict(sorted((v["values"] or "without a verdict", v["counts"]) for v in counted))

@@ -1,0 +1,1 @@
+"""The face dataset: its folder, splits and audit."""

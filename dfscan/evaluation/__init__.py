@@ -1,0 +1,1 @@
+"""Metrics, and verdicts joined with their labels. No torch."""

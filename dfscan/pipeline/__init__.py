@@ -1,0 +1,1 @@
+"""Units of work: what is planned in the driver and run on a worker."""

@@ -1,0 +1,100 @@
+"""What a run would have to do, before it is done: counts, and a look at a few of the videos."""
+
+import hashlib
+import heapq
+import statistics
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Final
+
+from dfscan.config import LookConfig
+from dfscan.pipeline.extraction.extractor import Looker, Seen
+from dfscan.pipeline.resources import worker_count
+from dfscan.pipeline.results import PlanResult
+from dfscan.pipeline.work_units import Unit
+from dfscan.schemas.records import VideoRef
+
+LOOKS: Final = 6
+"""Videos looked at, as evenly as can be over the labels."""
+
+LONGEST_S: Final = 30.0
+"""No further video is looked at after so many seconds."""
+
+
+def estimate(
+    config: LookConfig,
+    videos: Sequence[VideoRef],
+    todo: Sequence[VideoRef],
+    units: Sequence[Unit],
+    look: Looker,
+) -> PlanResult:
+    """Counts of what is left to do, and what a look at a few videos says of the rest.
+
+    The figures of a label come from its own videos, where any of those could be looked at.
+    """
+    seen: dict[str, list[Seen]] = defaultdict(list)
+    until = time.monotonic() + LONGEST_S
+    for ref in _pick(todo):
+        if time.monotonic() < until:
+            result = look.see(ref)
+            if result.row.frames_sampled:
+                seen[ref.label or "unlabelled"].append(result)
+    everything = [s for group in seen.values() for s in group]
+    labels = Counter(v.label or "unlabelled" for v in todo)
+
+    def total(of: str) -> float | None:
+        if not everything:
+            return None
+        means = {
+            label: statistics.fmean(_measure(s)[of] for s in seen.get(label) or everything)
+            for label in labels
+        }
+        return sum(means[label] * number for label, number in labels.items())
+
+    sums = {name: total(name) for name in ("frames", "faces", "bytes", "seconds")}
+    workers = worker_count(config)
+    seconds = sums["seconds"]
+    return PlanResult(
+        videos=len(videos),
+        todo=len(todo),
+        bytes=sum(v.bytes for v in todo),
+        parts=len({v.part for v in todo}),
+        label=dict(sorted(labels.items())),
+        units=len(units),
+        looked_at=len(everything),
+        frames=_whole(sums["frames"]),
+        faces=_whole(sums["faces"]),
+        face_bytes=_whole(sums["bytes"]),
+        workers=workers,
+        seconds=None if seconds is None else seconds / workers,
+    )
+
+
+def _measure(seen: Seen) -> dict[str, float]:
+    return {
+        "frames": seen.row.frames_sampled or 0,
+        "faces": len(seen.faces),
+        "bytes": sum(len(f.image) for f in seen.faces),
+        "seconds": seen.row.elapsed_s or 0.0,
+    }
+
+
+def _pick(todo: Sequence[VideoRef]) -> list[VideoRef]:
+    """The same few videos each time: those whose id hashes lowest, labels in turn."""
+    by_label: dict[str | None, list[VideoRef]] = defaultdict(list)
+    for ref in todo:
+        by_label[ref.label].append(ref)
+    picked: list[tuple[int, VideoRef]] = []
+    for refs in by_label.values():
+        picked += enumerate(heapq.nsmallest(LOOKS, refs, key=_hash))
+    picked.sort(key=lambda p: p[0])
+    return [ref for _, ref in picked[:LOOKS]]
+
+
+def _hash(ref: VideoRef) -> bytes:
+    return hashlib.sha256(ref.video_id.encode()).digest()
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else round(value)

@@ -1,0 +1,1 @@
+"""From the bytes of a video to rows and crops of its faces."""

@@ -1,0 +1,85 @@
+"""What extracting and scoring share: the videos a command names, and how they are looked at."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from dfscan.config import LookConfig
+from dfscan.corpora import list_videos
+from dfscan.errors import SourceError
+from dfscan.pipeline.extraction.extractor import Look, Looker
+from dfscan.pipeline.progress import Progress
+from dfscan.pipeline.resources import cpu_count, pick_device
+from dfscan.pipeline.sandbox import seccomp as sandbox
+from dfscan.pipeline.sandbox.process import IsolatedLook, Limits
+from dfscan.schemas.recipe import FaceRecipe
+from dfscan.schemas.records import RETRIED, VideoRef
+from dfscan.video import ORDERS
+
+GONE_LIMIT: Final = 0.05
+"""More than this share of known videos missing at once looks like an unmounted disk."""
+
+
+def list_sources(config: LookConfig, progress: Progress) -> list[VideoRef]:
+    """The videos a command names; says what was recognised.
+
+    :raises SourceError: no source was given, or one is missing or empty.
+    """
+    if not config.source:
+        raise SourceError(
+            "no source: give a folder, an archive (.zip, .tar), a list (.txt, .csv, .parquet), a video "
+            "or a picture, or write one into dfscan.yaml (dfscan init)"
+        )
+    listing = list_videos(config.source, config.layout)
+    if config.layout == "auto":
+        layouts = Counter(listing.layouts.values())
+        if len(listing.layouts) == 1:
+            progress.note(f"layout: {next(iter(layouts))}")
+        else:
+            named = ", ".join(f"{n} {layout}" for layout, n in layouts.most_common())
+            progress.note(f"layouts of {len(listing.layouts)} sources: {named}")
+    for name in listing.unreadable:
+        progress.note(
+            f"{name} cannot be read in place as an archive (damaged, or compressed inside another: "
+            "store it with zip -0): it gets a row of its own"
+        )
+    return listing.videos
+
+
+def make_looker(config: LookConfig, recipe: FaceRecipe, progress: Progress) -> Looker:
+    """How to look at videos: in a child process, unless told otherwise.
+
+    :raises ConfigError: GPUs are asked for and there are none.
+    """
+    look = Look(recipe, pick_device(config), config.max_bytes, ORDERS[config.decoder])
+    if not config.isolate:
+        return look
+    if not sys.platform.startswith("linux"):
+        progress.note(f"{sys.platform}: no limit on a decoder's memory here, only on its time")
+    for what in sandbox.lacking():
+        progress.note(f"{what} (SECURITY.md)")
+    memory = None if config.max_memory is None else int(config.max_memory)
+    return IsolatedLook(look, Limits(config.timeout, memory, config.recycle), decoders(config))
+
+
+def decoders(config: LookConfig) -> int:
+    """Decoding processes that feed one worker's detector; 0: each finds its own faces."""
+    if config.decoders is not None:
+        return config.decoders
+    return max(1, cpu_count() // config.gpus) if config.gpus else 0
+
+
+def left_to_do(
+    videos: Sequence[VideoRef], status: Mapping[str, str], retry: Iterable[str]
+) -> list[VideoRef]:
+    """Videos to work on.
+
+    :param status: status by ``video_id`` of the videos that have a row.
+    :param retry: work only on videos with these statuses; none: on those without a row, and on
+        those whose file could not be found.
+    """
+    again = frozenset(retry)
+    if again:
+        return [v for v in videos if status.get(v.video_id) in again]
+    return [v for v in videos if status.get(v.video_id, "missing") in RETRIED]

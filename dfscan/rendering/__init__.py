@@ -1,0 +1,1 @@
+"""Arrays and facts in; HTML, PNG and video out. No torch."""

@@ -1,0 +1,1 @@
+"""From a dataset, run, evaluation or verdicts to a page."""

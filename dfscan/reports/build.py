@@ -1,0 +1,118 @@
+"""``dfscan report``: one page about a face dataset, a run, verdicts or an evaluation."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from dfscan import storage
+from dfscan.config import ReportConfig
+from dfscan.datasets.face_dataset import MARKER
+from dfscan.errors import OutputError, SourceError
+from dfscan.evaluation.verdict_data import MARKER as EVALUATION
+from dfscan.pipeline.progress import Progress
+from dfscan.pipeline.results import ReportResult
+from dfscan.rendering.page import HEAD_BYTES, Page, about_of, render
+from dfscan.reports import dataset as report_dataset
+from dfscan.reports import evaluation as report_evaluation
+from dfscan.reports import training_run as report_run
+from dfscan.reports import verdicts as report_verdicts
+from dfscan.verdicts.table import is_verdict_folder
+
+PAGE: Final = "report.html"
+
+Collect = Callable[[storage.Place, str, ReportConfig, Progress], Page]
+
+
+def run(config: ReportConfig, progress: Progress) -> ReportResult:
+    """Write the page; nothing else is written.
+
+    A page that is there about the same thing is replaced.
+
+    :raises SourceError: the path is nothing that a page can be about.
+    :raises OutputError: at the output is something else, or a page about another thing.
+    """
+    started = time.monotonic()
+    path = storage.place(config.path).absolute()
+    collect = _collector(path)
+    out = _output(config, path)
+    about = _about(path, out)
+    _check_output(out, about, config.overwrite)
+    page = collect(path, about, config, progress)
+    document = render(page)
+    storage.commit_bytes(out, document, lambda: _check_output(out, about, config.overwrite))
+    return ReportResult(
+        out=str(out),
+        kind=page.kind.lower(),
+        bytes=len(document),
+        faces=sum(f.jpeg is not None for g in page.galleries for f in g.faces),
+        elapsed_s=time.monotonic() - started,
+    )
+
+
+def _collector(path: storage.Place) -> Collect:
+    """What is at a path, by the file that marks it.
+
+    :raises SourceError: nothing is there, or nothing of dfscan's.
+    """
+    folders: tuple[tuple[str, Collect], ...] = (
+        (MARKER, report_dataset.collect),
+        (EVALUATION, report_evaluation.collect),
+        (report_run.MARKER, report_run.collect),
+    )
+    if not storage.exists(path):
+        raise SourceError(
+            f"there is nothing at {path}: give a face dataset, a run folder, a verdict file or an "
+            "evaluation"
+        )
+    if path.suffix == ".parquet" and not storage.is_folder(path):
+        return report_verdicts.collect
+    for marker, collect in folders:
+        if storage.exists(path / marker):
+            return collect
+    if is_verdict_folder(path):
+        return report_verdicts.collect
+    raise SourceError(
+        f"{path} is nothing that a page can be about: give a face dataset ({MARKER}), a run folder "
+        f"({report_run.MARKER}), an evaluation ({EVALUATION}) or verdicts (.parquet, or their folder)"
+    )
+
+
+def _output(config: ReportConfig, path: storage.Place) -> storage.Place:
+    of_verdicts = is_verdict_folder(path)
+    if config.out is None:
+        return (path.parent if of_verdicts or not storage.is_folder(path) else path) / PAGE
+    out = storage.place(config.out).absolute()
+    if of_verdicts and out.parent == path:
+        raise OutputError(
+            f"report.out: {config.out!r} lies in {path}, a folder for verdicts alone: give another file"
+        )
+    return out
+
+
+def _about(path: storage.Place, out: storage.Place) -> str:
+    """What a page is about, as seen from where it lies, so that both can be moved together."""
+    if isinstance(path, Path) and isinstance(out, Path):
+        return os.path.relpath(path, out.parent)
+    if path == out.parent:
+        return "."
+    return path.name if path.parent == out.parent else str(path)
+
+
+def _check_output(out: storage.Place, about: str, overwrite: bool) -> None:
+    """Refuse to replace anything but a page of ours.
+
+    :raises OutputError: it is no page, or one about another thing and ``overwrite`` is not given.
+    """
+    if storage.is_folder(out):
+        raise OutputError(f"output {str(out)!r} is a folder: give the .html file to write")
+    if not storage.exists(out):
+        return
+    known = about_of(storage.read_start(out, HEAD_BYTES))
+    if known is None:
+        raise OutputError(f"{out} is no page of dfscan report: give another --out")
+    if known != about and not overwrite:
+        raise OutputError(
+            f"{out} is a page about {known!r}, not about {about!r}: give another --out, or --overwrite"
+        )

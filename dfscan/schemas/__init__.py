@@ -1,0 +1,1 @@
+"""Rows, recipes and fingerprints: what dfscan writes and reads."""

@@ -1,1 +1,0 @@
-"""One worker's work on one unit of videos; knows torch, never Ray."""
