@@ -831,7 +831,10 @@ def configs_folder() -> Path:
 def _load_preset(verb: str, preset: str) -> dict[str, Any]:
     names = preset_names(verb)
     if preset not in names:
-        raise ConfigError(f"unknown preset {preset!r} for {verb}: {did_you_mean(preset, names)}")
+        raise ConfigError(
+            f"unknown preset {preset!r} for {verb}: {did_you_mean(preset, names)}",
+            code="config.unknown_name",
+        )
     return _read_yaml(configs_folder() / verb / f"{preset}.yaml")
 
 
@@ -844,12 +847,15 @@ def _load_file(verb: str, path: str | Path | None) -> dict[str, Any]:
     known = {*VERBS, "run"}
     for key in content:
         if key not in known:
-            raise ConfigError(f"{path}: unknown key {key!r}: {did_you_mean(str(key), known)}")
+            raise ConfigError(
+                f"{path}: unknown key {key!r}: {did_you_mean(str(key), known)}",
+                code="config.unknown_key",
+            )
     shared = _load_section(path, content, "run")
     for key in shared:
         if key not in _SHARED:
             hint = did_you_mean(str(key), _SHARED)
-            raise ConfigError(f"{path}: unknown key 'run.{key}': {hint}")
+            raise ConfigError(f"{path}: unknown key 'run.{key}': {hint}", code="config.unknown_key")
     for name in content:
         _check_section(path, name, _load_section(path, content, name))
     score = _load_section(path, content, "score")
@@ -860,7 +866,9 @@ def _load_file(verb: str, path: str | Path | None) -> dict[str, Any]:
 def _load_section(path: str | Path, content: Mapping[str, Any], name: str) -> dict[str, Any]:
     section = content.get(name) or {}
     if not isinstance(section, dict):
-        raise ConfigError(f"{path}: {name!r} must hold keys and values, got {section!r}")
+        raise ConfigError(
+            f"{path}: {name!r} must hold keys and values, got {section!r}", code="config.unreadable"
+        )
     return section
 
 
@@ -888,13 +896,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from None
+        raise ConfigError(
+            f"cannot read configuration {path}: {error.strerror}", code="config.unreadable"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(
+            f"{path} is not valid YAML: {' '.join(str(error).split())}", code="config.unreadable"
+        ) from None
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold keys and values, got {type(content).__name__}")
+        raise ConfigError(
+            f"{path} must hold keys and values, got {type(content).__name__}",
+            code="config.unreadable",
+        )
     return content
 
 
@@ -905,7 +920,8 @@ def _apply_set(verb: str, values: dict[str, Any], text: str) -> None:
         raise ConfigError(f"--set {text!r}: write VERB.KEY=VALUE, as in --set {verb}.workers=4")
     if keys[0] not in VERBS:
         raise ConfigError(
-            f"--set {text!r}: unknown verb {keys[0]!r}: {did_you_mean(keys[0], VERBS)}"
+            f"--set {text!r}: unknown verb {keys[0]!r}: {did_you_mean(keys[0], VERBS)}",
+            code="config.unknown_name",
         )
     if keys[0] != verb:
         return

@@ -79,10 +79,14 @@ def _find(file: str | None) -> VideoRef:
     :raises SourceError: none is given, it is not there, or it is several.
     """
     if file is None:
-        raise SourceError("no file: give a video or a picture (dfscan score judges whole folders)")
+        raise SourceError(
+            "no file: give a video or a picture (dfscan score judges whole folders)",
+            code="source.missing",
+        )
     if FilePath(file).is_dir():
         raise SourceError(
-            f"{file} is a folder: give one video or picture (dfscan score judges whole folders)"
+            f"{file} is a folder: give one video or picture (dfscan score judges whole folders)",
+            code="source.wrong_kind",
         )
     uri = storage.absolute(file)
     (entries,) = storage.list_paths([("", uri)])
@@ -90,11 +94,12 @@ def _find(file: str | None) -> VideoRef:
     if len(entries) != 1 or entries[0].path != uri:
         raise SourceError(
             f"{file} is an archive: name one of its members (ARCHIVE!/MEMBER), or judge them all "
-            "with dfscan score"
+            "with dfscan score",
+            code="source.wrong_kind",
         )
     entry = entries[0]
     if not entry.version:
-        raise SourceError(f"there is no file at {file}")
+        raise SourceError(f"there is no file at {file}", code="source.missing")
     name = _name_of(uri)
     return VideoRef(name, uri, "", None, None, name, entry.bytes, entry.version)
 
@@ -141,13 +146,20 @@ def _check_out(config: AnnotateConfig, ref: VideoRef, picture: bool) -> FilePath
         folder = beside if FilePath(ref.uri).is_file() else FilePath.cwd()
         out = folder / (f"{stem}_results.png" if picture else f"{stem}_annotated.mp4")
     if out.exists() and FilePath(ref.uri).exists() and out.samefile(ref.uri):
-        raise OutputError(f"output {str(out)!r} is the file itself: give another --out")
+        raise OutputError(
+            f"output {str(out)!r} is the file itself: give another --out", code="output.wrong_kind"
+        )
     if out.is_dir():
-        raise OutputError(f"output {str(out)!r} is a folder: give a file")
+        raise OutputError(f"output {str(out)!r} is a folder: give a file", code="output.wrong_kind")
     if storage.exists(out) and not config.overwrite:
-        raise OutputError(f"output {str(out)!r} exists: give another --out, or --overwrite")
+        raise OutputError(
+            f"output {str(out)!r} exists: give another --out, or --overwrite", code="output.exists"
+        )
     if out.parent.exists() and not os.access(out.parent, os.W_OK):
-        raise OutputError(f"folder {str(out.parent)!r} cannot be written: give --out elsewhere")
+        raise OutputError(
+            f"folder {str(out.parent)!r} cannot be written: give --out elsewhere",
+            code="output.unwritable",
+        )
     return out
 
 

@@ -120,7 +120,8 @@ class _Run:
         if todo:
             raise DfscanError(
                 f"{target.root}: {len(todo)} video(s) were committed and vanished, {ROUNDS} times: "
-                "does another program change this folder?"
+                "does another program change this folder?",
+                code="work.lost",
             )
         return len(first), total, target, known
 
@@ -164,7 +165,8 @@ def _choose(config: ExtractConfig, videos: Sequence[VideoRef], known: Committed)
     if len(gone) > GONE_LIMIT * len(known.known) and not config.allow_gone:
         raise OutputError(
             f"{len(gone)} of the {len(known.known)} known videos are not at the source, first "
-            f"{min(gone)}: is a disk unmounted? --allow-gone goes on without them"
+            f"{min(gone)}: is a disk unmounted? --allow-gone goes on without them",
+            code="source.many_missing",
         )
     here = [v for v in videos if v.video_id not in gone]
     todo = left_to_do(here, known.status, config.retry)

@@ -29,7 +29,8 @@ def run(config: ImportModelConfig, progress: Progress) -> ImportModelResult:
     if importer is None:
         raise ConfigError(
             f"unknown kind {config.kind!r}: {did_you_mean(config.kind, IMPORTERS)}; see dfscan models "
-            "list"
+            "list",
+            code="config.unknown_name",
         )
     if config.mapping is not None and not importer.needs_mapping:
         raise ConfigError(f"--mapping is for the kind mapping; {config.kind} knows its layout")
@@ -58,14 +59,17 @@ def _output(config: ImportModelConfig) -> storage.Place:
     if not storage.exists(out):
         return out
     if storage.is_folder(out):
-        raise OutputError(f"output {str(out)!r} is a folder: give a file")
+        raise OutputError(f"output {str(out)!r} is a folder: give a file", code="output.wrong_kind")
     if not config.overwrite:
-        raise OutputError(f"{out} exists: give another --out, or --overwrite to replace it")
+        raise OutputError(
+            f"{out} exists: give another --out, or --overwrite to replace it", code="output.exists"
+        )
     try:
         read_header(out)
     except ModelError as error:
         raise OutputError(
-            f"{out} exists and is no model that this dfscan can replace ({error}): give another --out"
+            f"{out} exists and is no model that this dfscan can replace ({error}): give another --out",
+            code="output.foreign",
         ) from None
     return out
 
@@ -78,7 +82,8 @@ def _read(file: str) -> bytes:
         why = "there is no such file" if gone else error.reason
         raise ModelError(
             f"no weights at {file!r} ({why}): give a published file; dfscan models list says where "
-            "they are"
+            "they are",
+            code="model.missing",
         ) from None
 
 

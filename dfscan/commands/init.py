@@ -71,7 +71,7 @@ def init(
     """
     path = Path(folder) / CONFIG_FILE
     if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists already: edit it, or --overwrite")
+        raise OutputError(f"{path} exists already: edit it, or --overwrite", code="output.exists")
     values = {
         "source": source or guess_source(folder),
         "faces": faces,

@@ -23,7 +23,10 @@ def run(config: PurgeConfig, progress: Progress) -> PurgeResult:
     """
     path, videos = storage.place(config.path).absolute(), set(config.video)
     if not videos:
-        raise SourceError("no video: name one or more with --video ID, as in column video_id")
+        raise SourceError(
+            "no video: name one or more with --video ID, as in column video_id",
+            code="source.missing",
+        )
     if storage.exists(path / MARKER):
         result = _purge_faces(FaceSet(path), videos)
     elif path.suffix == FILE or is_verdict_folder(path):
@@ -31,7 +34,8 @@ def run(config: PurgeConfig, progress: Progress) -> PurgeResult:
     else:
         raise SourceError(
             f"{config.path!r} is neither a face dataset (a folder with {MARKER}) nor verdicts "
-            "(a .parquet file, or a folder of them)"
+            "(a .parquet file, or a folder of them)",
+            code="source.wrong_kind",
         )
     if result.missing:
         progress.note(f"{config.path} holds no row of {', '.join(result.missing)}")
@@ -66,7 +70,10 @@ def _purge_faces(target: FaceSet, videos: set[str]) -> PurgeResult:
 
 def _purge_verdicts(path: storage.Place, videos: set[str]) -> PurgeResult:
     if not storage.exists(path):
-        raise SourceError(f"{str(path)!r} does not exist: give a face dataset or a verdict file")
+        raise SourceError(
+            f"{str(path)!r} does not exist: give a face dataset or a verdict file",
+            code="source.missing",
+        )
     rows, found = 0, set[str]()
     with storage.Lock(path.with_name(f".{path.name}.lock"), path) as lock:
         sweep(path, lock.now)

@@ -111,13 +111,15 @@ def _run_folder(
             if changed:
                 raise OutputError(
                     f"{out} holds an unfinished run of another configuration "
-                    f"({'; '.join(changed)}): give its own to go on, another --out, or --overwrite"
+                    f"({'; '.join(changed)}): give its own to go on, another --out, or --overwrite",
+                    code="output.mismatch",
                 )
             changed = differences(before.get("plan"), marker.get("plan"))
             if changed:
                 raise OutputError(
                     f"{out} holds an unfinished run on other faces or another number of workers "
-                    f"({'; '.join(changed)}): give these to go on, another --out, or --overwrite"
+                    f"({'; '.join(changed)}): give these to go on, another --out, or --overwrite",
+                    code="output.mismatch",
                 )
         storage.commit_json(out / MARKER, marker)
         yield
@@ -125,7 +127,9 @@ def _run_folder(
 
 def _refuse_finished(out: storage.Place) -> None:
     if _finished(out):
-        raise OutputError(f"{out} holds a run already: give another --out, or --overwrite")
+        raise OutputError(
+            f"{out} holds a run already: give another --out, or --overwrite", code="output.exists"
+        )
 
 
 def _finished(out: storage.Place) -> bool:

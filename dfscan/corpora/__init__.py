@@ -59,7 +59,8 @@ def list_videos(sources: Iterable[str], layout: str = "auto") -> Listing:
         if source.name in texts:
             raise SourceError(
                 f"two sources are called {source.name!r} ({texts[source.name]}, {text}): their "
-                f"video_ids would clash; rename one, or give the folder above both"
+                f"video_ids would clash; rename one, or give the folder above both",
+                code="source.duplicate",
             )
         texts[source.name] = text
         reader = recognise(source) if layout == "auto" else LAYOUTS[layout]
@@ -94,7 +95,8 @@ def open_source(text: str) -> Source:
         found = ", ".join(f"{n} {kind}" for kind, n in kinds) or "nothing"
         raise SourceError(
             f"source {text!r} holds no video or picture (found {found}; their names end in "
-            f"{', '.join(sorted(MEDIA_SUFFIXES))})"
+            f"{', '.join(sorted(MEDIA_SUFFIXES))})",
+            code="source.empty",
         )
     return source
 
@@ -105,14 +107,18 @@ def _check_apart(sources: Iterable[str]) -> None:
     for text in sources:
         uri = storage.absolute(text)
         if uri in uris:
-            raise SourceError(f"source {text!r} is given twice ({uris[uri]}, {text}): give it once")
+            raise SourceError(
+                f"source {text!r} is given twice ({uris[uri]}, {text}): give it once",
+                code="source.duplicate",
+            )
         uris[uri] = text
     for uri, text in uris.items():
         above = next((uris[a] for a in _above(uri) if a in uris), None)
         if above is not None:
             raise SourceError(
                 f"source {text!r} lies in source {above!r}: its videos would be taken twice, under "
-                f"two video_ids; give one of the two"
+                f"two video_ids; give one of the two",
+                code="source.duplicate",
             )
 
 

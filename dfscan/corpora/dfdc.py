@@ -139,7 +139,9 @@ def _rows(uri: str) -> "csv.DictReader[str]":
     try:
         text = content(uri).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SourceError(f"{uri} is not UTF-8 text (byte {error.start:,})") from None
+        raise SourceError(
+            f"{uri} is not UTF-8 text (byte {error.start:,})", code="source.unreadable"
+        ) from None
     return csv.DictReader(io.StringIO(text))
 
 
@@ -154,7 +156,9 @@ def _table(uri: str) -> Iterator[None]:
     try:
         yield
     except csv.Error as error:
-        raise SourceError(f"{uri} is not a readable table: {error}") from None
+        raise SourceError(
+            f"{uri} is not a readable table: {error}", code="source.unreadable"
+        ) from None
 
 
 def _truth(uri: str, clip: str, label: Any, original: Any) -> Truth:

@@ -51,7 +51,8 @@ def read_truth(path: str, layout: str = "auto") -> dict[str, Given]:
         (read_by,) = listing.layouts.values()
         raise SourceError(
             f"labels {path!r}: {len(listing.videos):,} videos and no label (layout {read_by}): give "
-            "--layout, or a table with video_id or filename, and label"
+            "--layout, or a table with video_id or filename, and label",
+            code="labels.missing",
         )
     return {
         ref.video_id: Given(
@@ -78,16 +79,20 @@ def read_labels(path: str) -> dict[str, Given]:
             "video_id or filename, and label; or DFDC's metadata.json), or REAL"
         )
     if not storage.is_uri(path) and not storage.exists(path):
-        raise SourceError(f"no labels at {path!r}: give a .csv, .parquet or DFDC's metadata.json")
+        raise SourceError(
+            f"no labels at {path!r}: give a .csv, .parquet or DFDC's metadata.json",
+            code="source.missing",
+        )
     found: dict[str, Given] = {}
     for name, given in _lines(uri):
         first = found.setdefault(name, given)
         if first.label != given.label:
             raise SourceError(
-                f"{uri}: {name!r} is {first.label} and {given.label}: leave one of the two"
+                f"{uri}: {name!r} is {first.label} and {given.label}: leave one of the two",
+                code="labels.conflict",
             )
     if not found:
-        raise SourceError(f"{uri} holds no labels: it needs a line a video")
+        raise SourceError(f"{uri} holds no labels: it needs a line a video", code="labels.missing")
     return found
 
 
@@ -98,7 +103,10 @@ def _lines(uri: str) -> Iterator[tuple[str, Given]]:
         return
     for name, given in lists.table_rows(uri, NAMES):
         if given is None or not given.labelled:
-            raise SourceError(f"{uri} has no column label; it needs one with REAL, FAKE, 0 or 1")
+            raise SourceError(
+                f"{uri} has no column label; it needs one with REAL, FAKE, 0 or 1",
+                code="labels.missing",
+            )
         yield name, given
 
 

@@ -158,7 +158,8 @@ def _text(uri: str, data: bytes) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SourceError(
-            f"{uri} is not UTF-8 text (byte {error.start:,}): save it as UTF-8"
+            f"{uri} is not UTF-8 text (byte {error.start:,}): save it as UTF-8",
+            code="source.unreadable",
         ) from None
 
 
@@ -202,7 +203,9 @@ def _read_parquet(uri: str, data: bytes, paths: Sequence[str] = PATHS) -> Iterat
                 yield columns.row(number, values)
     except _DAMAGED as error:
         text = " ".join(str(error).split())
-        raise SourceError(f"{uri} is not a readable Parquet file: {text}") from None
+        raise SourceError(
+            f"{uri} is not a readable Parquet file: {text}", code="source.unreadable"
+        ) from None
 
 
 def _check_claims(uri: str, about: pq.FileMetaData, names: Sequence[str]) -> None:
@@ -213,7 +216,8 @@ def _check_claims(uri: str, about: pq.FileMetaData, names: Sequence[str]) -> Non
     if len(names) > MOST_COLUMNS:
         raise SourceError(
             f"{uri} has {len(names):,} columns of text, more than {MOST_COLUMNS:,}: leave out what "
-            "says nothing of the videos"
+            "says nothing of the videos",
+            code="source.too_large",
         )
     wanted = set(names)
     groups = map(about.row_group, range(about.num_row_groups))
@@ -230,7 +234,8 @@ def _check_size(uri: str, rows: int, text: int) -> None:
     if rows > MOST_ROWS or text > MOST_TEXT:
         raise SourceError(
             f"{uri} has more than {MOST_ROWS:,} rows or {MOST_TEXT >> 30} GiB of text, which is more "
-            "than a list may have: split it into several"
+            "than a list may have: split it into several",
+            code="source.too_large",
         )
 
 

@@ -167,7 +167,8 @@ def _stop(videos: SidedVideos, torn: list[tuple[int, int]], what: str, remedy: s
     if torn:
         pairs = "; ".join(f"{_on(videos, a)} and {_on(videos, b)}" for a, b in torn[:2])
         raise UsageError(
-            f"the split leaks: {len(torn)} {what} on two sides, as in {pairs}: {remedy}"
+            f"the split leaks: {len(torn)} {what} on two sides, as in {pairs}: {remedy}",
+            code="dataset.leak",
         )
 
 

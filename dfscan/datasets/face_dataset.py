@@ -110,7 +110,8 @@ class FaceSet:
         if changed:
             raise OutputError(
                 f"{self.root} was made with another configuration ({'; '.join(changed)}): "
-                "give another --out, or --overwrite to start anew"
+                "give another --out, or --overwrite to start anew",
+                code="output.mismatch",
             )
 
     def sweep(self, now: float, age_s: float = storage.STALE_S) -> None:

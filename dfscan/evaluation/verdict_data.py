@@ -91,10 +91,14 @@ def read_videos(path: str) -> Videos:
         table = completed(file.read(_COLUMNS), _COLUMNS).combine_chunks()
     except (pa.ArrowException, KeyError, OSError) as error:
         detail = " ".join(str(error).split())[:160]
-        raise SourceError(f"{path} cannot be read ({detail}): score again") from None
+        raise SourceError(
+            f"{path} cannot be read ({detail}): score again", code="source.unreadable"
+        ) from None
     ids = table.column("video_id").to_pylist()
     if not ids:
-        raise SourceError(f"{path} holds no verdict: there is nothing to evaluate")
+        raise SourceError(
+            f"{path} holds no verdict: there is nothing to evaluate", code="source.empty"
+        )
     custody = table.column("custody")
     lists = {n: table.column(n).to_pylist() for n in ("label", "status", "look", "uri")}
     config = pc.struct_field(custody, "config_hash").to_pylist()

@@ -283,7 +283,8 @@ def _collect(
         if isinstance(error.cause, ImportError | exceptions.RaySystemError):
             raise ClusterError(
                 f"a worker cannot load dfscan ({_first_line(error.cause)}): install the same version "
-                "of dfscan and its libraries on every node"
+                "of dfscan and its libraries on every node",
+                code="cluster.version",
             ) from None
         yield from _after_failure(step, unit, _describe(error.cause), waiting)
     except exceptions.RayError as error:
@@ -344,7 +345,8 @@ def ray_session(config: VerbConfig) -> Iterator[int]:
         if there.get("GPU", 0) < config.gpus:
             raise ConfigError(
                 f"gpus: got {config.gpus}; the Ray cluster has {there.get('GPU', 0):.0f}: ask for "
-                "fewer, or add nodes with GPUs"
+                "fewer, or add nodes with GPUs",
+                code="device.unavailable",
             )
         cpus = int(there.get("CPU", 1))
         yield max(1, min(workers, cpus) if config.workers or config.ray_address is None else cpus)
@@ -370,7 +372,8 @@ def _no_cluster(config: VerbConfig, error: Exception) -> ClusterError:
     return ClusterError(
         f"no Ray cluster at {config.ray_address!r} ({_first_line(error)}): check the address "
         "(--ray-address, RAY_ADDRESS); if the cluster uses token authentication, set "
-        "RAY_AUTH_MODE=token and the same token here; leave the address out to start a local Ray"
+        "RAY_AUTH_MODE=token and the same token here; leave the address out to start a local Ray",
+        code="cluster.unreachable",
     )
 
 

@@ -91,7 +91,8 @@ def _threads(world: int, device: str) -> int:
         if have < needed:
             raise ConfigError(
                 f"train.workers: {world} workers need {needed} {kind}s, Ray has {have}: fewer "
-                "--workers or --gpus"
+                "--workers or --gpus",
+                code="device.unavailable",
             )
 
     def fit(threads: int) -> int:

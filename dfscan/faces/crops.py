@@ -149,5 +149,6 @@ def check_margin(stored: Crop, wanted: NetworkInput) -> None:
         raise ConfigError(
             f"train.input.margin: got {wanted.margin}; the faces were stored with a context of "
             f"{stored.context}: at most that, or extract again with --set "
-            f"extract.crop.context={wanted.margin}"
+            f"extract.crop.context={wanted.margin}",
+            code="recipe.mismatch",
         )

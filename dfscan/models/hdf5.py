@@ -38,7 +38,9 @@ def read_arrays(file: str, data: bytes) -> dict[str, Array]:
         with h5py.File(io.BytesIO(data), "r") as opened:
             found = _datasets(file, h5py, opened, seen=set())
             if sum(dataset.nbytes for dataset in found.values()) > _LARGEST:
-                raise ModelError(f"{file} declares more than {_LARGEST >> 20} MiB of arrays")
+                raise ModelError(
+                    f"{file} declares more than {_LARGEST >> 20} MiB of arrays", code="model.unsafe"
+                )
             return {name: np.asarray(dataset[()], np.float32) for name, dataset in found.items()}
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         raise ModelError(
@@ -56,11 +58,17 @@ def _datasets(file: str, h5py: Any, group: Any, seen: set[int], at: str = "") ->
     for name in group:
         path = printable(f"{at}{name}")
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise ModelError(f"{file}: {path} is a link, which weights have no use for: refused")
+            raise ModelError(
+                f"{file}: {path} is a link, which weights have no use for: refused",
+                code="model.unsafe",
+            )
         item = group[name]
         address = h5py.h5o.get_info(item.id).addr
         if address in seen:
-            raise ModelError(f"{file}: {path} is a second name of something else in it: refused")
+            raise ModelError(
+                f"{file}: {path} is a second name of something else in it: refused",
+                code="model.unsafe",
+            )
         seen.add(address)
         if isinstance(item, h5py.Group):
             found |= _datasets(file, h5py, item, seen, f"{path}/")
@@ -68,7 +76,9 @@ def _datasets(file: str, h5py: Any, group: Any, seen: set[int], at: str = "") ->
             what = f"of {item.dtype} and shape {getattr(item, 'shape', None)}"
             raise ModelError(f"{file}: {path} is {what}; weights are float arrays")
         elif item.is_virtual or item.external:
-            raise ModelError(f"{file}: {path} takes its values from other files: refused")
+            raise ModelError(
+                f"{file}: {path} takes its values from other files: refused", code="model.unsafe"
+            )
         else:
             found[path] = item
     return found

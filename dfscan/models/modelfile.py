@@ -106,7 +106,8 @@ def find_model(path: str | None) -> storage.Place:
     if path is None:
         raise ModelError(
             "no model: give --model FILE (or score.model in dfscan.yaml); dfscan train FACES "
-            "--out DIR makes one"
+            "--out DIR makes one",
+            code="model.missing",
         )
     found = storage.place(path)
     if storage.is_folder(found):
@@ -114,7 +115,8 @@ def find_model(path: str | None) -> storage.Place:
     if not storage.is_file(found):
         raise ModelError(
             f"no model at {path!r}: give a {FILE_NAME} or a run folder; dfscan train FACES --out "
-            "DIR makes one"
+            "DIR makes one",
+            code="model.missing",
         )
     return found.absolute()
 
@@ -155,7 +157,8 @@ def parse_header(path: storage.Place, text: str) -> ModelHeader:
     if isinstance(written, int) and written > FORMAT:
         raise ModelError(
             f"{path} has model format {written} (dfscan {content.get('dfscan')}); this dfscan reads "
-            f"up to {FORMAT}: upgrade dfscan"
+            f"up to {FORMAT}: upgrade dfscan",
+            code="model.unsupported",
         )
     try:
         return ModelHeader.model_validate(content)

@@ -33,7 +33,8 @@ def refuse_pickle(path: object, start: bytes) -> None:
         raise ModelError(
             f"{path} is a torch checkpoint or another pickle or zip, which can run code when "
             "loaded: dfscan opens safetensors only; if you trust it, convert it with "
-            "safetensors.torch.save_file(torch.load(OLD, weights_only=True), NEW)"
+            "safetensors.torch.save_file(torch.load(OLD, weights_only=True), NEW)",
+            code="model.unsafe",
         )
 
 
@@ -46,7 +47,8 @@ def read_tensors(path: str) -> dict[str, Tensor]:
         data = storage.read_bytes(path)
     except VideoError as error:
         raise ModelError(
-            f"no weights at {path!r} ({error.reason}): give a safetensors file"
+            f"no weights at {path!r} ({error.reason}): give a safetensors file",
+            code="model.missing",
         ) from None
     refuse_pickle(path, data[:9])
     try:

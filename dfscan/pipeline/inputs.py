@@ -29,7 +29,8 @@ def list_sources(config: LookConfig, progress: Progress) -> list[VideoRef]:
     if not config.source:
         raise SourceError(
             "no source: give a folder, an archive (.zip, .tar), a list (.txt, .csv, .parquet), a video "
-            "or a picture, or write one into dfscan.yaml (dfscan init)"
+            "or a picture, or write one into dfscan.yaml (dfscan init)",
+            code="source.missing",
         )
     listing = list_videos(config.source, config.layout)
     if config.layout == "auto":

@@ -45,5 +45,8 @@ def pick_device(config: VerbConfig) -> str:
     import torch
 
     if config.ray_address is None and not torch.cuda.is_available():
-        raise ConfigError(f"gpus: got {config.gpus}; torch sees no CUDA GPU here: use --gpus 0")
+        raise ConfigError(
+            f"gpus: got {config.gpus}; torch sees no CUDA GPU here: use --gpus 0",
+            code="device.unavailable",
+        )
     return "cuda"

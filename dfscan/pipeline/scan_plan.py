@@ -151,7 +151,8 @@ def check_gone(plan: Plan, known: Known, parts: pa.Table, config: ScoreConfig) -
     if not config.allow_gone and count > GONE_LIMIT * present:
         raise OutputError(
             f"{count} of the {present} videos in {config.out} are not at the source: is "
-            "a disk unmounted, or is this another source? Give another --out, or --allow-gone"
+            "a disk unmounted, or is this another source? Give another --out, or --allow-gone",
+            code="source.many_missing",
         )
 
 

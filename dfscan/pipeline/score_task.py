@@ -173,7 +173,8 @@ class ScoreStep:
             if len(some) == 1:
                 raise ModelError(
                     f"not even one face of {shown.shape[1]} pixels fits into the GPU's memory beside "
-                    "the networks: use one with more memory free, or --gpus 0"
+                    "the networks: use one with more memory free, or --gpus 0",
+                    code="device.unavailable",
                 )
             _fitting[key] = len(some) // 2
             torch.cuda.empty_cache()
@@ -298,7 +299,9 @@ def _model(path: storage.Place, sha256: str, device: str) -> Model:
     """
     model = load_model(path)
     if model.sha256 != sha256:
-        raise ModelError(f"{path} was replaced while scoring: run the same command again")
+        raise ModelError(
+            f"{path} was replaced while scoring: run the same command again", code="model.changed"
+        )
     torch.set_num_threads(1)  # as many workers as CPUs, and logits equal to the bit wherever
     torch.backends.cudnn.allow_tf32 = False  # they must not depend on the card
     model.network.to(device)

@@ -58,7 +58,8 @@ def load_models(config: ScoreConfig) -> list[_Loaded]:
             if changed:
                 raise ConfigError(
                     f"score.model: {other.named.path} and {path} learned from faces found or cut in "
-                    f"different ways ({'; '.join(changed)}): score with each and compare"
+                    f"different ways ({'; '.join(changed)}): score with each and compare",
+                    code="recipe.mismatch",
                 )
         found.append(loaded)
     return found
@@ -145,7 +146,8 @@ def _calibrations(
         if own is None:
             raise ConfigError(
                 f"score.prevalence: {uncalibrated(config)}, so its p_fake is no probability: "
-                "dfscan calibrate makes it one"
+                "dfscan calibrate makes it one",
+                code="calibration.unavailable",
             )
         threshold = model.header.threshold if own.threshold is None else own.threshold
         kept = own.model_copy(update={"threshold": threshold})
@@ -163,7 +165,8 @@ def _quick(config: ScoreConfig, header: ModelHeader, rule: Rule, progress: Progr
         raise ConfigError(
             "score.triage: this model's scores of key frames were never compared with the full look's: "
             "score labelled videos with --sampling keyframes and without, then dfscan calibrate "
-            "MODEL VERDICTS --quick VERDICTS_OF_KEY_FRAMES --out MODEL2"
+            "MODEL VERDICTS --quick VERDICTS_OF_KEY_FRAMES --out MODEL2",
+            code="calibration.unavailable",
         )
     progress.note(
         f"key frames first: of fakes that the full look flags at least {known.recall:.1%} go there "
@@ -196,7 +199,10 @@ def _threshold(
             )
         (only,) = calibrations
         if only is None:
-            raise ConfigError(f"score.at_fpr: {uncalibrated(config)}: give --threshold")
+            raise ConfigError(
+                f"score.at_fpr: {uncalibrated(config)}: give --threshold",
+                code="calibration.unavailable",
+            )
         return only.at_fpr(config.at_fpr)
     own = [
         m.header.threshold if c is None or c.threshold is None else c.threshold

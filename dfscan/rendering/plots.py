@@ -309,7 +309,10 @@ def _name_marks(axes: Axes, rows: Sequence[Mapping[str, Any]], best_epoch: int |
 def _with_both(sides: Sides, what: str) -> dict[str, tuple[Logits, Truth]]:
     both = {n: s for n, s in sides.items() if 0 < s[1].sum() < len(s[1])}
     if not both:
-        raise UsageError(f"{what} needs reals and fakes; got one class only: {', '.join(sides)}")
+        raise UsageError(
+            f"{what} needs reals and fakes; got one class only: {', '.join(sides)}",
+            code="dataset.unsuitable",
+        )
     return both
 
 

@@ -64,7 +64,8 @@ def _collector(path: storage.Place) -> Collect:
     if not storage.exists(path):
         raise SourceError(
             f"there is nothing at {path}: give a face dataset, a run folder, a verdict file or an "
-            "evaluation"
+            "evaluation",
+            code="source.missing",
         )
     if path.suffix == ".parquet" and not storage.is_folder(path):
         return report_verdicts.collect
@@ -75,7 +76,8 @@ def _collector(path: storage.Place) -> Collect:
         return report_verdicts.collect
     raise SourceError(
         f"{path} is nothing that a page can be about: give a face dataset ({MARKER}), a run folder "
-        f"({report_run.MARKER}), an evaluation ({EVALUATION}) or verdicts (.parquet, or their folder)"
+        f"({report_run.MARKER}), an evaluation ({EVALUATION}) or verdicts (.parquet, or their folder)",
+        code="source.wrong_kind",
     )
 
 
@@ -86,7 +88,8 @@ def _output(config: ReportConfig, path: storage.Place) -> storage.Place:
     out = storage.place(config.out).absolute()
     if of_verdicts and out.parent == path:
         raise OutputError(
-            f"report.out: {config.out!r} lies in {path}, a folder for verdicts alone: give another file"
+            f"report.out: {config.out!r} lies in {path}, a folder for verdicts alone: give another file",
+            code="output.wrong_kind",
         )
     return out
 
@@ -106,13 +109,19 @@ def _check_output(out: storage.Place, about: str, overwrite: bool) -> None:
     :raises OutputError: it is no page, or one about another thing and ``overwrite`` is not given.
     """
     if storage.is_folder(out):
-        raise OutputError(f"output {str(out)!r} is a folder: give the .html file to write")
+        raise OutputError(
+            f"output {str(out)!r} is a folder: give the .html file to write",
+            code="output.wrong_kind",
+        )
     if not storage.exists(out):
         return
     known = about_of(storage.read_start(out, HEAD_BYTES))
     if known is None:
-        raise OutputError(f"{out} is no page of dfscan report: give another --out")
+        raise OutputError(
+            f"{out} is no page of dfscan report: give another --out", code="output.foreign"
+        )
     if known != about and not overwrite:
         raise OutputError(
-            f"{out} is a page about {known!r}, not about {about!r}: give another --out, or --overwrite"
+            f"{out} is a page about {known!r}, not about {about!r}: give another --out, or --overwrite",
+            code="output.mismatch",
         )

@@ -75,7 +75,8 @@ def collect(path: storage.Place, about: str, config: ReportConfig, progress: Pro
     for name in (METRICS, ROWS):
         if not storage.exists(path / name):
             raise SourceError(
-                f"{path} holds no {name}: the evaluation has not finished; run dfscan evaluate again"
+                f"{path} holds no {name}: the evaluation has not finished; run dfscan evaluate again",
+                code="source.unfinished",
             )
     metrics = storage.read_json(str(path / METRICS))
     rows = sorted(storage.read_table(path / ROWS).to_pylist(), key=_rank)

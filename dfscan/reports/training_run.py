@@ -47,7 +47,8 @@ def collect(path: storage.Place, about: str, config: ReportConfig, progress: Pro
     """
     if not storage.exists(path / _METRICS):
         raise SourceError(
-            f"{path} holds no {_METRICS}: the training has not finished; the same dfscan train goes on"
+            f"{path} holds no {_METRICS}: the training has not finished; the same dfscan train goes on",
+            code="source.unfinished",
         )
     metrics, run = storage.read_json(str(path / _METRICS)), _run(path)
     if "runs" in metrics:

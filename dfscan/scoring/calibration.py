@@ -90,11 +90,15 @@ class Calibration(Strict):
         """
         allowed = int(share * self.reals + 1e-9)
         if not self.top_reals:
-            raise UsageError("score.at_fpr: the model does not hold its reals' scores: train again")
+            raise UsageError(
+                "score.at_fpr: the model does not hold its reals' scores: train again",
+                code="evidence.too_few",
+            )
         if not 0 < allowed < len(self.top_reals):
             raise UsageError(
                 f"score.at_fpr: got {share:g}; {self.reals} held-out reals allow for "
-                f"{1 / self.reals:.3g} to {(len(self.top_reals) - 1) / self.reals:.3g}"
+                f"{1 / self.reals:.3g} to {(len(self.top_reals) - 1) / self.reals:.3g}",
+                code="evidence.too_few",
             )
         prior = _log_odds(self.prior)
         return math.nextafter(float(expit(self.top_reals[allowed] + prior)), 1)

@@ -100,7 +100,8 @@ def check_support(reals: int, rate: float) -> str | None:
         raise ConfigError(
             f"{reals:,} reals cannot show a false-positive rate of {rate:.3g}: it needs at least "
             f"{least:,}, and {enough:,} for an upper bound near it; label more reals or allow a "
-            f"higher rate ({1 / max(reals, 1):.2g} or more)"
+            f"higher rate ({1 / max(reals, 1):.2g} or more)",
+            code="evidence.too_few",
         )
     if reals < enough:
         return (

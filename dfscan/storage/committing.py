@@ -105,7 +105,9 @@ def _refuse_special(target: Path) -> None:
     :raises OutputError: it is one.
     """
     if target.exists() and not target.is_file() and not target.is_dir():
-        raise OutputError(f"output {str(target)!r} is a device or a pipe: give a file")
+        raise OutputError(
+            f"output {str(target)!r} is a device or a pipe: give a file", code="output.wrong_kind"
+        )
 
 
 @contextlib.contextmanager
@@ -169,7 +171,9 @@ def write_error(target: Where, error: OSError | pa.ArrowException) -> DfscanErro
     """One line for a write that failed."""
     full = getattr(error, "errno", None) in _NO_SPACE
     hint = "; free space, then run the same command again" if full else ""
-    return DfscanError(f"cannot write {target}: {places.one_line(error)}{hint}")
+    return DfscanError(
+        f"cannot write {target}: {places.one_line(error)}{hint}", code="output.unwritable"
+    )
 
 
 def commit_table(
@@ -262,7 +266,9 @@ def remove(path: Where) -> None:
         try:
             places.delete(str(target))
         except places.STORE_ERRORS as error:
-            raise DfscanError(f"cannot remove {target}: {places.one_line(error)}") from None
+            raise DfscanError(
+                f"cannot remove {target}: {places.one_line(error)}", code="output.unwritable"
+            ) from None
     elif target.is_dir():
         shutil.rmtree(target)
     else:
@@ -301,7 +307,10 @@ def local(path: str, what: str) -> Path:
     """
     where = place(path)
     if isinstance(where, ObjectPath):
-        raise OutputError(f"{path!r} is on object storage: {what} go to file systems; give a path")
+        raise OutputError(
+            f"{path!r} is on object storage: {what} go to file systems; give a path",
+            code="output.wrong_kind",
+        )
     return where
 
 
@@ -316,17 +325,22 @@ def check_output_folder(path: Where, marker: str, overwrite: bool, parts: tuple[
     try:
         found = places.stat(str(folder))
         if found is not None and not found.is_folder:
-            raise OutputError(f"output {str(path)!r} is a file: give a folder")
+            raise OutputError(
+                f"output {str(path)!r} is a file: give a folder", code="output.wrong_kind"
+            )
         ours = places.stat(str(folder / marker)) is not None
         if not ours and places.children(str(folder)):
             raise OutputError(
-                f"output folder {str(path)!r} is not empty and holds no {marker}: give another --out"
+                f"output folder {str(path)!r} is not empty and holds no {marker}: give another --out",
+                code="output.foreign",
             )
         if isinstance(folder, Path):
             folder.mkdir(parents=True, exist_ok=True)
     except places.STORE_ERRORS as error:
         what = places.one_line(error)
-        raise OutputError(f"cannot make output folder {str(path)!r}: {what}") from None
+        raise OutputError(
+            f"cannot make output folder {str(path)!r}: {what}", code="output.unwritable"
+        ) from None
     if ours and overwrite:
         for name in parts:
             remove(folder / name)

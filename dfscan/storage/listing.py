@@ -95,12 +95,17 @@ def _list_some(wanted: list[tuple[str, str]], lookup: "_Lookup") -> Iterator[lis
     try:
         stats = places.stat_all(files)
     except places.STORE_ERRORS as error:
-        raise SourceError(f"a listed file cannot be looked at: {places.one_line(error)}") from None
+        raise SourceError(
+            f"a listed file cannot be looked at: {places.one_line(error)}", code="source.unreadable"
+        ) from None
     for (root, path), file, found in zip(wanted, files, stats, strict=True):
         if found is None:
             yield [Entry(path, root, 0, "")]
         elif found.is_folder:
-            raise SourceError(f"{root}{path} is a folder: list its files, or give it as a SOURCE")
+            raise SourceError(
+                f"{root}{path} is a folder: list its files, or give it as a SOURCE",
+                code="source.wrong_kind",
+            )
         elif file == root + path:
             yield _sorted(_expand(Entry(path, root, found.bytes, found.version)))
         else:
@@ -181,7 +186,9 @@ def _expand(file: Entry) -> list[Entry]:
     except (ArchiveError, PermissionError, FileNotFoundError):
         return [file]
     except places.STORE_ERRORS as error:
-        raise SourceError(f"{file.uri} cannot be read: {places.one_line(error)}") from None
+        raise SourceError(
+            f"{file.uri} cannot be read: {places.one_line(error)}", code="source.unreadable"
+        ) from None
 
 
 def _members(archive: Archive, of: Entry, depth: int) -> Iterator[Entry]:
@@ -231,11 +238,14 @@ def _stat(path: str, text: str) -> places.Stat:
     try:
         found = places.stat(path)
     except places.STORE_ERRORS as error:
-        raise SourceError(f"source {text!r} cannot be read: {places.one_line(error)}") from None
+        raise SourceError(
+            f"source {text!r} cannot be read: {places.one_line(error)}", code="source.unreadable"
+        ) from None
     if found is None:
         raise SourceError(
             f"source {text!r} does not exist: give a folder, a .zip or a video (or a picture, a "
-            f".tar, a list .txt .csv .parquet, or any of these at s3://…)"
+            f".tar, a list .txt .csv .parquet, or any of these at s3://…)",
+            code="source.missing",
         )
     return found
 
@@ -244,7 +254,8 @@ def _refuse_compressed(path: str) -> None:
     end = next((c for c in archives.COMPRESSED if path.lower().endswith(c)), None)
     if end:
         raise SourceError(
-            f"{path}: {end} archives cannot be read in place; unpack it, or make it a .tar or .zip"
+            f"{path}: {end} archives cannot be read in place; unpack it, or make it a .tar or .zip",
+            code="source.wrong_kind",
         )
 
 
@@ -254,10 +265,13 @@ def _given_by_name(uri: str) -> Iterator[None]:
     try:
         yield
     except KeyError:
-        raise SourceError(f"source {uri!r} does not exist: no such member in the archive") from None
+        raise SourceError(
+            f"source {uri!r} does not exist: no such member in the archive", code="source.missing"
+        ) from None
     except (ArchiveError, *places.STORE_ERRORS) as error:
         kind = "tar" if ".tar" in uri[-4:].lower() else "zip"
         raise SourceError(
             f"{uri} is not a readable {kind} archive ({places.one_line(error)}): fetch it again "
-            f"or move it away"
+            f"or move it away",
+            code="source.unreadable",
         ) from None

@@ -63,12 +63,14 @@ class Lease:
         if not owner:
             raise DfscanError(
                 f"{self.path} is not there: the lock was removed, or this machine does not see the "
-                "output folder; the same command continues"
+                "output folder; the same command continues",
+                code="lock.lost",
             )
         if owner.get("token") != self.token:
             raise DfscanError(
                 f"{self.path} is no longer this run's lock (now: host {owner.get('host')}, pid "
-                f"{owner.get('pid')}): another run has taken over, this one stops"
+                f"{owner.get('pid')}): another run has taken over, this one stops",
+                code="lock.lost",
             )
 
     def _owner(self) -> dict[str, Any]:
@@ -109,7 +111,9 @@ class Lock:
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise write_error(self._path.parent, error) from None
-            raise OutputError(f"cannot make {self._path.parent}: {error.strerror}") from None
+            raise OutputError(
+                f"cannot make {self._path.parent}: {error.strerror}", code="output.unwritable"
+            ) from None
         for _ in range(2):
             if self._take():
                 self._thread.start()
@@ -119,7 +123,8 @@ class Lock:
         owner = self._owner()
         raise OutputError(
             f"{self._what} is in use by another dfscan run (host {owner.get('host')}, "
-            f"pid {owner.get('pid')}): wait for it, or give another --out"
+            f"pid {owner.get('pid')}): wait for it, or give another --out",
+            code="output.locked",
         )
 
     def __exit__(
@@ -165,7 +170,9 @@ class Lock:
         except places.STORE_ERRORS as error:
             if getattr(error, "errno", None) == errno.ENOSPC:
                 raise write_error(self._path, error) from None
-            raise OutputError(f"cannot lock {self._what}: {places.one_line(error)}") from None
+            raise OutputError(
+                f"cannot lock {self._what}: {places.one_line(error)}", code="output.unwritable"
+            ) from None
 
     @property
     def now(self) -> float:

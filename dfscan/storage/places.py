@@ -84,7 +84,8 @@ def absolute(text: str | os.PathLike[str]) -> str:
         store = _ENVIRONMENT.get(scheme, "them in the environment")
         raise SourceError(
             f"a URI {scheme}://…@{uri['place'].rpartition('@')[2]} with credentials would be written "
-            f"into every row: set {store} instead"
+            f"into every row: set {store} instead",
+            code="source.credentials",
         )
     if scheme not in SCHEMES:
         allowed = ", ".join(f"{s}://" for s in SCHEMES)
@@ -380,7 +381,9 @@ def _stat_below(path: str) -> Stat | None:
 
 
 def _cannot_list(error: OSError) -> None:
-    raise SourceError(f"cannot list {error.filename}: {error.strerror}") from None
+    raise SourceError(
+        f"cannot list {error.filename}: {error.strerror}", code="source.unreadable"
+    ) from None
 
 
 def _walkfilesystem(root: str) -> Iterator[Found]:
@@ -390,7 +393,9 @@ def _walkfilesystem(root: str) -> Iterator[Found]:
         store, name = filesystem(root)
         infos = retrying(lambda: store.get_file_info(fs.FileSelector(name, recursive=True)))
     except STORE_ERRORS as error:
-        raise SourceError(f"cannot list {root}: {one_line(error)}") from None
+        raise SourceError(
+            f"cannot list {root}: {one_line(error)}", code="source.unreadable"
+        ) from None
     for info in infos:
         inside = info.path.removeprefix(name).lstrip("/")
         if info.type == fs.FileType.File and not is_hidden(inside):

@@ -145,9 +145,11 @@ def read_json(uri: Where, limit: int = 256 << 20) -> Any:
     except VideoError as error:
         raise SourceError(f"{uri}: {error.reason}") from None
     except ValueError as error:
-        raise SourceError(f"{uri} is not valid JSON: {error}") from None
+        raise SourceError(f"{uri} is not valid JSON: {error}", code="source.unreadable") from None
     except RecursionError:
-        raise SourceError(f"{uri} is not valid JSON: brackets within brackets, too deep") from None
+        raise SourceError(
+            f"{uri} is not valid JSON: brackets within brackets, too deep", code="source.unreadable"
+        ) from None
 
 
 def each(do: Callable[[Place], T], paths: Iterable[Place]) -> Iterator[tuple[Place, T]]:
@@ -269,5 +271,7 @@ def in_folder(folder: Where, pattern: str) -> list[Place]:
         with places.answering(str(where)):
             names = places.children(str(where))
     except OSError as error:
-        raise SourceError(f"cannot list {where}: {places.one_line(error)}") from None
+        raise SourceError(
+            f"cannot list {where}: {places.one_line(error)}", code="source.unreadable"
+        ) from None
     return [where / name for name in names if fnmatchcase(name, pattern)]

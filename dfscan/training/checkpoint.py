@@ -58,7 +58,8 @@ def load_checkpoint(folder: storage.Place) -> Checkpoint | None:
         return Checkpoint(content["epochs"], _with_tensors(content["states"], tensors))
     except (SafetensorError, VideoError, ValueError, KeyError, TypeError) as error:
         raise OutputError(
-            f"{path} is damaged ({error}): the run cannot go on; --overwrite starts anew"
+            f"{path} is damaged ({error}): the run cannot go on; --overwrite starts anew",
+            code="record.damaged",
         ) from None
 
 

@@ -56,7 +56,9 @@ def join_people(index: FaceIndex, wanted: Identities) -> tuple[FaceIndex, dict[s
     """
     chosen = _spread(index)
     if not len(chosen):
-        raise UsageError("train.identities: there is no real face to tell people by")
+        raise UsageError(
+            "train.identities: there is no real face to tell people by", code="dataset.unsuitable"
+        )
     network = _network(wanted.weights)
     groups, embeddings = _embedded(index, chosen, network)
     links = [
@@ -70,7 +72,8 @@ def join_people(index: FaceIndex, wanted: Identities) -> tuple[FaceIndex, dict[s
     if len(real) > 2 and sizes.max() > MOST * len(real):
         raise UsageError(
             f"train.identities.distance: got {wanted.distance}; {sizes.max()} of {len(real)} groups "
-            "come out as one person: give a smaller one"
+            "come out as one person: give a smaller one",
+            code="dataset.unsuitable",
         )
     joined, number = np.unique(names, return_inverse=True)
     found = Checked(

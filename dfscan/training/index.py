@@ -94,7 +94,8 @@ def build_index(datasets: Sequence[FaceSet], group_by: str | None = None) -> Fac
         names = ", ".join(str(d.root) for d in datasets)
         raise SourceError(
             f"no labelled face in {names}: labels come from the source's layout (dfdc, ffpp, "
-            "folders); extract again with --layout"
+            "folders); extract again with --layout",
+            code="labels.missing",
         )
     return reading.index(tuple(str(d.root) for d in datasets), group_by)
 
@@ -142,7 +143,8 @@ class _Reading:
             if number < before:
                 raise SourceError(
                     f"{video_id} is in {dataset.root} and in a dataset before it: its faces would "
-                    "count twice; leave one of them out"
+                    "count twice; leave one of them out",
+                    code="source.duplicate",
                 )
             if number == len(self._facts):
                 attributes = entries_to_dict(fact["attributes"])

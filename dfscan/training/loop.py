@@ -295,11 +295,14 @@ class _Run:
             rates = "/".join(f"{phase.lr:g}" for phase in self._config.stages())
             raise UsageError(
                 "training diverged (the network gives NaN or infinity): try a lower --lr than "
-                f"{rates}"
+                f"{rates}",
+                code="training.diverged",
             )
         position = np.concatenate([p for p, _, _ in everyone])
         if not len(position):
-            raise UsageError(f"no picture of the {side} side decodes: extract again")
+            raise UsageError(
+                f"no picture of the {side} side decodes: extract again", code="dataset.unsuitable"
+            )
         order = np.argsort(position, kind="stable")
         bad = sorted({name for _, _, names in everyone for name in names})
         return {"position": position[order], "logit": logit[order], "bad": bad}
@@ -436,7 +439,8 @@ def _precision(wanted: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if able else torch.float32
     if wanted == "fp16" and device.type == "cpu":
         raise UsageError(
-            "train.precision: fp16 needs a GPU: use fp32, or bf16 where the CPU has it"
+            "train.precision: fp16 needs a GPU: use fp32, or bf16 where the CPU has it",
+            code="device.unavailable",
         )
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
 

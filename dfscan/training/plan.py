@@ -90,7 +90,9 @@ def make_plan(config: TrainConfig, world: int) -> Plan:
         stored, one class only, an unknown backbone, too few faces for the batch, a leak.
     """
     if not config.faces:
-        raise SourceError("no faces: give a face dataset, or train.faces in dfscan.yaml")
+        raise SourceError(
+            "no faces: give a face dataset, or train.faces in dfscan.yaml", code="source.missing"
+        )
     if config.weights is not None:  # workers change folder
         config = config.model_copy(
             update={"weights": str(storage.place(config.weights).absolute())}
@@ -154,7 +156,8 @@ def _sides(index: FaceIndex, config: TrainConfig) -> tuple[Sides, list[str]]:
         only = classes.pop() if classes else "no"
         raise UsageError(
             f"the training side has only {only} faces: a classifier needs both labels in at least "
-            "two groups of related videos"
+            "two groups of related videos",
+            code="dataset.unsuitable",
         )
     notes = []
     if config.folds is not None and "val_fraction" in config.model_fields_set:
@@ -215,13 +218,15 @@ def _learnt_from(index: FaceIndex, positions: Positions, config: TrainConfig) ->
     if not np.isfinite(difference[fake]).any():
         raise UsageError(
             "train.min_face_diff: no fake's face was compared with its original's: extract with "
-            "--boxes-from original, or leave min_face_diff out"
+            "--boxes-from original, or leave min_face_diff out",
+            code="dataset.unsuitable",
         )
     kept = positions[~fake | ~(difference < config.min_face_diff)]
     if not index.fake[kept].any():
         raise UsageError(
             f"train.min_face_diff: got {config.min_face_diff}; every fake's face differs less, the "
-            f"most by {np.nanmax(difference[fake]):.3f}"
+            f"most by {np.nanmax(difference[fake]):.3f}",
+            code="dataset.unsuitable",
         )
     return kept
 
@@ -238,7 +243,8 @@ def _steps(sampler: Sampler, config: TrainConfig, world: int) -> tuple[int, int]
     if share < 2:
         raise UsageError(
             f"{faces} faces to train on and a batch of {config.batch_size} over {world} worker(s) "
-            "leave fewer than 2 a step: fewer --workers or a larger --batch-size"
+            "leave fewer than 2 a step: fewer --workers or a larger --batch-size",
+            code="dataset.unsuitable",
         )
     return share, max(1, faces // world // share)
 
@@ -250,6 +256,7 @@ def _common_recipe(datasets: Sequence[FaceSet]) -> FaceRecipe:
         if changed:
             raise ConfigError(
                 f"train.faces: {datasets[0].root} and {other.root} were extracted differently "
-                f"({'; '.join(changed)}): a network would learn that; extract them alike"
+                f"({'; '.join(changed)}): a network would learn that; extract them alike",
+                code="recipe.mismatch",
             )
     return first

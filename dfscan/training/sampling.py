@@ -82,7 +82,8 @@ def make_sampler(index: FaceIndex, positions: Positions, config: TrainConfig) ->
         items = items[~index.fake[positions]]
         if not len(items):
             raise UsageError(
-                "train.augment: sbi makes fakes of real faces, and there are none here"
+                "train.augment: sbi makes fakes of real faces, and there are none here",
+                code="dataset.unsuitable",
             )
     count = len(items)
     if config.balance == "undersample":
@@ -136,7 +137,8 @@ def pairs(index: FaceIndex, positions: Positions) -> npt.NDArray[np.int64]:
     if not found:
         raise UsageError(
             "train.paired: no fake's face has its original's at the same frame: extract both with "
-            "--boxes-from original, or the same --stride and --phase 0 for both, or leave --paired out"
+            "--boxes-from original, or the same --stride and --phase 0 for both, or leave --paired out",
+            code="dataset.unsuitable",
         )
     return np.array(found, np.int64)
 

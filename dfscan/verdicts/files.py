@@ -60,7 +60,8 @@ def output(text: str) -> storage.Place:
             raise ConfigError(f"{says}, and that is a file: a folder of files is another output")
     elif storage.in_folder(out, "*") and not is_verdict_folder(out):
         raise OutputError(
-            f"output folder {text!r} is not empty and holds no verdicts: give another --out"
+            f"output folder {text!r} is not empty and holds no verdicts: give another --out",
+            code="output.foreign",
         )
     return out
 
@@ -120,7 +121,8 @@ def as_verdicts(path: storage.Place) -> Iterator[None]:
     except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, ValueError) as error:
         detail = " ".join(str(error).split())[:160]
         raise OutputError(
-            f"{path} exists and is no verdict file of this dfscan ({detail}): give another --out"
+            f"{path} exists and is no verdict file of this dfscan ({detail}): give another --out",
+            code="output.foreign",
         ) from None
 
 

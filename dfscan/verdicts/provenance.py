@@ -69,7 +69,8 @@ def _is_record(value: Any) -> bool:
 def _damaged(file: storage.Place, how: str) -> SourceError:
     return SourceError(
         f"{file}: the record of how it was scored (metadata {KEY.decode()}) is damaged "
-        f"({' '.join(how.split())[:80]}): score again with --overwrite"
+        f"({' '.join(how.split())[:80]}): score again with --overwrite",
+        code="record.damaged",
     )
 
 
@@ -92,7 +93,8 @@ def recipe_of(record: Mapping[str, Any]) -> FaceRecipe:
         first = error.errors()[0]
         where = ".".join(["recipe", *(str(k) for k in first["loc"])])
         raise ConfigError(
-            f"its recorded {where} is not known here ({first['msg']}): use the dfscan that scored it"
+            f"its recorded {where} is not known here ({first['msg']}): use the dfscan that scored it",
+            code="record.unsupported",
         ) from None
 
 

@@ -124,11 +124,13 @@ def open_verdicts(where: storage.Where) -> OpenFiles:
     files = verdict_files(place)
     if not files and storage.is_folder(place):
         raise SourceError(
-            f"{str(where)!r} is a folder without verdicts: give the file or the folder that score wrote"
+            f"{str(where)!r} is a folder without verdicts: give the file or the folder that score wrote",
+            code="source.wrong_kind",
         )
     if not files:
         raise SourceError(
-            f"no verdicts at {str(where)!r}: dfscan score SOURCE --model MODEL --out {where} makes them"
+            f"no verdicts at {str(where)!r}: dfscan score SOURCE --model MODEL --out {where} makes them",
+            code="source.missing",
         )
     opened = OpenFiles(tuple(map(_open, files)))
     for file, parquet in zip(files, opened.files, strict=True):
@@ -145,11 +147,13 @@ def _open(file: storage.Place) -> pq.ParquetFile:
         opened = storage.open_parquet(file)
     except _UNREADABLE as error:
         detail = " ".join(str(error).split())[:160]
-        raise SourceError(f"{file} is not a readable Parquet file: {detail}") from None
+        raise SourceError(
+            f"{file} is not a readable Parquet file: {detail}", code="source.unreadable"
+        ) from None
     kind = _kind(opened)
     if kind != b"verdicts":
         found = f"a table of {kind.decode()}" if kind else "another program's table"
-        raise SourceError(f"{file} holds no verdicts of dfscan but is {found}")
+        raise SourceError(f"{file} holds no verdicts of dfscan but is {found}", code="source.empty")
     return opened
 
 

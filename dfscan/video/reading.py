@@ -602,7 +602,8 @@ def _decord() -> Any:
         raise DfscanError(
             f"installed: {' and '.join(installed) or 'neither decord nor decord2'}; dfscan needs "
             "decord2 alone, since both write the same files: "
-            "pip uninstall -y decord decord2 && pip install decord2"
+            "pip uninstall -y decord decord2 && pip install decord2",
+            code="install.incomplete",
         )
     import decord
 

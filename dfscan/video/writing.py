@@ -180,7 +180,9 @@ class VideoWriter:
             except av.error.FFmpegError as error:
                 self._abandon()
                 if way == "none":
-                    raise DfscanError(f"cannot write {self._path}: {_text(error)}") from None
+                    raise DfscanError(
+                        f"cannot write {self._path}: {_text(error)}", code="output.unwritable"
+                    ) from None
             except BaseException:
                 self._abandon()
                 raise
@@ -241,7 +243,9 @@ class VideoWriter:
         try:
             yield
         except (av.error.FFmpegError, OSError) as error:
-            raise DfscanError(f"cannot write {self._path}: {_text(error)}") from None
+            raise DfscanError(
+                f"cannot write {self._path}: {_text(error)}", code="output.unwritable"
+            ) from None
 
 
 class _Sound:

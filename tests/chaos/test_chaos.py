@@ -7,8 +7,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from chaos import campaign
 import pytest
+from chaos import campaign
 from chaos.campaign import Scene, disturb, kill_nodes, make_scene, rows
 
 from dfscan import storage

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chaos import campaign
 import pytest
+from chaos import campaign
 from chaos.campaign import Scene
 from support.verdicts import apart, make_model, verdicts
 

@@ -46,7 +46,10 @@ def run(config: CalibrateConfig, progress: Progress) -> CalibrateResult:
     started = time.monotonic()
     out = _output(config)
     if config.model is None:
-        raise ConfigError("calibrate.model: no model: give MODEL, the one that VERDICTS are of")
+        raise ConfigError(
+            "calibrate.model: no model: give MODEL, the one that VERDICTS are of",
+            code="config.missing",
+        )
     model = load_model(find_model(config.model))
     material = read_material(config, model)
     notes = list(material.notes)
@@ -87,14 +90,20 @@ def run(config: CalibrateConfig, progress: Progress) -> CalibrateResult:
 
 def _output(config: CalibrateConfig) -> storage.Place:
     if config.out is None:
-        raise ConfigError("calibrate.out: say where the model goes, as in --out MODEL2.safetensors")
+        raise ConfigError(
+            "calibrate.out: say where the model goes, as in --out MODEL2.safetensors",
+            code="config.missing",
+        )
     out = storage.place(config.out).absolute()
     if out.suffix != ".safetensors" or storage.is_folder(out):
         raise ConfigError(
             f"calibrate.out: got {config.out!r}; must be a file that ends in .safetensors"
         )
     if storage.exists(out) and not config.overwrite:
-        raise OutputError(f"{config.out} exists: give another --out, or --overwrite to replace it")
+        raise OutputError(
+            f"{config.out} exists: give another --out, or --overwrite to replace it",
+            code="output.exists",
+        )
     return out
 
 
@@ -108,7 +117,8 @@ def _goal(config: CalibrateConfig, model: Model, material: Material, notes: list
     if not reals:
         raise ConfigError(
             f"{config.verdicts}: {fakes:,} fakes and no reals: a threshold needs videos known to be "
-            f"real (and p_fake {MIN_PER_CLASS} of each class)"
+            f"real (and p_fake {MIN_PER_CLASS} of each class)",
+            code="evidence.too_few",
         )
     rule, rate = _rule(config, material, both, notes)
     kept = model.header.calibrated(config.aggregation, material.sampling.mode)
@@ -120,7 +130,8 @@ def _goal(config: CalibrateConfig, model: Model, material: Material, notes: list
         if kept is None and config.prevalence is not None:
             raise ConfigError(
                 f"prevalence {config.prevalence}: the model has no calibration, and {reals:,} reals "
-                f"with {fakes:,} fakes give none: label {MIN_PER_CLASS} of each, or leave it out"
+                f"with {fakes:,} fakes give none: label {MIN_PER_CLASS} of each, or leave it out",
+                code="calibration.unavailable",
             )
     return Goal(rule, rate, both, material.sampling, config.aggregation, kept, config.prevalence)
 
@@ -153,7 +164,8 @@ def _rule(
         videos = material.videos
         raise ConfigError(
             f"threshold rule {rule} needs {MIN_PER_CLASS} videos of each class, got {videos.reals:,} "
-            f"reals and {videos.fakes:,} fakes: with reals alone give --alert-budget N or --at-fpr 0.01"
+            f"reals and {videos.fakes:,} fakes: with reals alone give --alert-budget N or --at-fpr 0.01",
+            code="evidence.too_few",
         )
     if rate is not None:
         warning = check_support(material.videos.reals, rate)
@@ -171,7 +183,8 @@ def _fitted(config: CalibrateConfig, videos: Videos, goal: Goal) -> Fit:
     if found is None:
         raise ConfigError(
             f"{config.verdicts}: no calibration can be fitted, because higher scores do not mean "
-            "fakes here: are the labels right? Otherwise this model cannot judge these videos"
+            "fakes here: are the labels right? Otherwise this model cannot judge these videos",
+            code="calibration.unavailable",
         )
     values = logits(found.calibration, videos.scores, videos.people)
     called = answers(found.calibration, found.threshold, videos).called

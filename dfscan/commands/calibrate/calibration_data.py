@@ -211,7 +211,8 @@ def _check_aggregation(config: CalibrateConfig, rows: _Rows, mine: npt.NDArray[n
         found = f"{likely} is" if fits[likely] == len(some) else "no way of aggregating is"
         raise ConfigError(
             f"calibrate.aggregation: got {config.aggregation}, and {config.verdicts} was not scored "
-            f"with it; {found} what its scores agree with: give --aggregation as score was given it"
+            f"with it; {found} what its scores agree with: give --aggregation as score was given it",
+            code="recipe.mismatch",
         )
 
 
@@ -223,7 +224,8 @@ def _said(file: OpenFiles) -> dict[str, Sampling]:
     except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         detail = " ".join(str(error).split())[:160]
         raise SourceError(
-            f"the verdicts' metadata {KEY.decode()} is not what score writes: {detail}"
+            f"the verdicts' metadata {KEY.decode()} is not what score writes: {detail}",
+            code="record.damaged",
         ) from None
     return {recipe.hash(): recipe.sampling for recipe in recipes}
 
@@ -248,7 +250,8 @@ def _sampling(
             ways = "; ".join(describe(s) for s in known)
             raise ConfigError(
                 f"{config.verdicts} holds verdicts of this model in {len(there)} ways of sampling "
-                f"({ways}): name one with {_HOW}"
+                f"({ways}): name one with {_HOW}",
+                code="recipe.mismatch",
             )
         return known[0], next(iter(there))
     wanted = wanted or Sampling(mode=recipe.sampling.mode, frames=32)
@@ -256,7 +259,8 @@ def _sampling(
     if found not in there:
         raise ConfigError(
             f"none of the {mine.sum():,} verdicts of this model in {config.verdicts} was scored on "
-            f"{describe(wanted)}: say how they were, with {_HOW}"
+            f"{describe(wanted)}: say how they were, with {_HOW}",
+            code="recipe.mismatch",
         )
     return wanted, found
 
@@ -294,5 +298,6 @@ def _nothing(config: CalibrateConfig, model: Model, state: npt.NDArray[Any]) -> 
     }
     told = ", ".join(f"{counts[k]:,} {text}" for k, text in reasons.items() if counts[k])
     return SourceError(
-        f"none of the {len(state):,} verdicts of {config.verdicts} can be used: {told or 'it is empty'}"
+        f"none of the {len(state):,} verdicts of {config.verdicts} can be used: {told or 'it is empty'}",
+        code="source.empty",
     )

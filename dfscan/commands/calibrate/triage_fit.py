@@ -40,7 +40,8 @@ def fit_triage(
     if fitted is None or fitted.calibration is None:
         raise ConfigError(
             f"{config.quick}: no calibration can be fitted: higher scores of key frames do not mean "
-            "fakes here"
+            "fakes here",
+            code="calibration.unavailable",
         )
     scores = dict(
         zip(
@@ -89,6 +90,7 @@ def choose_border(logits: npt.NDArray[np.float64]) -> tuple[float, float]:
         needed = math.ceil(math.log(1 - LEVEL) / math.log(RECALL))
         raise ConfigError(
             f"calibrate.quick: {count:,} fakes that the full look flags cannot show that {RECALL:.0%} "
-            f"of them go there: it needs {needed} or more labelled fakes"
+            f"of them go there: it needs {needed} or more labelled fakes",
+            code="evidence.too_few",
         )
     return float(np.sort(logits)[missed]), bounds[missed]

@@ -144,7 +144,8 @@ def _output(config: EvaluateConfig) -> storage.Place:
         there = storage.read_json(str(out / MARKER))
         if not isinstance(there, dict) or there.get("finished", True):
             raise OutputError(
-                f"{config.out} holds an evaluation: give another --out, or --overwrite to replace it"
+                f"{config.out} holds an evaluation: give another --out, or --overwrite to replace it",
+                code="output.exists",
             )
     return out
 
@@ -157,7 +158,8 @@ def _said(config: EvaluateConfig, progress: Progress) -> tuple[list[Videos], Tru
     if storage.exists(storage.place(config.path) / FACES):
         if config.model is None:
             raise ConfigError(
-                f"{config.path} is a face dataset: say which model judges it, with --model"
+                f"{config.path} is a face dataset: say which model judges it, with --model",
+                code="config.missing",
             )
         videos = list_faces(config.path)
         truth = _truth(config, videos)
@@ -195,7 +197,8 @@ def _compared(
     if not found["both"]:
         raise SourceError(
             f"{config.against} has a score for none of the labelled videos of {config.path}: score "
-            "the same videos with both models"
+            "the same videos with both models",
+            code="labels.missing",
         )
     models = {"models": list(other.models), "changed": changed}
     return {"against": config.against, **models, **found}, places

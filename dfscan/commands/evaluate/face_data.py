@@ -63,7 +63,9 @@ def list_faces(path: str) -> Videos:
     dataset.header()
     rows = [row for _, table in _units(dataset) for row in table.to_pylist()]
     if not rows:
-        raise SourceError(f"{path} holds no video: there is nothing to evaluate")
+        raise SourceError(
+            f"{path} holds no video: there is nothing to evaluate", code="source.empty"
+        )
     nothing = [math.nan] * len(rows)
     return Videos(
         ids=[row["video_id"] for row in rows],
@@ -143,7 +145,8 @@ def check_recipe(stored: FaceRecipe, model: Model, given: str, path: str) -> lis
         raise ConfigError(
             f"{given} cuts faces with a margin of {wanted.margin}, and those of {path} were stored "
             f"with a context of {stored.crop.context}: extract again with --set "
-            f"extract.crop.context={wanted.margin}, or take another model"
+            f"extract.crop.context={wanted.margin}, or take another model",
+            code="recipe.mismatch",
         )
     changed = differences(_making(model.header.recipe), _making(stored))
     if not changed:

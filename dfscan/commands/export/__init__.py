@@ -112,7 +112,9 @@ def _exporters(config: ExportConfig) -> dict[str, Exporter]:
     """Those asked for, each once, the packages of all of them installed."""
     chosen: dict[str, Exporter] = {name: EXPORTERS[name] for name in config.formats}
     if not chosen:
-        raise ConfigError(f"export.formats: none given: some of {', '.join(EXPORTERS)}")
+        raise ConfigError(
+            f"export.formats: none given: some of {', '.join(EXPORTERS)}", code="config.missing"
+        )
     for name, exporter in chosen.items():
         exporter.check_installed(name)
     return chosen
@@ -136,10 +138,13 @@ def _output(config: ExportConfig, model: storage.Place) -> Iterator[storage.Plac
     )
     if theirs is not None and storage.place(theirs).stem != model.stem:
         raise OutputError(
-            f"{out} holds an export of {theirs}, not of {model.name}: give another --out"
+            f"{out} holds an export of {theirs}, not of {model.name}: give another --out",
+            code="output.mismatch",
         )
     if before.get("finished") and not config.overwrite:
-        raise OutputError(f"{out} holds an export: give another --out, or --overwrite")
+        raise OutputError(
+            f"{out} holds an export: give another --out, or --overwrite", code="output.exists"
+        )
     try:
         yield out
     except BaseException:

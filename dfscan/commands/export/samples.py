@@ -146,7 +146,8 @@ def _cut(index: FaceIndex, positions: npt.NDArray[np.int64], recipe: NetworkInpu
                 made[place] = cut(row["image"]["bytes"], row["crop_box"], row["box"], recipe)
             except PictureError:
                 raise SourceError(
-                    f"{index.name(int(positions[place]))}: the face does not decode: extract again"
+                    f"{index.name(int(positions[place]))}: the face does not decode: extract again",
+                    code="source.unreadable",
                 ) from None
     return made
 

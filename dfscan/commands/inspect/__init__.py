@@ -87,7 +87,9 @@ def _our_table(path: storage.Place) -> tuple[str, OpenFiles] | None:
         file = storage.open_parquet(path)
     except (pa.ArrowInvalid, OSError) as error:
         detail = " ".join(str(error).split())[:160]
-        raise SourceError(f"{path} is not a readable Parquet file: {detail}") from None
+        raise SourceError(
+            f"{path} is not a readable Parquet file: {detail}", code="source.unreadable"
+        ) from None
     kind = (file.schema_arrow.metadata or {}).get(b"dfscan")
     return (kind.decode(), OpenFiles((file,))) if kind else None
 

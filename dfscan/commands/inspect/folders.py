@@ -188,7 +188,10 @@ def _made_by(content: Facts) -> Facts:
 def _read(path: storage.Place) -> Facts:
     content = storage.read_json(str(path))
     if not isinstance(content, dict):
-        raise SourceError(f"{path} is not what dfscan writes under that name: no JSON object")
+        raise SourceError(
+            f"{path} is not what dfscan writes under that name: no JSON object",
+            code="source.wrong_kind",
+        )
     return content
 
 

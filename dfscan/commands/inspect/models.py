@@ -133,9 +133,13 @@ def _facts_in(path: storage.Place, exporter: str) -> dict[str, str]:
     try:
         return EXPORTERS[exporter].facts(storage.read_bytes(str(path), LARGEST))
     except VideoError as error:
-        raise SourceError(f"{path} cannot be read: {error.reason}") from None
+        raise SourceError(
+            f"{path} cannot be read: {error.reason}", code="source.unreadable"
+        ) from None
     except ValueError as error:
-        raise SourceError(f"{path} is no {exporter} file, or is damaged: {error}") from None
+        raise SourceError(
+            f"{path} is no {exporter} file, or is damaged: {error}", code="record.damaged"
+        ) from None
 
 
 def _exported(path: storage.Place, facts: dict[str, str]) -> Facts:

@@ -46,7 +46,9 @@ def run(config: QuickstartConfig, progress: Progress) -> QuickstartResult:
     storage.check_output_folder(out, MARKER, config.overwrite, made)
     if storage.exists(out / MARKER):
         if storage.read_json(str(out / MARKER)).get("finished"):
-            raise OutputError(f"{out} holds a quickstart already: --overwrite starts anew")
+            raise OutputError(
+                f"{out} holds a quickstart already: --overwrite starts anew", code="output.exists"
+            )
         for name in made:
             storage.remove(out / name)
     storage.commit_json(out / MARKER, {"finished": False})

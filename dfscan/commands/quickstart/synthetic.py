@@ -274,7 +274,8 @@ def _portrait() -> Floats:
     except ImportError:
         raise DfscanError(
             "the synthetic corpus is drawn from a portrait in scikit-image, which is not "
-            "installed: install with pip install 'dfscan[quickstart]'"
+            "installed: install with pip install 'dfscan[quickstart]'",
+            code="install.incomplete",
         ) from None
     return np.asarray(data.astronaut(), np.float32)
 

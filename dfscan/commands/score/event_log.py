@@ -42,13 +42,19 @@ def check_reports(config: ScoreConfig) -> None:
             continue
         path = storage.local(text, "the log and the metrics").absolute()
         if path in taken:
-            raise OutputError(f"score.{key}: {text!r} is {taken[path]} already: give another file")
+            raise OutputError(
+                f"score.{key}: {text!r} is {taken[path]} already: give another file",
+                code="output.wrong_kind",
+            )
         if path.is_dir():
-            raise OutputError(f"score.{key}: {text!r} is a folder: give a file")
+            raise OutputError(
+                f"score.{key}: {text!r} is a folder: give a file", code="output.wrong_kind"
+            )
         if path.parent in taken:
             raise OutputError(
                 f"score.{key}: {text!r} lies in {config.out}, a folder for verdicts alone: give "
-                "another file"
+                "another file",
+                code="output.wrong_kind",
             )
         taken[path] = key
 
@@ -70,7 +76,9 @@ class EventLog:
         try:
             self._file.write(json.dumps(line | what, default=str).encode() + b"\n")
         except OSError as error:
-            raise DfscanError(f"cannot write {self._file.name}: {error.strerror}") from None
+            raise DfscanError(
+                f"cannot write {self._file.name}: {error.strerror}", code="output.unwritable"
+            ) from None
 
     def write_fakes(self, rows: pa.Table) -> None:
         """An event for each of these rows whose verdict is ``FAKE``."""
@@ -95,7 +103,9 @@ def open_log(config: ScoreConfig) -> Iterator[EventLog]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("ab", buffering=0)
     except OSError as error:
-        raise OutputError(f"score.log: cannot write {path}: {error.strerror}") from None
+        raise OutputError(
+            f"score.log: cannot write {path}: {error.strerror}", code="output.unwritable"
+        ) from None
     with file:
         log = EventLog(file)
         log.write("run_started", dfscan=__version__, source=config.source, model=config.model)

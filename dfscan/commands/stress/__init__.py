@@ -142,7 +142,8 @@ def _videos(config: StressConfig, progress: Progress) -> tuple[list[VideoRef], d
         if not matched.given:
             raise ConfigError(
                 f"stress.labels: {config.labels} names none of the {len(videos):,} videos: it needs "
-                "their video_id or file name"
+                "their video_id or file name",
+                code="labels.missing",
             )
         if matched.ambiguous:
             progress.note(
@@ -255,12 +256,15 @@ class _Run:
 
     def _compare(self, before: Any, header: Mapping[str, Any]) -> None:
         if not isinstance(before, dict) or not isinstance(before.get("configuration"), dict):
-            raise OutputError(f"{self.out / MARKER} is not dfscan's: give another --out")
+            raise OutputError(
+                f"{self.out / MARKER} is not dfscan's: give another --out", code="output.foreign"
+            )
         changed = differences(before["configuration"], header["configuration"])
         if changed:
             raise OutputError(
                 f"{self.out} was made with another configuration ({'; '.join(changed[:3])}): give "
-                "another --out, or --overwrite to start anew"
+                "another --out, or --overwrite to start anew",
+                code="output.mismatch",
             )
 
     def work(self, name: str) -> pa.Table:
@@ -284,7 +288,8 @@ class _Run:
         if table.num_rows < len(self.videos) and not self.config.retry:
             raise DfscanError(
                 f"{len(self.videos) - table.num_rows} verdict(s) did not arrive in {step.target}: do "
-                "the workers see this folder?"
+                "the workers see this folder?",
+                code="work.lost",
             )
         table = with_records(_with_labels(table, self.videos), record_of(step))
         storage.commit_table(self._file(name), table, check=self.lock.lease.check)
@@ -314,7 +319,9 @@ class _Run:
         try:
             self.temporary.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DfscanError(f"cannot make {self.temporary}: {error.strerror}") from None
+            raise DfscanError(
+                f"cannot make {self.temporary}: {error.strerror}", code="output.unwritable"
+            ) from None
 
     def _file(self, name: str) -> Path:
         return self.out / VERDICTS / f"{name}.parquet"

@@ -61,13 +61,19 @@ class _Verdicts:
         names = table.column("video_id").to_pylist()
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
-            raise SourceError(f"{path} holds several rows of {twice[0]}: a verdict file holds one")
+            raise SourceError(
+                f"{path} holds several rows of {twice[0]}: a verdict file holds one",
+                code="source.duplicate",
+            )
         if not names:
-            raise SourceError(f"{path} holds no verdict: there is nothing to verify")
+            raise SourceError(
+                f"{path} holds no verdict: there is nothing to verify", code="source.empty"
+            )
         if not made_with:
             raise SourceError(
                 f"{path} does not say how it was scored (no metadata {KEY.decode()}: an earlier dfscan "
-                "wrote it): score again with --overwrite to get verdicts that can be verified"
+                "wrote it): score again with --overwrite to get verdicts that can be verified",
+                code="record.damaged",
             )
         return cls(path, table, {name: at for at, name in enumerate(names)}, made_with)
 
@@ -160,7 +166,8 @@ def _temporary() -> Iterator[Path]:
         folder = tempfile.TemporaryDirectory(prefix="dfscan-verify-")
     except OSError as error:
         raise DfscanError(
-            f"cannot make a temporary folder ({error.strerror}): set TMPDIR to one that can be written"
+            f"cannot make a temporary folder ({error.strerror}): set TMPDIR to one that can be written",
+            code="output.unwritable",
         ) from None
     with folder as name:
         yield Path(name)
@@ -342,7 +349,8 @@ def _same_deciding(record: Mapping[str, Any], step: ScoreStep) -> list[str]:
     if "altered" in record:
         raise ConfigError(
             f"scored by dfscan stress under the condition {record['altered']}, not as the file is: "
-            "there is nothing to check it against"
+            "there is nothing to check it against",
+            code="record.unsupported",
         )
     now = json.loads(json.dumps(record_of(step)[step.config_hash]))
     then = {**record, "recipe": recipe_of(record).model_dump(mode="json")}
@@ -352,7 +360,8 @@ def _same_deciding(record: Mapping[str, Any], step: ScoreStep) -> list[str]:
     if apart:
         raise ConfigError(
             f"its configuration cannot be had here ({'; '.join(apart[:3])}): use the dfscan that "
-            "scored it"
+            "scored it",
+            code="record.unsupported",
         )
     return [f"{key} not recorded → {json.dumps(now[key])}" for key in sorted(now.keys() - then)]
 
@@ -388,7 +397,8 @@ def _check(
     if waiting:
         raise DfscanError(
             f"{len(waiting)} verdict(s) made again did not arrive in {step.target}: workers on other "
-            "machines do not see this folder; set TMPDIR to one that all of them share"
+            "machines do not see this folder; set TMPDIR to one that all of them share",
+            code="work.lost",
         )
 
 

@@ -121,17 +121,24 @@ def load_mapping(mapping: str | None) -> TensorMapping:
     :raises ConfigError: there is none, or a key or value is not allowed.
     """
     if mapping is None:
-        raise ConfigError(f"give --mapping FILE.yaml, or one of: {', '.join(shipped())}")
+        raise ConfigError(
+            f"give --mapping FILE.yaml, or one of: {', '.join(shipped())}", code="config.missing"
+        )
     named = mapping in shipped()
     path = configs_folder() / FOLDER / f"{mapping}.yaml" if named else Path(mapping)
     if not path.is_file():
         hint = did_you_mean(mapping, shipped())
-        raise ConfigError(f"no mapping file {mapping!r}: {hint}, or the path of your own")
+        raise ConfigError(
+            f"no mapping file {mapping!r}: {hint}, or the path of your own",
+            code="config.unreadable",
+        )
     try:
         return TensorMapping.model_validate(yaml.safe_load(storage.read_text(path)))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         text = " ".join(str(error).split())
-        raise ConfigError(f"{mapping} is not valid YAML: {text}") from None
+        raise ConfigError(
+            f"{mapping} is not valid YAML: {text}", code="config.unreadable"
+        ) from None
     except ValidationError as error:
         raise ConfigError(f"{mapping}: {_complaint(error)}") from None
 

@@ -183,7 +183,8 @@ def feed(recipe: Detector, device: str) -> Feed:
                 _FEEDS[recipe, device] = Feed(recipe, device)
             except RuntimeError as error:
                 raise DfscanError(
-                    f"the detector cannot be loaded on {device}: {_first_line(error)}"
+                    f"the detector cannot be loaded on {device}: {_first_line(error)}",
+                    code="device.unavailable",
                 ) from None
         return _FEEDS[recipe, device]
 
@@ -204,11 +205,15 @@ def serve(frames: SharedFrames, look_at: Feed, said: dict[str, Any]) -> list[Any
     try:
         found = look_at.detect(frames.read(said), min_face, LONGEST_S)
     except TimeoutError:
-        raise DfscanError(f"the detector has not answered for {LONGEST_S:.0f} s") from None
+        raise DfscanError(
+            f"the detector has not answered for {LONGEST_S:.0f} s", code="device.unavailable"
+        ) from None
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:
             raise VideoError("crashed", f"the detector: {_first_line(error)}") from None
-        raise DfscanError(f"the detector failed: {_first_line(error)}") from None
+        raise DfscanError(
+            f"the detector failed: {_first_line(error)}", code="device.unavailable"
+        ) from None
     return [[d.boxes.tolist(), d.landmarks.tolist(), d.scores.tolist()] for d in found]
 
 
