@@ -130,7 +130,7 @@ def dfscan(mode: str, decoder: str = "auto") -> Callable[[Path], Callable[[list[
 
     def start(folder: Path) -> Callable[[list[str]], int]:
         from dfscan.datasets.face_dataset import FaceSet
-        from dfscan.pipeline.extract_task import ExtractStep
+        from dfscan.pipeline.extract_task import ExtractTask
         from dfscan.pipeline.extraction.extractor import Look
         from dfscan.pipeline.sandbox.process import IsolatedLook, Limits
         from dfscan.pipeline.work_units import make_unit
@@ -142,13 +142,13 @@ def dfscan(mode: str, decoder: str = "auto") -> Callable[[Path], Callable[[list[
         recipe = FaceRecipe(sampling=sampling, detector=Detector())
         look = Look(recipe, "cpu", 1 << 32, ORDERS[decoder])
         target = FaceSet(folder / f"{mode}-{os.getpid()}")
-        step = ExtractStep(IsolatedLook(look, Limits(600)), target, "run")
+        task = ExtractTask(IsolatedLook(look, Limits(600)), target, "run")
 
         def work(paths: list[str]) -> int:
             refs = [
                 VideoRef(p, p, "part", None, None, p, Path(p).stat().st_size, "v") for p in paths
             ]
-            return step(make_unit(refs, "")).faces
+            return task(make_unit(refs, "")).faces
 
         return work
 

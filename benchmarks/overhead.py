@@ -6,7 +6,7 @@
 ``plan``: the whole DFDC archive (119,154 members in 50 part zips inside one zip, empty members)
 listed and cut into units; seconds and peak memory, against the time `zipfile` alone takes to read
 the same central directories. ``noop``: 50,000 videos through driver, units and commits with a
-step that opens nothing, on Ray and inline. ``child``: the way to the decoding process and back.
+task that opens nothing, on Ray and inline. ``child``: the way to the decoding process and back.
 ``memory``: peak memory of a driver by number of videos, and its slope.
 """
 
@@ -90,7 +90,7 @@ def do_noop(source: str, out: str, mode: str) -> dict[str, float]:
     from dfscan.corpora import list_videos
     from dfscan.datasets.face_dataset import FaceSet
     from dfscan.execution.executor import run_units
-    from dfscan.pipeline.extract_task import ExtractStep
+    from dfscan.pipeline.extract_task import ExtractTask
     from dfscan.pipeline.extraction.extractor import Seen, empty_row
     from dfscan.pipeline.progress import Progress
     from dfscan.pipeline.work_units import plan_units
@@ -117,16 +117,16 @@ def do_noop(source: str, out: str, mode: str) -> dict[str, float]:
     target = FaceSet(Path(out))
     config = ExtractConfig(inline=mode == "inline", workers=2)
     with Lock(target.root / ".dfscan.lock", target.root) as lock:
-        step = ExtractStep(NoLook(recipe), target, lock.lease)
+        task = ExtractTask(NoLook(recipe), target, lock.lease)
         if mode == "ray":
             from dfscan.execution.executor import ray_session
 
             with ray_session(config):
                 started = time.perf_counter()
-                run_units(step, plan_units(videos, 16, ""), config, Progress(), lock.lease)
+                run_units(task, plan_units(videos, 16, ""), config, Progress(), lock.lease)
         else:
             started = time.perf_counter()
-            run_units(step, plan_units(videos, 16, ""), config, Progress(), lock.lease)
+            run_units(task, plan_units(videos, 16, ""), config, Progress(), lock.lease)
         worked = time.perf_counter() - started
         target.reconcile()
         target.committed(videos)

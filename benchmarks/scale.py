@@ -111,7 +111,7 @@ class Simulated:
         self.idle = workers
         self.waiting: deque[Reference] = deque()
         self.running: list[tuple[float, int, Reference]] = []
-        self.step: Any = None
+        self.task: Any = None
         self._number = 0
         self._since = time.process_time()
 
@@ -126,11 +126,11 @@ class Simulated:
         finally:
             self._since = time.process_time()
 
-    def put(self, step: Any) -> Any:
-        self.step = step
-        return step
+    def put(self, task: Any) -> Any:
+        self.task = task
+        return task
 
-    def submit(self, step: Any, unit: Any) -> Reference:
+    def submit(self, task: Any, unit: Any) -> Reference:
         with self._in_ray():
             reference = Reference(unit, self.chance.random() < self.lost)
             self.waiting.append(reference)
@@ -163,7 +163,7 @@ class Simulated:
             if not self.commit:
                 return UnitResult(len(reference.unit.videos), 0)
             began = time.process_time()
-            result = self.step(reference.unit)
+            result = self.task(reference.unit)
             self.commit_s += time.process_time() - began
             return result
 
@@ -221,7 +221,7 @@ def do_run(source: str, out: str, options: str) -> dict[str, float]:
     from dfscan.corpora import list_videos
     from dfscan.datasets.face_dataset import FaceSet
     from dfscan.execution.executor import run_units
-    from dfscan.pipeline.extract_task import ExtractStep
+    from dfscan.pipeline.extract_task import ExtractTask
     from dfscan.pipeline.progress import Progress
     from dfscan.pipeline.work_units import plan_units
     from dfscan.schemas.recipe import FaceRecipe, Sampling, Stride
@@ -240,7 +240,7 @@ def do_run(source: str, out: str, options: str) -> dict[str, float]:
         look = no_look(FaceRecipe(sampling=Sampling(stride=Stride())), given["face_bytes"])
         with in_place_of_ray(cluster):
             total = run_units(
-                ExtractStep(look, target, "run"), units, ExtractConfig(), Progress(), lock.lease
+                ExtractTask(look, target, "run"), units, ExtractConfig(), Progress(), lock.lease
             )
         assert total.videos == len(videos)
         worked_mb = peak_mb()

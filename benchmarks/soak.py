@@ -4,7 +4,7 @@
     python benchmarks/soak.py --units 5000 --ray          # dfscan score on a Ray of its own
     python benchmarks/soak.py --units 5000 --ray extract
 
-Each unit is two clips with their commit. Without ``--ray`` they go through the step that extraction
+Each unit is two clips with their commit. Without ``--ray`` they go through the task that extraction
 runs, in this process, which is driver and worker at once. With it the command runs as a user starts
 it, two workers, and is watched from outside: driver, Ray's workers, their decoding processes, and,
 for information, Ray's own (``spare``: workers that it keeps and gives no unit). Nobody looks for faces
@@ -41,7 +41,7 @@ from making import make_model
 
 from dfscan.corpora import list_videos
 from dfscan.datasets.face_dataset import FaceSet
-from dfscan.pipeline.extract_task import ExtractStep
+from dfscan.pipeline.extract_task import ExtractTask
 from dfscan.pipeline.extraction.extractor import Look
 from dfscan.pipeline.sandbox import process as isolation
 from dfscan.pipeline.sandbox.process import IsolatedLook, Limits, end_child
@@ -138,11 +138,11 @@ def soak(folder: Path, units: int, seconds: float, detector: str) -> bool:
     clips = list_videos([str(folder / "clips")]).videos
     target = FaceSet(folder / "out")
     started, seen = time.monotonic(), list[Measured]()
-    step = ExtractStep(look, target, "soak")
+    task = ExtractTask(look, target, "soak")
     kinds = ("worker", "child")
     head(kinds)
     for number in range(units):
-        step(unit_of(clips, number))
+        task(unit_of(clips, number))
         passed = time.monotonic() - started
         if number % max(1, units // TOLD) == 0 or passed > seconds or number == units - 1:
             gc.collect()

@@ -36,7 +36,7 @@ from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ConfigError, DfscanError, OutputError
 from dfscan.execution.executor import ray_session
 from dfscan.pipeline.progress import Progress
-from dfscan.schemas.records import HEALTHY
+from dfscan.schemas.records import SUCCEEDED
 
 MARKER: Final = "report.json"
 PRODUCTS: Final = ("faces", "run", "held_out.parquet", "evaluation", "test.parquet")
@@ -134,7 +134,7 @@ class Pipeline:
         columns = ["label", "status", "faces"]
         for _, table in storage.read_tables(FaceSet(self.out / "faces").videos, columns):
             for row in table.to_pylist():
-                if row["status"] in HEALTHY:
+                if row["status"] in SUCCEEDED:
                     counts = found[row["label"] or "unlabelled"]
                     counts[0] += bool(row["faces"])
                     counts[1] += 1

@@ -20,7 +20,7 @@ from rich.progress import (
 from dfscan.cli.tables import TextConsole, as_shown
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.work_units import UnitResult
-from dfscan.schemas.records import HEALTHY
+from dfscan.schemas.records import SUCCEEDED
 
 EVERY_S: Final = 15.0
 """Seconds between plain lines."""
@@ -122,5 +122,5 @@ class LiveProgress(Progress):
 
 
 def _tail(faces: int, status: Counter[str]) -> str:
-    failed = sum(n for name, n in status.items() if name not in HEALTHY)
+    failed = sum(n for name, n in status.items() if name not in SUCCEEDED)
     return f"{faces} faces" + (f", {failed} failed" if failed else "")

@@ -31,7 +31,7 @@ from dfscan.pipeline.results import (
     TrainResult,
     VerifyResult,
 )
-from dfscan.schemas.records import HEALTHY
+from dfscan.schemas.records import SUCCEEDED
 from dfscan.verdicts.diff import KINDS, Change
 from dfscan.verdicts.table import open_verdicts
 
@@ -91,7 +91,7 @@ def _show_failures(console: Console, folder: storage.Place) -> None:
     columns = ["video_id", "status", "reason"]
     rows = [r for _, table in storage.read_tables(folder, columns) for r in table.to_pylist()]
     odd = [r for r in rows if r["status"] != "ok"]
-    odd.sort(key=lambda r: (r["status"] in HEALTHY, r["video_id"]))
+    odd.sort(key=lambda r: (r["status"] in SUCCEEDED, r["video_id"]))
     for row in odd[:FEW]:
         console.print(f"  {row['video_id']}: {row['status']}: {row['reason']}", markup=False)
     if len(odd) > FEW:

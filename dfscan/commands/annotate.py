@@ -20,14 +20,14 @@ from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.results import AnnotateResult
 from dfscan.pipeline.sandbox.process import FRAME_S, Limits
 from dfscan.pipeline.sandbox.transcoding import DRAWING, ENCODER_BYTES, SLOWER, one_line, rewrite
-from dfscan.pipeline.score_task import ScoreStep
-from dfscan.pipeline.scoring_setup import make_step
+from dfscan.pipeline.score_task import ScoreTask
+from dfscan.pipeline.scoring_setup import make_score_task
 from dfscan.rendering.drawing import Drawing, Drawn, Face, Person, Watch, draw_picture, draw_video
 from dfscan.rendering.overlay import NO_FACE, label_of
 from dfscan.schemas.recipe import NetworkInput
-from dfscan.schemas.records import HEALTHY, UNREAD, FaceRow, FrameScore, VideoRef, VideoRow
+from dfscan.schemas.records import SUCCEEDED, UNREAD, FaceRow, FrameScore, VideoRef, VideoRow
 from dfscan.schemas.scoring import Aggregation
-from dfscan.scoring.decision import Judgement, Rule, judge
+from dfscan.scoring.decision import Decision, DecisionRule, decide
 from dfscan.video.pictures import is_picture_file
 
 _MORE_TIME: Final = " (--set annotate.timeout=SECONDS allows more time)"
@@ -49,12 +49,12 @@ def run(config: AnnotateConfig, progress: Progress) -> AnnotateResult:
     data = _read(ref, scoring.max_bytes)
     picture = is_picture_file(ref.uri, data)
     out = _check_out(config, ref, picture)
-    step = make_step(scoring, out.parent, progress)
-    judged = _judge(step, scoring, ref, picture, progress)
+    task = make_score_task(scoring, out.parent, progress)
+    judged = _judge(task, scoring, ref, picture, progress)
     if judged.seen.row.content_sha256 != storage.sha256(data):
         raise DfscanError(f"{config.file} changed while it was judged: run the same command again")
     drawn = _draw(data, judged, config, out, progress)
-    row, verdict = judged.seen.row, judged.judgement
+    row, verdict = judged.seen.row, judged.decision
     return AnnotateResult(
         out=str(out),
         verdict=verdict.verdict,
@@ -171,7 +171,7 @@ class _Person:
     """One track: its own judgement, where it is, and how it is drawn."""
 
     track_id: int
-    judgement: Judgement
+    decision: Decision
     faces: Sequence[FaceRow]
     frames: Sequence[FrameScore]
     label: str
@@ -179,9 +179,9 @@ class _Person:
 
     def told(self) -> dict[str, Any]:
         """The person's entry of the column ``tracks``, and their verdict."""
-        (own,) = self.judgement.tracks
+        (own,) = self.decision.tracks
         verdict = {
-            name: getattr(self.judgement, name) for name in ("verdict", "reason", "calibrated")
+            name: getattr(self.decision, name) for name in ("verdict", "reason", "calibrated")
         }
         return {**own, "box": list(own["box"]), **verdict, "drawn": self.drawn}
 
@@ -196,10 +196,10 @@ class _Judged:
     """
 
     seen: Seen
-    judgement: Judgement
+    decision: Decision
     people: Sequence[_Person]
-    rule: Rule
-    person_rule: Rule
+    rule: DecisionRule
+    person_rule: DecisionRule
     models: int
     input: NetworkInput
     deadline_s: float
@@ -213,7 +213,7 @@ class _Judged:
     @property
     def heading(self) -> str:
         """The file's own verdict in words."""
-        told = self.judgement
+        told = self.decision
         if told.verdict is None or told.p_fake is None:
             return NO_FACE if told.reason == "no_face" else f"not judged: {told.reason}"
         why = f" ({told.reason})" if told.reason else ""
@@ -231,54 +231,56 @@ def _scoring(config: AnnotateConfig) -> ScoreConfig:
 
 
 def _judge(
-    step: ScoreStep, scoring: ScoreConfig, ref: VideoRef, picture: bool, progress: Progress
+    task: ScoreTask, scoring: ScoreConfig, ref: VideoRef, picture: bool, progress: Progress
 ) -> _Judged:
     """Look, score, and judge the file and each of its people.
 
     :raises DfscanError: the file cannot be used; see :func:`_unusable`.
     """
     try:
-        looks = 1 if picture else len(step.look.survey(ref))
+        looks = 1 if picture else len(task.look.survey(ref))
     except VideoError as error:
         raise _unusable(ref, error.status, error.reason) from None
     # as many frames as here are no part of the usual deadline
     patient = scoring.model_copy(update={"timeout": scoring.timeout + looks * FRAME_S})
-    seen = make_looker(patient, step.look.recipe, Progress()).see(ref)
+    seen = make_looker(patient, task.look.recipe, Progress()).see(ref)
     row = seen.row
-    if row.status not in HEALTHY:
+    if row.status not in SUCCEEDED:
         raise _unusable(ref, row.status, row.reason)
-    scores, sharp = step.scores(seen.faces)
+    scores, sharp = task.scores(seen.faces)
     frames = [
         FrameScore(f.pts_s, f.frame_index, f.track_id, f.box, score)
         for f, score in zip(seen.faces, scores, strict=True)
     ]
-    judgement = _judgement(seen, frames, sharp, step.rule)
-    alone = _alone(step, scoring)
-    if len(step.models) > 1 and alone is not step:  # calibrations weigh the models
+    decision = _decision(seen, frames, sharp, task.rule)
+    alone = _alone(task, scoring)
+    if len(task.models) > 1 and alone is not task:  # calibrations weigh the models
         scores, _ = alone.scores(seen.faces)
         frames = [replace(f, score_raw=score) for f, score in zip(frames, scores, strict=True)]
-    header = read_header(step.models[0].path)
+    header = read_header(task.models[0].path)
     assert header.recipe.input is not None
     memory = None if scoring.max_memory is None else int(scoring.max_memory)
     limits = Limits(scoring.timeout, memory)
     return _Judged(
         seen,
-        judgement,
+        decision,
         _people(seen, frames, sharp, alone.rule, scoring.aggregation),
-        step.rule,
+        task.rule,
         alone.rule,
-        len(step.models),
+        len(task.models),
         header.recipe.input,
         SLOWER * limits.deadline_s(row.bytes, looks),
         ENCODER_BYTES + limits.memory_limit(row.bytes),
     )
 
 
-def _alone(step: ScoreStep, scoring: ScoreConfig) -> ScoreStep:
-    """The step that judges single people: by the mean, and calibrated for it."""
+def _alone(task: ScoreTask, scoring: ScoreConfig) -> ScoreTask:
+    """The task that judges single people: by the mean, and calibrated for it."""
     if scoring.aggregation == "mean":
-        return step
-    return make_step(scoring.model_copy(update={"aggregation": "mean"}), step.target, Progress())
+        return task
+    return make_score_task(
+        scoring.model_copy(update={"aggregation": "mean"}), task.target, Progress()
+    )
 
 
 def _uncalibrated(aggregation: Aggregation) -> str:
@@ -288,16 +290,16 @@ def _uncalibrated(aggregation: Aggregation) -> str:
 def _notes(judged: _Judged) -> list[str]:
     """What a reader of the verdict must know; where all is by the mean, the reasons say it."""
     rule = judged.rule
-    if rule.calibration or rule.forced or rule.aggregation == "mean":
+    if rule.calibration or rule.explicit_threshold or rule.aggregation == "mean":
         return []
     subject = "the model" if judged.models == 1 else "one of the models"
     return [f"{subject} is {_uncalibrated(rule.aggregation)}"]
 
 
-def _judgement(
-    seen: Seen, frames: Sequence[FrameScore], sharp: Sequence[float], rule: Rule
-) -> Judgement:
-    return judge(
+def _decision(
+    seen: Seen, frames: Sequence[FrameScore], sharp: Sequence[float], rule: DecisionRule
+) -> Decision:
+    return decide(
         seen.row.status,
         seen.row.reason,
         frames,
@@ -311,7 +313,7 @@ def _people(
     seen: Seen,
     frames: Sequence[FrameScore],
     sharp: Sequence[float],
-    rule: Rule,
+    rule: DecisionRule,
     aggregation: Aggregation,
 ) -> list[_Person]:
     """Each track, judged by the mean of its own frames.
@@ -322,20 +324,20 @@ def _people(
     people = []
     for track in tracks:
         own = [i for i, f in enumerate(frames) if f.track_id == track]
-        judgement = _judgement(seen, [frames[i] for i in own], [sharp[i] for i in own], rule)
-        if judgement.p_fake is None:
+        decision = _decision(seen, [frames[i] for i in own], [sharp[i] for i in own], rule)
+        if decision.p_fake is None:
             continue  # no finite score, which the file's own verdict says
         label = label_of(
-            judgement.verdict or "UNCERTAIN",
-            judgement.p_fake,
-            judgement.calibrated,
+            decision.verdict or "UNCERTAIN",
+            decision.p_fake,
+            decision.calibrated,
             track + 1 if len(tracks) > 1 else None,
         )
-        if aggregation != "mean" and judgement.reason == "model_uncalibrated":
-            judgement = replace(judgement, reason=_uncalibrated("mean"))
+        if aggregation != "mean" and decision.reason == "model_uncalibrated":
+            decision = replace(decision, reason=_uncalibrated("mean"))
         person = _Person(
             track,
-            judgement,
+            decision,
             [seen.faces[i] for i in own],
             [frames[i] for i in own],
             label,
@@ -376,9 +378,9 @@ def _shown(person: _Person, picture: bool) -> Person:
     )
     return Person(
         number=person.track_id,
-        verdict=person.judgement.verdict or "UNCERTAIN",
+        verdict=person.decision.verdict or "UNCERTAIN",
         label=person.label,
-        threshold=person.judgement.threshold,
+        threshold=person.decision.threshold,
         drawn=person.drawn,
         faces=tuple(faces),
     )

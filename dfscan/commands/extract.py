@@ -14,9 +14,9 @@ from dfscan.datasets.face_dataset import MARKER, Committed, FaceSet
 from dfscan.errors import DfscanError, OutputError
 from dfscan.execution.executor import check_cluster, run_units
 from dfscan.pipeline.estimate import estimate
-from dfscan.pipeline.extract_task import ExtractStep
+from dfscan.pipeline.extract_task import ExtractTask
 from dfscan.pipeline.extraction.extractor import Looker
-from dfscan.pipeline.inputs import GONE_LIMIT, left_to_do, list_sources, make_looker
+from dfscan.pipeline.inputs import GONE_LIMIT, list_sources, make_looker, pending_videos
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.results import ExtractResult, PlanResult
 from dfscan.pipeline.work_units import NOTHING, UnitResult, family, plan_units
@@ -127,10 +127,10 @@ class _Run:
 
     def _round(self, todo: Sequence[VideoRef], target: FaceSet, after: float) -> UnitResult:
         paired = self.config.boxes_from == "original"
-        step = ExtractStep(self.looker, target, self.lock.lease.token[:8], after, paired)
+        task = ExtractTask(self.looker, target, self.lock.lease.token[:8], after, paired)
         units = plan_units(todo, self.config.unit_size, self.config_hash, paired)
         self.progress.start("extract", len(todo), "videos")
-        result = run_units(step, units, self.config, self.progress, self.lock.lease)
+        result = run_units(task, units, self.config, self.progress, self.lock.lease)
         self.progress.stop()
         return result
 
@@ -169,7 +169,7 @@ def _choose(config: ExtractConfig, videos: Sequence[VideoRef], known: Committed)
             code="source.many_missing",
         )
     here = [v for v in videos if v.video_id not in gone]
-    todo = left_to_do(here, known.status, config.retry)
+    todo = pending_videos(here, known.status, config.retry)
     if config.boxes_from != "original":
         return todo
     touched = {family(v) for v in todo}

@@ -111,11 +111,13 @@ class Judged:
 
 
 def binary_metrics(logits: Logits, fake: Truth, threshold: float = 0.0) -> dict[str, Any]:
-    """:func:`figures` of logits that are FAKE from ``threshold`` (a logit) on, which is added."""
-    return figures(Judged.from_logits(logits, fake, threshold)) | {"threshold": float(threshold)}
+    """:func:`summary_metrics` of logits that are FAKE from ``threshold`` (a logit) on, which is added."""
+    return summary_metrics(Judged.from_logits(logits, fake, threshold)) | {
+        "threshold": float(threshold)
+    }
 
 
-def figures(judged: Judged) -> dict[str, Any]:
+def summary_metrics(judged: Judged) -> dict[str, Any]:
     """Every figure, without intervals.
 
     ``auc``, ``average_precision``; ``tpr_at_1pct_fpr`` and ``tpr_at_01pct_fpr``, the largest share
@@ -273,7 +275,7 @@ def groups_by_video(
 
 @dataclass(frozen=True)
 class Intervals:
-    """Bootstrap intervals of the figures of :func:`figures`.
+    """Bootstrap intervals of the figures of :func:`summary_metrics`.
 
     ``bounds``: figure → (low, high), None where the figure or its interval does not exist.
     ``left_out`` of the ``resamples`` lacked a class and say nothing about either. ``note`` says
@@ -377,8 +379,8 @@ def measure(
 def measured(
     judged: Judged, groups: Groups, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
-    """:func:`figures` with their intervals, as :func:`measure` adds them."""
-    return figures(judged) | intervals(judged, groups, resamples, seed).as_json(seed)
+    """:func:`summary_metrics` with their intervals, as :func:`measure` adds them."""
+    return summary_metrics(judged) | intervals(judged, groups, resamples, seed).as_json(seed)
 
 
 def compare(
@@ -392,7 +394,7 @@ def compare(
     :returns: figure → difference (None where one does not exist), ``intervals``, ``bootstrap``,
         ``mcnemar``.
     """
-    ours, theirs = figures(first), figures(second)
+    ours, theirs = summary_metrics(first), summary_metrics(second)
     differences: dict[str, Any] = {
         name: None if ours[name] is None or theirs[name] is None else ours[name] - theirs[name]
         for name in (*SCALARS, "cllr_min")

@@ -16,7 +16,7 @@ from typing import Any, Final
 from dfscan import __version__, storage
 from dfscan.config import VerbConfig
 from dfscan.errors import ClusterError, ConfigError
-from dfscan.pipeline.work_units import Step, Unit, UnitResult
+from dfscan.pipeline.work_units import Task, Unit, UnitResult
 
 MOST_LOOKED_FOR: Final = 32
 """Files that every node is asked for; of more, an even choice."""
@@ -49,7 +49,7 @@ def _minor(version: str) -> str:
 
 
 @dataclass(frozen=True)
-class Needs:
+class NodeRequirements:
     """What every node must have: these versions, these files, a folder to write to."""
 
     files: tuple[str, ...] = ()
@@ -64,46 +64,48 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Guarded:
-    """A step as the workers of a cluster get it, whose nodes may have joined after the check."""
+class CheckedTask:
+    """A task as the workers of a cluster get it, whose nodes may have joined after the check."""
 
-    needs: Needs
-    step: Step
+    requirements: NodeRequirements
+    task: Task
 
     def __call__(self, unit: Unit) -> UnitResult:
         """Do the unit.
 
         :raises ClusterError: this node lacks something.
         """
-        _check_here(self.needs)
-        return self.step(unit)
+        _check_here(self.requirements)
+        return self.task(unit)
 
 
-def needs_of(units: Sequence[Unit], files: Iterable[str], folder: storage.Place) -> Needs:
-    """What the nodes need for ``units``, whose step opens ``files`` and writes to ``folder``."""
+def requirements_of(
+    units: Sequence[Unit], files: Iterable[str], folder: storage.Place
+) -> NodeRequirements:
+    """What the nodes need for ``units``, whose task opens ``files`` and writes to ``folder``."""
     lying = (storage.split_uri(v.uri)[0] for u in units for v in u.videos if v.version)
     found = list(dict.fromkeys(lying))
     chosen = found[:: max(1, len(found) // MOST_LOOKED_FOR)][:MOST_LOOKED_FOR]
-    return Needs((*files, *chosen), str(folder))
+    return NodeRequirements((*files, *chosen), str(folder))
 
 
-def check_nodes(config: VerbConfig, needs: Needs) -> None:
+def check_nodes(config: VerbConfig, requirements: NodeRequirements) -> None:
     """Ask every node that may get work, in a Ray session. A Ray started here is this machine alone.
 
     :raises ClusterError: one of them lacks something; the message is a table of those that do.
     """
     if config.ray_address is None:
         return
-    probe = storage.place(needs.folder or ".") / f".dfscan-probe-{uuid.uuid4().hex}"
-    if needs.folder is not None:
+    probe = storage.place(requirements.folder or ".") / f".dfscan-probe-{uuid.uuid4().hex}"
+    if requirements.folder is not None:
         storage.commit_bytes(probe, b"")
     try:
-        answers = _ask(config, needs, str(probe) if needs.folder else None)
+        answers = _ask(config, requirements, str(probe) if requirements.folder else None)
     finally:
         storage.remove(probe)
-    bad = [a for a in answers if needs.differ(a)]
+    bad = [a for a in answers if requirements.differ(a)]
     if bad:
-        raise ClusterError(_told(bad, len(answers), needs))
+        raise ClusterError(_told(bad, len(answers), requirements))
 
 
 def runtime_environment(config: VerbConfig) -> dict[str, Any]:
@@ -219,7 +221,9 @@ def _looker(patience_s: float = 5.0) -> Callable[[Sequence[str], str | None], di
     return look
 
 
-def _ask(config: VerbConfig, needs: Needs, probe: str | None) -> list[dict[str, str]]:
+def _ask(
+    config: VerbConfig, requirements: NodeRequirements, probe: str | None
+) -> list[dict[str, str]]:
     """An answer of every node that may get work; one that has left meanwhile is left out."""
     import ray
     from ray import exceptions
@@ -231,7 +235,9 @@ def _ask(config: VerbConfig, needs: Needs, probe: str | None) -> list[dict[str, 
     for node in ray.nodes():
         if node["Alive"] and node["Resources"].get(kind):
             only_there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            reference = look.options(scheduling_strategy=only_there).remote(needs.files, probe)
+            reference = look.options(scheduling_strategy=only_there).remote(
+                requirements.files, probe
+            )
             asked[reference] = f"{node['NodeManagerAddress']} {node['NodeID'][:6]}"
     limit = SETTING_UP_S if runtime_environment(config) else ANSWER_S
     ready, late = (
@@ -255,9 +261,9 @@ def _ask(config: VerbConfig, needs: Needs, probe: str | None) -> list[dict[str, 
     return answers
 
 
-def _told(bad: Sequence[Answer], of: int, needs: Needs) -> str:
+def _told(bad: Sequence[Answer], of: int, requirements: NodeRequirements) -> str:
     """A table of nodes that lack something, this machine above them."""
-    here = {"node": "this machine", **needs.versions, "source": "seen", "output": "seen"}
+    here = {"node": "this machine", **requirements.versions, "source": "seen", "output": "seen"}
     rows = [dict(zip(_COLUMNS, _COLUMNS, strict=True)), here, *bad[:MOST_SHOWN]]
     width = {name: max(len(row[name]) for row in rows) for name in _COLUMNS}
     lines = ["  ".join(row[name].ljust(width[name]) for name in _COLUMNS).rstrip() for row in rows]
@@ -267,15 +273,15 @@ def _told(bad: Sequence[Answer], of: int, needs: Needs) -> str:
         f"{len(bad)} of {of} node(s) of the Ray cluster cannot do this work, and none was begun:",
         *lines,
         "every node needs this machine's versions (run.ship_code sends dfscan) and must see the source and "
-        "the output at the same paths" + _about_temporary(bad, needs),
+        "the output at the same paths" + _about_temporary(bad, requirements),
     ])  # fmt: skip
 
 
-def _about_temporary(bad: Sequence[Answer], needs: Needs) -> str:
+def _about_temporary(bad: Sequence[Answer], requirements: NodeRequirements) -> str:
     """What to do where the output is a temporary folder, which is of this machine alone."""
     here = Path(tempfile.gettempdir())
     unseen = any(answer["output"] not in ("seen", "") for answer in bad)
-    if not unseen or needs.folder is None or here not in Path(needs.folder).parents:
+    if not unseen or requirements.folder is None or here not in Path(requirements.folder).parents:
         return ""
     return (
         f"; here that is a temporary folder in {here}: set TMPDIR to a folder that all nodes share"
@@ -283,7 +289,7 @@ def _about_temporary(bad: Sequence[Answer], needs: Needs) -> str:
 
 
 @functools.lru_cache(maxsize=4)
-def _check_here(needs: Needs) -> None:
+def _check_here(requirements: NodeRequirements) -> None:
     """Once in a worker process; the lock file of the output is looked for at each commit anyway.
 
     :raises ClusterError: this node lacks something.
@@ -291,6 +297,6 @@ def _check_here(needs: Needs) -> None:
     import ray
 
     here = f"{ray.util.get_node_ip_address()} {ray.get_runtime_context().get_node_id()[:6]}"
-    answer = {"node": here, **_looker()(needs.files, None)}
-    if needs.differ(answer):
-        raise ClusterError(_told([answer], 1, needs))
+    answer = {"node": here, **_looker()(requirements.files, None)}
+    if requirements.differ(answer):
+        raise ClusterError(_told([answer], 1, requirements))

@@ -17,17 +17,17 @@ from typing import Any, Final
 from dfscan.config import VerbConfig
 from dfscan.errors import ClusterError, ConfigError, DfscanError
 from dfscan.execution.cluster import (
-    Guarded,
-    Needs,
+    CheckedTask,
+    NodeRequirements,
     check_nodes,
-    needs_of,
+    requirements_of,
     room_for,
     runtime_environment,
     unit_memory,
 )
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.resources import worker_count
-from dfscan.pipeline.work_units import NOTHING, Step, Unit, UnitResult
+from dfscan.pipeline.work_units import NOTHING, Task, Unit, UnitResult
 from dfscan.storage import Lease
 from dfscan.storage import fault_injection as faults
 
@@ -51,7 +51,7 @@ def _never() -> bool:
 
 
 def run_units(
-    step: Step,
+    task: Task,
     units: Sequence[Unit],
     config: VerbConfig,
     progress: Progress,
@@ -62,17 +62,17 @@ def run_units(
     """Do every unit, begun in their order; returns the sum of what they came to.
 
     :param stop: once it is true no further unit is begun; those under way are finished.
-    :param files: what the step opens beside the videos.
+    :param files: what the task opens beside the videos.
     :raises DfscanError: the work cannot go on (a full disk, a lost cluster, another run took the
         output over); what is committed stays, and the same command continues.
     """
     total = NOTHING
     if config.inline:
-        results = _inline(step, units, stop)
+        results = _inline(task, units, stop)
     else:
         theirs = config.ray_address is not None
-        needs = needs_of(units, files, lease.path.parent) if theirs else None
-        results = _on_ray(step, units, config, progress, stop, needs)
+        requirements = requirements_of(units, files, lease.path.parent) if theirs else None
+        results = _on_ray(task, units, config, progress, stop, requirements)
     with contextlib.closing(results):
         for result in results:
             total += result
@@ -82,42 +82,42 @@ def run_units(
 
 
 def _inline(
-    step: Step, units: Sequence[Unit], stop: Callable[[], bool]
+    task: Task, units: Sequence[Unit], stop: Callable[[], bool]
 ) -> Generator[UnitResult, None, None]:
     waiting = deque(units)
     while waiting and not stop():
         unit = waiting.popleft()
         try:
-            yield _work(step, unit)
+            yield _work(task, unit)
         except DfscanError:
             raise
         except Exception as error:  # noqa: BLE001  (whatever it is, it costs one video its row)
-            yield from _after_failure(step, unit, _describe(error), waiting)
+            yield from _after_failure(task, unit, _describe(error), waiting)
 
 
-def _work(step: Step, unit: Unit) -> UnitResult:
+def _work(task: Task, unit: Unit) -> UnitResult:
     """One unit; what runs as a Ray task."""
     faults.reach("worker.unit")
-    return step(unit)
+    return task(unit)
 
 
 def _on_ray(
-    step: Step,
+    task: Task,
     units: Sequence[Unit],
     config: VerbConfig,
     progress: Progress,
     stop: Callable[[], bool],
-    needs: Needs | None,
+    requirements: NodeRequirements | None,
 ) -> Generator[UnitResult, None, None]:
     if not units or stop():
         return
     import ray
 
     with ray_session(config) as cpus:
-        if needs is not None:
-            check_nodes(config, needs)
-        crew = _crew(config, cpus, progress)
-        shared = ray.put(step if needs is None else Guarded(needs, step))
+        if requirements is not None:
+            check_nodes(config, requirements)
+        pool = _worker_pool(config, cpus, progress)
+        shared = ray.put(task if requirements is None else CheckedTask(requirements, task))
         waiting, running = deque(units), dict[Any, Unit]()
         deaths: Counter[str] = Counter()
         alone = time.monotonic()
@@ -127,9 +127,9 @@ def _on_ray(
                     waiting.clear()
                     if not running:
                         break
-                while waiting and len(running) < crew.ahead:
+                while waiting and len(running) < pool.ahead:
                     unit = waiting.popleft()
-                    running[crew.start(shared, unit)] = unit
+                    running[pool.start(shared, unit)] = unit
                 done, _ = ray.wait(list(running), num_returns=1, timeout=1)
                 if done or ray.cluster_resources().get("CPU"):
                     alone = time.monotonic()
@@ -138,13 +138,13 @@ def _on_ray(
                     alone = time.monotonic()
                 for reference in done:
                     unit = running.pop(reference)
-                    yield from _collect(step, reference, unit, waiting, deaths)
-                    crew.done(reference)
+                    yield from _collect(task, reference, unit, waiting, deaths)
+                    pool.done(reference)
         finally:
-            crew.stop(list(running))  # nothing may commit once the output is unlocked
+            pool.stop(list(running))  # nothing may commit once the output is unlocked
 
 
-def _crew(config: VerbConfig, cpus: int, progress: Progress) -> "_Tasks | _Actors":
+def _worker_pool(config: VerbConfig, cpus: int, progress: Progress) -> "_Tasks | _Actors":
     """Who does the units."""
     decoders: int = getattr(config, "decoders", None) or 0
     if config.gpus:
@@ -176,11 +176,11 @@ class _Tasks:
 
         self.ahead = ahead
         options: dict[str, Any] = {"num_cpus": 1, "max_retries": 0}
-        self._task = ray.remote(**options | _reserved(memory))(_work)
+        self._remote = ray.remote(**options | _reserved(memory))(_work)
 
-    def start(self, step: Any, unit: Unit) -> Any:
+    def start(self, task: Any, unit: Unit) -> Any:
         """A reference to the unit's result."""
-        return self._task.remote(step, unit)
+        return self._remote.remote(task, unit)
 
     def done(self, reference: Any) -> None:
         """The result is there, or will not come."""
@@ -211,10 +211,10 @@ class _Actors:
         self._idle = [self._new() for _ in range(count)]
         self._busy: dict[Any, Any] = {}
 
-    def start(self, step: Any, unit: Unit) -> Any:
+    def start(self, task: Any, unit: Unit) -> Any:
         """See :class:`_Tasks`."""
         actor = self._idle.pop()
-        reference = actor.work.remote(step, unit)
+        reference = actor.work.remote(task, unit)
         self._busy[reference] = actor
         return reference
 
@@ -249,12 +249,12 @@ def _reserved(memory: int) -> dict[str, int]:
 
 
 class _Worker:
-    def work(self, step: Step, unit: Unit) -> UnitResult:
-        return _work(step, unit)
+    def work(self, task: Task, unit: Unit) -> UnitResult:
+        return _work(task, unit)
 
 
 def _collect(
-    step: Step, reference: Any, unit: Unit, waiting: deque[Unit], deaths: Counter[str]
+    task: Task, reference: Any, unit: Unit, waiting: deque[Unit], deaths: Counter[str]
 ) -> Iterator[UnitResult]:
     """The result of a finished task; what failed is put back, split or given up.
 
@@ -276,7 +276,7 @@ def _collect(
         if deaths[unit.name] < TRIES:
             waiting.append(unit)
         else:
-            yield from _after_failure(step, unit, _death(error), waiting)
+            yield from _after_failure(task, unit, _death(error), waiting)
     except exceptions.RayTaskError as error:
         if isinstance(error.cause, DfscanError):
             raise error.cause from None
@@ -286,20 +286,20 @@ def _collect(
                 "of dfscan and its libraries on every node",
                 code="cluster.version",
             ) from None
-        yield from _after_failure(step, unit, _describe(error.cause), waiting)
+        yield from _after_failure(task, unit, _describe(error.cause), waiting)
     except exceptions.RayError as error:
         raise ClusterError(
             f"Ray lost the work ({type(error).__name__}): run the same command again, it continues"
         ) from error
 
 
-def _after_failure(step: Step, unit: Unit, how: str, waiting: deque[Unit]) -> Iterator[UnitResult]:
+def _after_failure(task: Task, unit: Unit, how: str, waiting: deque[Unit]) -> Iterator[UnitResult]:
     """Try a failed unit in smaller pieces; give up what cannot be split."""
-    pieces = step.split(unit)
+    pieces = task.split(unit)
     if len(pieces) > 1:
         waiting.extend(pieces)
     else:
-        yield step.give_up(unit, "crashed", how)
+        yield task.record_failure(unit, "crashed", how)
 
 
 def _death(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from dfscan.errors import (
     StoreError,
     UsageError,
 )
-from dfscan.execution.cluster import MOST_LOOKED_FOR, Needs, check_nodes
+from dfscan.execution.cluster import MOST_LOOKED_FOR, NodeRequirements, check_nodes
 from dfscan.execution.executor import ray_session
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.resources import cpu_count
@@ -36,7 +36,7 @@ def train_on_ray(
     """
     config = plan.config.model_copy(update={"workers": max(world, cpu_count())})
     with ray_session(config):
-        check_nodes(config, _needs(plan, out))
+        check_nodes(config, _requirements(plan, out))
         import ray.train
         from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -70,10 +70,10 @@ def train_on_ray(
                     progress.note(f"{cause}; going on from the last epoch, {turn}")
 
 
-def _needs(plan: Plan, out: storage.Place) -> Needs:
+def _requirements(plan: Plan, out: storage.Place) -> NodeRequirements:
     """What every rank reads and writes."""
     weights = () if plan.config.weights is None else (storage.absolute(plan.config.weights),)
-    return Needs((*weights, *plan.index.files[:MOST_LOOKED_FOR]), str(out))
+    return NodeRequirements((*weights, *plan.index.files[:MOST_LOOKED_FOR]), str(out))
 
 
 def _threads(world: int, device: str) -> int:

@@ -21,13 +21,13 @@ from dfscan.corpora.base import PICTURE_SUFFIXES, VIDEO_SUFFIXES, suffix
 from dfscan.errors import VideoError
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.resources import worker_count
-from dfscan.pipeline.scan_plan import Known
+from dfscan.pipeline.scan_plan import ExistingVerdicts
 from dfscan.schemas.recipe import Sampling, fingerprint
 from dfscan.schemas.records import VERDICT_SCHEMA, VideoRef
 from dfscan.verdicts.files import parts_folder, read_parts
 from dfscan.verdicts.table import Piece, in_memory, open_verdicts, rows_at
 
-CHANCE: Final = frozenset({"missing", "crashed", "timeout"})
+TRANSIENT: Final = frozenset({"missing", "crashed", "timeout"})
 """Statuses that say less about the content than about the day."""
 
 _BATCH: Final = 256
@@ -38,16 +38,16 @@ Key = tuple[str, str, str | None]
 
 
 @dataclass(frozen=True)
-class Recogniser:
+class ContentMatcher:
     """Finds the verdict of a file by its content; ``sampling`` and ``config_hash`` are the run's."""
 
     out: storage.Place
-    known: Known
+    known: ExistingVerdicts
     sampling: Sampling
     config_hash: str
     check: Callable[[], None]
 
-    def recognise(
+    def reuse_verdicts(
         self,
         videos: Sequence[VideoRef],
         config: ScoreConfig,
@@ -95,7 +95,7 @@ class Recogniser:
         With their ``place``.
         """
         rows = self.known.rows.append_column("place", self.known.places)
-        unsure = pa.array(sorted(CHANCE | set(config.retry)))
+        unsure = pa.array(sorted(TRANSIENT | set(config.retry)))
         good = pc.and_(
             pc.equal(rows.column("config_hash"), self.config_hash),
             pc.invert(pc.is_in(rows.column("status"), value_set=unsure)),

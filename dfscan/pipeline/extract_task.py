@@ -11,8 +11,15 @@ from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import VideoError
 from dfscan.pipeline.concurrency import in_lanes
 from dfscan.pipeline.extraction.extractor import Looker, Seen, as_reference, empty_row
-from dfscan.pipeline.work_units import NOTHING, Unit, UnitResult, families, make_unit, singles
-from dfscan.schemas.records import HEALTHY, FaceRow, VideoRef, VideoRow
+from dfscan.pipeline.work_units import (
+    NOTHING,
+    Unit,
+    UnitResult,
+    group_by_source,
+    make_unit,
+    split_per_video,
+)
+from dfscan.schemas.records import SUCCEEDED, FaceRow, VideoRef, VideoRow
 
 UNSEEN: Final = frozenset({"timeout", "crashed", "missing"})
 """Statuses that say nothing about a file; ``--retry`` looks at it again, its fakes with it."""
@@ -22,7 +29,7 @@ COMMIT_BYTES: Final = 256 << 20
 
 
 @dataclass(frozen=True)
-class ExtractStep:
+class ExtractTask:
     """Looks at each video and commits the unit's faces and rows.
 
     With ``paired`` a fake's faces are cut where its original's faces are. ``run`` goes into the
@@ -56,7 +63,7 @@ class ExtractStep:
         name = unit.name if not total.videos else make_unit(videos, unit.name).name
         return total + self._commit(name, seen)
 
-    def give_up(self, unit: Unit, status: str, reason: str) -> UnitResult:
+    def record_failure(self, unit: Unit, status: str, reason: str) -> UnitResult:
         """Commit a row with this status for every video, without opening any."""
         rows = [Seen(empty_row(ref, status, reason), []) for ref in unit.videos]
         return self._commit(unit.name, rows)
@@ -64,11 +71,15 @@ class ExtractStep:
     def split(self, unit: Unit) -> list[Unit]:
         """Families, and single videos where they do not depend on each other."""
         if not self.paired:
-            return singles(unit)
-        return [make_unit(members, unit.name) for members in families(unit.videos)]
+            return split_per_video(unit)
+        return [make_unit(members, unit.name) for members in group_by_source(unit.videos)]
 
     def _together(self, unit: Unit) -> list[list[VideoRef]]:
-        return list(families(unit.videos)) if self.paired else [[video] for video in unit.videos]
+        return (
+            list(group_by_source(unit.videos))
+            if self.paired
+            else [[video] for video in unit.videos]
+        )
 
     def _family(self, members: Sequence[VideoRef]) -> list[Seen]:
         """An original and its fakes, or videos that have nothing to do with each other."""
@@ -113,6 +124,6 @@ class ExtractStep:
             faces=len(faces),
             status=Counter(row.status for row in rows),
             frames=sum(row.frames_sampled or 0 for row in rows),
-            look_s=sum(row.elapsed_s or 0.0 for row in rows if row.status in HEALTHY),
+            look_s=sum(row.elapsed_s or 0.0 for row in rows if row.status in SUCCEEDED),
             faces_s=sum(s.faces_s for s in seen),
         )

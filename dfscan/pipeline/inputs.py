@@ -71,7 +71,7 @@ def decoders(config: LookConfig) -> int:
     return max(1, cpu_count() // config.gpus) if config.gpus else 0
 
 
-def left_to_do(
+def pending_videos(
     videos: Sequence[VideoRef], status: Mapping[str, str], retry: Iterable[str]
 ) -> list[VideoRef]:
     """Videos to work on.

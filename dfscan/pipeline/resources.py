@@ -7,7 +7,7 @@ from dfscan.config import VerbConfig
 from dfscan.errors import ConfigError
 
 
-class Deadline:
+class TimeLimit:
     """True when called ``limit_s`` seconds after it was made, or later; None: never."""
 
     def __init__(self, limit_s: float | None) -> None:

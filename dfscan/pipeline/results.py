@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from dfscan.schemas.records import HEALTHY
+from dfscan.schemas.records import SUCCEEDED
 from dfscan.verdicts.diff import Change
 
 
@@ -20,7 +20,7 @@ class Outcome:
     @property
     def failed(self) -> int:
         """Videos whose status is neither ok, no_face nor partial."""
-        return sum(n for status, n in self.status.items() if status not in HEALTHY)
+        return sum(n for status, n in self.status.items() if status not in SUCCEEDED)
 
     @property
     def exit_code(self) -> int:
@@ -75,7 +75,7 @@ class CalibrateResult:
     ``rows`` counts the rows of the verdict file by what became of them. ``before`` are the old
     model's figures on these videos, ``fitted`` the new one's on the very videos it was fitted on,
     ``out_of_fold`` those of fits that had not seen the video's group (null where there are too few
-    groups); see :func:`dfscan.commands.calibrate.calibration_fit.figures`. ``calibration`` is null where p_fake
+    groups); see :func:`dfscan.commands.calibrate.calibration_fit.summary_metrics`. ``calibration`` is null where p_fake
     stays as it was without one.
     """
 

@@ -29,7 +29,7 @@ _MISSING: Final = "missing"
 
 
 @dataclass(frozen=True)
-class Known:
+class ExistingVerdicts:
     """Verdicts of earlier runs, without their frames.
 
     ``before`` is what is finished, ``left`` what a run left that did not finish; ``rows`` is one a
@@ -42,7 +42,7 @@ class Known:
     places: pa.Array
 
     @classmethod
-    def read(cls, out: storage.Place, config_hash: str, fresh: bool) -> "Known":
+    def read(cls, out: storage.Place, config_hash: str, fresh: bool) -> "ExistingVerdicts":
         """What is there.
 
         :param fresh: leave out whatever is there.
@@ -69,7 +69,7 @@ class Plan:
     older: int = 0
     kept: int = 0
 
-    def again(self, known: Known) -> int:
+    def again(self, known: ExistingVerdicts) -> int:
         """How many of ``new`` have a verdict: their file was changed, or they are tried again."""
         names = pa.array([v.video_id for v in self.new], pa.string())
         return int(truth(pc.is_in(names, value_set=known.rows.column("video_id"))).sum())
@@ -132,7 +132,7 @@ def count_stale(rows: pa.Table, config_hash: str) -> int:
     return int(np.count_nonzero(other & ~truth(rows.column("gone"))))
 
 
-def check_gone(plan: Plan, known: Known, parts: pa.Table, config: ScoreConfig) -> None:
+def check_gone(plan: Plan, known: ExistingVerdicts, parts: pa.Table, config: ScoreConfig) -> None:
     """Refuse to mark many verdicts as gone at once; a file that was moved is not gone.
 
     :param parts: verdicts that are not in the file yet, those of recognised files among them.

@@ -24,7 +24,7 @@ from dfscan.models.backbones import normalise
 from dfscan.models.modelfile import Model, load_model
 from dfscan.pipeline.concurrency import in_lanes
 from dfscan.pipeline.extraction.extractor import Looker, Seen, empty_row
-from dfscan.pipeline.work_units import Unit, UnitResult, singles
+from dfscan.pipeline.work_units import Unit, UnitResult, split_per_video
 from dfscan.schemas.records import (
     UNREAD,
     VERDICT_SCHEMA,
@@ -37,7 +37,7 @@ from dfscan.schemas.records import (
     to_table,
 )
 from dfscan.scoring.calibration import Calibration
-from dfscan.scoring.decision import Rule, combine, face_px, judge
+from dfscan.scoring.decision import DecisionRule, decide, face_px, fuse_scores
 from dfscan.storage import Lease
 
 _LIBRARIES: Final = ("torch", "torchvision", "timm", "numpy", "pillow", "facenet-pytorch")
@@ -52,22 +52,22 @@ class NamedModel:
 
 
 @dataclass(frozen=True)
-class Way:
+class ScoringPass:
     """A way to a verdict; ``name`` is the column ``look``: ``full``, or ``quick`` for key frames."""
 
     name: str
     look: Looker
-    rule: Rule
+    rule: DecisionRule
 
 
 @dataclass(frozen=True)
-class ScoreStep:
+class ScoreTask:
     """Looks at each video, scores its faces, and commits the unit's verdicts to ``target``.
 
     Several models judge the same faces, each cut as it wants them, and their scores are combined
-    (:func:`~dfscan.scoring.decision.combine`). ``calibrations`` are theirs, in their order. What the ``quick``
+    (:func:`~dfscan.scoring.decision.fuse_scores`). ``calibrations`` are theirs, in their order. What the ``quick``
     way calls REAL is settled, all else is looked at in full.
-    ``deciding`` is everything that decides about a verdict, ``config_hash`` its fingerprint.
+    ``fingerprint_inputs`` is everything that decides about a verdict, ``config_hash`` its fingerprint.
 
     :param precision: what the networks compute in, torch's name of it.
     :param batch_size: faces that go through a network together, where so many fit.
@@ -76,19 +76,19 @@ class ScoreStep:
     look: Looker
     models: tuple[NamedModel, ...]
     calibrations: tuple[Calibration | None, ...]
-    rule: Rule
+    rule: DecisionRule
     precision: Precision
     batch_size: int
     config_hash: str
-    deciding: Mapping[str, Any]
+    fingerprint_inputs: Mapping[str, Any]
     target: storage.Place
     lease: Lease | None = None
-    quick: Way | None = None
+    quick: ScoringPass | None = None
 
     @property
-    def full(self) -> Way:
+    def full(self) -> ScoringPass:
         """The way that every video goes that is not settled before."""
-        return Way("full", self.look, self.rule)
+        return ScoringPass("full", self.look, self.rule)
 
     def __call__(self, unit: Unit) -> UnitResult:
         """Do and commit the unit."""
@@ -104,34 +104,38 @@ class ScoreStep:
         ]
         return self._commit(unit, [*settled.values(), *deep])
 
-    def _look_at(self, videos: Sequence[VideoRef], way: Way) -> list[Verdict]:
+    def _look_at(self, videos: Sequence[VideoRef], scoring_pass: ScoringPass) -> list[Verdict]:
         """A verdict for each; the networks see the faces of several videos together."""
         verdicts: list[Verdict] = []
         waiting: list[Seen] = []
-        with contextlib.closing(in_lanes(way.look, way.look.see, videos)) as found:
+        with contextlib.closing(
+            in_lanes(scoring_pass.look, scoring_pass.look.see, videos)
+        ) as found:
             for seen in found:
                 waiting.append(seen)
                 if sum(len(s.faces) for s in waiting) >= self.batch_size:
-                    verdicts += self._verdicts(waiting, way)
+                    verdicts += self._verdicts(waiting, scoring_pass)
                     waiting.clear()
-        return [*verdicts, *self._verdicts(waiting, way)]
+        return [*verdicts, *self._verdicts(waiting, scoring_pass)]
 
-    def give_up(self, unit: Unit, status: str, reason: str) -> UnitResult:
+    def record_failure(self, unit: Unit, status: str, reason: str) -> UnitResult:
         """Commit a null verdict with this status for every video, without opening any."""
         rows = [empty_row(ref, status, reason) for ref in unit.videos]
         return self._commit(unit, [self._verdict(row, [], [], [], self.full) for row in rows])
 
     def split(self, unit: Unit) -> list[Unit]:
-        """See :class:`~dfscan.pipeline.work_units.Step`."""
-        return singles(unit)
+        """See :class:`~dfscan.pipeline.work_units.Task`."""
+        return split_per_video(unit)
 
-    def _verdicts(self, videos: Sequence[Seen], way: Way) -> list[Verdict]:
+    def _verdicts(self, videos: Sequence[Seen], scoring_pass: ScoringPass) -> list[Verdict]:
         faces = [face for seen in videos for face in seen.faces]
         scores, sharp = self.scores(faces)
         verdicts, begin = [], 0
         for seen in videos:
             own = slice(begin, begin + len(seen.faces))
-            verdicts.append(self._verdict(seen.row, seen.faces, scores[own], sharp[own], way))
+            verdicts.append(
+                self._verdict(seen.row, seen.faces, scores[own], sharp[own], scoring_pass)
+            )
             begin = own.stop
         return verdicts
 
@@ -151,7 +155,7 @@ class ScoreStep:
                 assert recipe is not None
                 shown = [cut_out(crop, face.crop_box, face.box, recipe) for crop, face in pairs]
                 own.extend(self._logits(model, np.stack(shown)))
-        return combine(logits, self.calibrations), sharp
+        return fuse_scores(logits, self.calibrations), sharp
 
     def _logits(self, model: Model, shown: npt.NDArray[np.uint8]) -> list[float]:
         """A model's logits of faces (N, S, S, 3) uint8 RGB, as many together as fit.
@@ -205,17 +209,17 @@ class ScoreStep:
         faces: Sequence[FaceRow],
         logits: Sequence[float],
         sharp: Sequence[float],
-        way: Way,
+        scoring_pass: ScoringPass,
     ) -> Verdict:
         frames = tuple(
             FrameScore(f.pts_s, f.frame_index, f.track_id, f.box, logit)
             for f, logit in zip(faces, logits, strict=True)
         )
-        judgement = judge(
+        decision = decide(
             row.status,
             row.reason,
             frames,
-            way.rule,
+            scoring_pass.rule,
             sampled=row.frames_sampled,
             sharpness=statistics.median(sharp) if sharp else None,
         )
@@ -227,31 +231,31 @@ class ScoreStep:
             bytes=row.bytes,
             version=row.version,
             status=row.status,
-            verdict=judgement.verdict,
-            reason=judgement.reason,
-            score_raw=judgement.score_raw,
-            p_fake=judgement.p_fake,
-            calibrated=judgement.calibrated,
-            threshold=judgement.threshold,
-            llr=judgement.llr,
-            look=way.name if row.frames_sampled else None,
-            tracks=judgement.tracks,
+            verdict=decision.verdict,
+            reason=decision.reason,
+            score_raw=decision.score_raw,
+            p_fake=decision.p_fake,
+            calibrated=decision.calibrated,
+            threshold=decision.threshold,
+            llr=decision.llr,
+            look=scoring_pass.name if row.frames_sampled else None,
+            tracks=decision.tracks,
             frames=frames,
-            top_frames_s=judgement.top_frames_s,
+            top_frames_s=decision.top_frames_s,
             width=row.width,
             height=row.height,
             fps=row.fps,
             duration_s=row.duration_s,
             face_px=face_px(frames),
-            custody=self._custody(row.decoder, way),
+            custody=self._custody(row.decoder, scoring_pass),
             scanned_at=time.time(),
             elapsed_s=row.elapsed_s,
         )
 
-    def _custody(self, decoder: str | None, way: Way) -> Custody:
+    def _custody(self, decoder: str | None, scoring_pass: ScoringPass) -> Custody:
         return Custody(
             dfscan=__version__,
-            recipe_hash=way.look.recipe.hash(),
+            recipe_hash=scoring_pass.look.recipe.hash(),
             config_hash=self.config_hash,
             models=tuple(model.sha256 for model in self.models),
             decoder=decoder,
@@ -272,7 +276,7 @@ class ScoreStep:
 
 _fitting: Final[dict[tuple[str, str, str], int]] = {}
 """Faces that fit the GPU's memory together, by model, device and precision, where they were too many.
-Of the process: a step is sent to its worker anew with every unit."""
+Of the process: a task is sent to its worker anew with every unit."""
 
 
 def _is_lack_of_memory(error: RuntimeError) -> bool:

@@ -11,25 +11,25 @@ from dfscan.errors import ConfigError
 from dfscan.models.modelfile import ModelHeader, find_model, load_model
 from dfscan.pipeline.inputs import make_looker
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.score_task import NamedModel, ScoreStep, Way
+from dfscan.pipeline.score_task import NamedModel, ScoreTask, ScoringPass
 from dfscan.schemas.recipe import SamplingMode, differences, fingerprint
 from dfscan.scoring.aggregation import logit_of, sigmoid
 from dfscan.scoring.calibration import Calibration
-from dfscan.scoring.decision import Rule, ensemble
+from dfscan.scoring.decision import DecisionRule, fuse_calibrations
 
 
-def record_of(step: ScoreStep) -> dict[str, Any]:
-    """What a step makes verdicts with, by its ``config_hash``."""
-    recipe = step.look.recipe.model_dump(mode="json")
-    return {step.config_hash: {**step.deciding, "recipe": recipe}}
+def record_of(task: ScoreTask) -> dict[str, Any]:
+    """What a task makes verdicts with, by its ``config_hash``."""
+    recipe = task.look.recipe.model_dump(mode="json")
+    return {task.config_hash: {**task.fingerprint_inputs, "recipe": recipe}}
 
 
-def make_step(config: ScoreConfig, target: storage.Place, progress: Progress) -> ScoreStep:
-    """The step that a configuration asks for.
+def make_score_task(config: ScoreConfig, target: storage.Place, progress: Progress) -> ScoreTask:
+    """The task that a configuration asks for.
 
     :raises UsageError: no model, or there are no GPUs where some are asked for.
     """
-    return step_of(config, load_models(config), target, progress)
+    return score_task_of(config, load_models(config), target, progress)
 
 
 @dataclass(frozen=True)
@@ -80,30 +80,30 @@ def uncalibrated(config: ScoreConfig) -> str:
     return f"{subject} is not calibrated{how}"
 
 
-def step_of(
+def score_task_of(
     config: ScoreConfig, models: Sequence[_Loaded], target: storage.Place, progress: Progress
-) -> ScoreStep:
-    """The task that scores with these models; see :func:`make_step`."""
+) -> ScoreTask:
+    """The task that scores with these models; see :func:`make_score_task`."""
     header = models[0].header
     mode = config.sampling or header.recipe.sampling.mode
     recipe = header.recipe.model_copy(update={"sampling": config.frames_of(mode)})
     calibrations = _calibrations(config, models, mode)
-    calibration = ensemble(calibrations)
+    calibration = fuse_calibrations(calibrations)
     threshold = _threshold(config, models, calibrations)
     decides = len(models) == 1 and header.decides(config.aggregation, mode)
-    rule = Rule(
+    rule = DecisionRule(
         calibration=calibration,
         threshold=threshold,
-        forced=config.threshold is not None or decides,
+        explicit_threshold=config.threshold is not None or decides,
         min_frames=config.min_frames,
         aggregation=config.aggregation,
         evidence=config.evidence,
     )
-    deciding = {
+    fingerprint_inputs = {
         "recipe": recipe.hash(),
         "models": sorted(m.named.sha256 for m in models),
         "threshold": threshold,
-        "forced": rule.forced,
+        "forced": rule.explicit_threshold,
         "min_frames": config.min_frames,
         "aggregation": config.aggregation,
         "evidence": config.evidence.model_dump(mode="json"),
@@ -111,13 +111,13 @@ def step_of(
     }
     for key in ("at_fpr", "prevalence"):  # keys that came later count only where they are set
         if getattr(config, key) is not None:
-            deciding[key] = getattr(config, key)
+            fingerprint_inputs[key] = getattr(config, key)
     if config.computes_in() != "float32":
-        deciding["precision"] = config.computes_in()
+        fingerprint_inputs["precision"] = config.computes_in()
     quick = _quick(config, header, rule, progress) if config.triage else None
     if quick is not None:
-        deciding["triage"] = quick.rule.threshold
-    return ScoreStep(
+        fingerprint_inputs["triage"] = quick.rule.threshold
+    return ScoreTask(
         look=make_looker(config, recipe, progress),
         models=tuple(m.named for m in models),
         calibrations=calibrations,
@@ -125,8 +125,8 @@ def step_of(
         quick=quick,
         precision=config.computes_in(),
         batch_size=config.faces_together(),
-        config_hash=fingerprint(deciding),
-        deciding=deciding,
+        config_hash=fingerprint(fingerprint_inputs),
+        fingerprint_inputs=fingerprint_inputs,
         target=target,
     )
 
@@ -155,7 +155,9 @@ def _calibrations(
     return tuple(moved)
 
 
-def _quick(config: ScoreConfig, header: ModelHeader, rule: Rule, progress: Progress) -> Way:
+def _quick(
+    config: ScoreConfig, header: ModelHeader, rule: DecisionRule, progress: Progress
+) -> ScoringPass:
     """The look at key frames that comes first.
 
     :raises ConfigError: what it misses is not known of this model.
@@ -179,7 +181,7 @@ def _quick(config: ScoreConfig, header: ModelHeader, rule: Rule, progress: Progr
         moved = moved.at_prior(config.prevalence)
         assert moved.threshold is not None
         quick = replace(rule, calibration=moved, threshold=moved.threshold)
-    return Way("quick", make_looker(config, recipe, progress), quick)
+    return ScoringPass("quick", make_looker(config, recipe, progress), quick)
 
 
 def _threshold(

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Protocol
 
 from dfscan.schemas.recipe import fingerprint
-from dfscan.schemas.records import HEALTHY, VideoRef
+from dfscan.schemas.records import SUCCEEDED, VideoRef
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class UnitResult:
     @property
     def failed(self) -> int:
         """Videos whose status is neither ok, no_face nor partial."""
-        return sum(n for status, n in self.status.items() if status not in HEALTHY)
+        return sum(n for status, n in self.status.items() if status not in SUCCEEDED)
 
     def __add__(self, other: "UnitResult") -> "UnitResult":
         return UnitResult(
@@ -56,20 +56,20 @@ class UnitResult:
 NOTHING = UnitResult(0, 0)
 
 
-class Step(Protocol):
+class Task(Protocol):
     """Work on a unit: does it, commits it, returns the counts."""
 
     def __call__(self, unit: Unit) -> UnitResult:
         """Do and commit the unit."""
 
-    def give_up(self, unit: Unit, status: str, reason: str) -> UnitResult:
+    def record_failure(self, unit: Unit, status: str, reason: str) -> UnitResult:
         """Commit a row with this status for every video, without opening any."""
 
     def split(self, unit: Unit) -> list[Unit]:
         """Smaller units of the same videos; one or none where it cannot be split."""
 
 
-def singles(unit: Unit) -> list[Unit]:
+def split_per_video(unit: Unit) -> list[Unit]:
     """A unit of its own for each video."""
     return [make_unit([video], unit.name) for video in unit.videos]
 
@@ -79,7 +79,7 @@ def family(video: VideoRef) -> str:
     return video.original or video.video_id
 
 
-def families(videos: Iterable[VideoRef]) -> Iterator[list[VideoRef]]:
+def group_by_source(videos: Iterable[VideoRef]) -> Iterator[list[VideoRef]]:
     """Originals with their fakes, the original first; ``videos`` in the order of a unit."""
     for _, members in groupby(videos, key=family):
         yield sorted(members, key=lambda v: (v.original is not None, v.video_id))
@@ -104,7 +104,7 @@ def plan_units(
     chosen.sort(key=lambda v: (home(v), v.group, family(v), v.video_id))
     for _, part in groupby(chosen, key=home):
         pending: list[VideoRef] = []
-        for members in families(part):
+        for members in group_by_source(part):
             if pending and len(pending) + len(members) > size:
                 units.append(make_unit(pending, config_hash))
                 pending = []

@@ -7,7 +7,7 @@ from typing import Any, Final
 from dfscan import storage
 from dfscan.evaluation.summaries import kind_of
 from dfscan.rendering.page import Cell, Counts, Plot, Table
-from dfscan.schemas.records import HEALTHY
+from dfscan.schemas.records import SUCCEEDED
 
 MANY: Final = 12
 """Up to so many values of one property are drawn as bars."""
@@ -62,7 +62,7 @@ def by_reason(
 
 def failed(statuses: Iterable[str | None]) -> int:
     """How many count as failed."""
-    return sum(status not in HEALTHY for status in statuses)
+    return sum(status not in SUCCEEDED for status in statuses)
 
 
 def resolution(width: int | None, height: int | None) -> str | None:

@@ -28,7 +28,7 @@ from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.resources import worker_count
 from dfscan.pipeline.sandbox.process import IsolatedLook
 from dfscan.schemas.recipe import Crop, Detector, FaceRecipe, NetworkInput, Sampling, Stride
-from dfscan.schemas.records import HEALTHY, FaceRow, VideoRef
+from dfscan.schemas.records import SUCCEEDED, FaceRow, VideoRef
 
 SIDE: Final = 112
 """Pixels of a thumbnail's side."""
@@ -172,7 +172,7 @@ def _known(ref: VideoRef, number: int, spot: Spot) -> FaceRow:
 
 def _picture(number: int, spot: Spot, seen: Seen, wanted: Wanted) -> Picture:
     row = seen.row
-    if row.status not in HEALTHY:
+    if row.status not in SUCCEEDED:
         gone = row.status == "missing"
         return Picture(None, "the file is gone" if gone else f"{row.status}: {row.reason}")
     if wanted.content_sha256 is not None and row.content_sha256 != wanted.content_sha256:

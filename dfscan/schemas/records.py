@@ -36,7 +36,7 @@ STATUSES: Final = (
 )
 """What became of a video; the first that applies."""
 
-HEALTHY: Final = frozenset({"ok", "no_face", "partial"})
+SUCCEEDED: Final = frozenset({"ok", "no_face", "partial"})
 """Every other status counts as failed (``--max-failed``)."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dfscan.schemas.records import HEALTHY, FrameScore
+from dfscan.schemas.records import SUCCEEDED, FrameScore
 from dfscan.schemas.scoring import Aggregation, Evidence
 from dfscan.scoring.aggregation import aggregate, logit_of, long_tracks, sigmoid
 from dfscan.scoring.calibration import Calibration
@@ -18,7 +18,7 @@ DISAGREE: Final = "frames_disagree"
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Decision:
     """The judging part of a verdict; see the columns of the same names."""
 
     verdict: str | None
@@ -33,11 +33,11 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class DecisionRule:
     """How frames become a verdict.
 
     :param threshold: on ``p_fake``: at or above it a video is FAKE.
-    :param forced: the user gave the threshold, so an uncalibrated model may judge.
+    :param explicit_threshold: the user gave the threshold, so an uncalibrated model may judge.
     :param min_frames: distinct frames with a face that a verdict needs.
     :param aggregation: how the faces' logits become one score.
     :param evidence: what a verdict other than UNCERTAIN needs; None: nothing.
@@ -45,21 +45,21 @@ class Rule:
 
     calibration: Calibration | None
     threshold: float
-    forced: bool = False
+    explicit_threshold: bool = False
     min_frames: int = 1
     aggregation: Aggregation = "mean"
     evidence: Evidence | None = None
 
 
-def judge(
+def decide(
     status: str,
     status_reason: str | None,
     frames: Sequence[FrameScore],
-    rule: Rule,
+    rule: DecisionRule,
     *,
     sampled: int | None = None,
     sharpness: float | None = None,
-) -> Judgement:
+) -> Decision:
     """One verdict for one video.
 
     Nothing to judge (a failed video, no face, too few frames, no track of some length where the
@@ -70,37 +70,37 @@ def judge(
     :param sampled: how many frames were looked at.
     :param sharpness: the median of the faces', see :func:`dfscan.faces.quality.sharpness`.
     """
-    if status not in HEALTHY:
-        return Judgement(None, status_reason or status)
+    if status not in SUCCEEDED:
+        return Decision(None, status_reason or status)
     if not frames:
-        return Judgement(None, "no_face")
+        return Decision(None, "no_face")
     with_face = len({f.frame_index for f in frames})
     if with_face < rule.min_frames:
-        return Judgement(None, f"too_few_frames ({with_face} of {rule.min_frames} with a face)")
+        return Decision(None, f"too_few_frames ({with_face} of {rule.min_frames} with a face)")
     logits, owners = [f.score_raw for f in frames], [f.track_id for f in frames]
     if not all(math.isfinite(logit) for logit in logits):
-        return Judgement(None, "the model gave no finite score (NaN or infinity)")
+        return Decision(None, "the model gave no finite score (NaN or infinity)")
     score = aggregate(rule.aggregation, logits, owners)
     if score is None:
-        return Judgement(None, f"no_track (none of {with_face} frames' faces is long enough)")
+        return Decision(None, f"no_track (none of {with_face} frames' faces is long enough)")
     people = len(long_tracks(logits, owners)) if rule.aggregation == "max_track" else 1
     top = sorted(frames, key=lambda f: (-f.score_raw, f.pts_s))[:TOP_FRAMES]
     calibration = rule.calibration
     p_fake = calibration.p_fake(score, people) if calibration else sigmoid(score)
     verdict, reason = ("FAKE" if p_fake >= rule.threshold else "REAL"), None
     thin = _thin(frames, rule, score, people, sampled, sharpness)
-    if calibration is None and not rule.forced:
+    if calibration is None and not rule.explicit_threshold:
         verdict, reason = "UNCERTAIN", "model_uncalibrated"
     elif thin:
         verdict, reason = "UNCERTAIN", "; ".join(thin)
-    return Judgement(
+    return Decision(
         verdict=verdict,
         reason=reason,
         score_raw=score,
         p_fake=p_fake,
         llr=calibration.llr(score, people) if calibration else None,
         calibrated=calibration is not None,
-        threshold=rule.threshold if calibration or rule.forced else None,
+        threshold=rule.threshold if calibration or rule.explicit_threshold else None,
         tracks=_tracks(frames, calibration),
         top_frames_s=tuple(dict.fromkeys(f.pts_s for f in top)),
     )
@@ -114,7 +114,7 @@ def face_px(frames: Sequence[FrameScore]) -> float | None:
 
 def _thin(
     frames: Sequence[FrameScore],
-    rule: Rule,
+    rule: DecisionRule,
     score: float,
     people: int,
     sampled: int | None,
@@ -141,7 +141,7 @@ def _thin(
     return reasons
 
 
-def _border(rule: Rule, people: int) -> float:
+def _border(rule: DecisionRule, people: int) -> float:
     """The score at which a video becomes FAKE."""
     logit = logit_of(rule.threshold)
     if rule.calibration is None:
@@ -174,8 +174,8 @@ def _tracks(
     return tuple(tracks)
 
 
-def ensemble(calibrations: Sequence[Calibration | None]) -> Calibration | None:
-    """The map for :func:`combine`'s scores: of one model its own, of several the identity.
+def fuse_calibrations(calibrations: Sequence[Calibration | None]) -> Calibration | None:
+    """The map for :func:`fuse_scores`'s scores: of one model its own, of several the identity.
 
     None where a model has none. Several models' log-odds are averaged (a logarithmic opinion pool:
     Genest and Zidek, Combining probability distributions, 1986), which is cautious: models that
@@ -200,7 +200,7 @@ def ensemble(calibrations: Sequence[Calibration | None]) -> Calibration | None:
     )
 
 
-def combine(
+def fuse_scores(
     logits: Sequence[Sequence[float]], calibrations: Sequence[Calibration | None]
 ) -> list[float]:
     """One score a face of (M, N) logits of M models: of one its own, of several the mean.

@@ -57,7 +57,7 @@ class Plan:
 
     def fingerprint(self) -> dict[str, Any]:
         """What a run that goes on must find unchanged: who is on which side, and the steps."""
-        found: dict[str, Any] = {"faces_a_step": self.share, "steps": self.steps}
+        found: dict[str, Any] = {"faces_per_step": self.share, "steps": self.steps}
         for side, positions in self.sides.items():
             used, counts = np.unique(self.index.video[positions], return_counts=True)
             named = sorted(

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dfscan.schemas.records import HEALTHY
+from dfscan.schemas.records import SUCCEEDED
 from dfscan.verdicts.files import Mask, find, latest, same, truth
 
 Kind = Literal["new", "changed", "gone", "came_back"]
@@ -74,6 +74,6 @@ def count_matching(rows: pa.Table, outcomes: Iterable[str]) -> int:
     verdicts = pa.array([v for v in ("FAKE", "UNCERTAIN") if v.lower() in wanted], pa.string())
     match = truth(pc.is_in(rows.column("verdict"), value_set=verdicts))
     if "failed" in wanted:
-        healthy = pa.array(sorted(HEALTHY), pa.string())
+        healthy = pa.array(sorted(SUCCEEDED), pa.string())
         match |= ~truth(pc.is_in(rows.column("status"), value_set=healthy))
     return int(np.count_nonzero(match))

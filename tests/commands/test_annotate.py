@@ -19,7 +19,7 @@ from dfscan.errors import ConfigError, DfscanError, OutputError, SourceError
 from dfscan.models.modelfile import load_model, save_model
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.sandbox import transcoding as rewriting
-from dfscan.pipeline.score_task import ScoreStep
+from dfscan.pipeline.score_task import ScoreTask
 from dfscan.rendering import drawing
 from dfscan.rendering.overlay import COLOURS
 from dfscan.video import open_video
@@ -300,9 +300,9 @@ def test_the_aggregation_that_is_asked_for_finds_its_own_calibration(picture, mo
 def test_a_score_that_is_not_finite_spoils_its_own_person_only(
     picture, model, tmp_path, monkeypatch, capsys, bad
 ):
-    usual, said = ScoreStep.scores, []
+    usual, said = ScoreTask.scores, []
     monkeypatch.setattr(
-        ScoreStep,
+        ScoreTask,
         "scores",
         lambda *a: ([float("nan")] * bad + usual(*a)[0][bad:], usual(*a)[1]),
     )
@@ -320,9 +320,9 @@ def test_a_score_that_is_not_finite_spoils_its_own_person_only(
 
 
 def test_a_video_whose_faces_cannot_be_judged_says_why(clip, model, tmp_path, monkeypatch):
-    usual, captions = ScoreStep.scores, set()
+    usual, captions = ScoreTask.scores, set()
     monkeypatch.setattr(
-        ScoreStep, "scores", lambda *a: ([float("inf") for _ in usual(*a)[0]], usual(*a)[1])
+        ScoreTask, "scores", lambda *a: ([float("inf") for _ in usual(*a)[0]], usual(*a)[1])
     )
     monkeypatch.setattr(drawing.Artist, "caption", lambda _, rgb, text: captions.add(text))
     annotate(clip, model, tmp_path / "a.mp4")

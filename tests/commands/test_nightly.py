@@ -24,10 +24,11 @@ from dfscan.commands.quickstart.synthetic import Corpus
 from dfscan.commands.score import event_log as score_log
 from dfscan.config import InputConfig, ScoreConfig
 from dfscan.errors import ConfigError, DfscanError, OutputError
-from dfscan.execution import executor as pool
+from dfscan.execution import executor
 from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, save_model
 from dfscan.pipeline.progress import Progress
+from dfscan.pipeline.resources import TimeLimit
 from dfscan.pipeline.results import ScoreResult
 from dfscan.pipeline.work_units import Unit, UnitResult, make_unit
 from dfscan.schemas.recipe import FaceRecipe, Sampling, Stride
@@ -230,13 +231,13 @@ def test_stale_verdicts_are_scored_again_after_new_videos(
     kept = night.run(min_frames=2, limit_time=1e-9)
     assert (kept.new, kept.stale, kept.left) == (0, 10, 2)
     order: list[str] = []
-    work = pool._work
+    work = executor._work
 
-    def listen(step: Any, unit: Unit) -> UnitResult:
+    def listen(task: Any, unit: Unit) -> UnitResult:
         order.extend(v.video_id for v in unit.videos)
-        return work(step, unit)
+        return work(task, unit)
 
-    monkeypatch.setattr(pool, "_work", listen)
+    monkeypatch.setattr(executor, "_work", listen)
     result = night.run(min_frames=2, stale="rescan", unit_size=3)
     assert (result.new, result.stale) == (12, 0)
     assert order[:2] == ["src/a_new.mp4", "src/z_new.mp4"]
@@ -287,7 +288,7 @@ def test_a_date_in_yaml_is_a_moment() -> None:
     assert ScoreConfig(limit_time="1.5h").limit_time == 5400
 
 
-class CountingStep:
+class CountingTask:
     """Does nothing, and says how often."""
 
     def __init__(self) -> None:
@@ -297,7 +298,7 @@ class CountingStep:
         self.done += 1
         return UnitResult(len(unit.videos), 0)
 
-    def give_up(self, unit: Unit, status: str, reason: str) -> UnitResult:
+    def record_failure(self, unit: Unit, status: str, reason: str) -> UnitResult:
         raise NotImplementedError
 
     def split(self, unit: Unit) -> list[Unit]:
@@ -308,19 +309,19 @@ def test_no_unit_begins_after_the_limit(tmp_path: Path) -> None:
     units = [
         make_unit([VideoRef(str(i), "", "", None, None, "", 1, "1")], "config") for i in range(5)
     ]
-    step = CountingStep()
+    task = CountingTask()
     with storage.Lock(tmp_path / "lock", tmp_path) as lock:
-        done = pool.run_units(
-            step, units, ScoreConfig(inline=True), Progress(), lock.lease, lambda: step.done >= 2
+        done = executor.run_units(
+            task, units, ScoreConfig(inline=True), Progress(), lock.lease, lambda: task.done >= 2
         )
-    assert (step.done, done.videos) == (2, 2)
+    assert (task.done, done.videos) == (2, 2)
 
 
 def test_a_run_at_its_limit_keeps_what_it_has_and_the_next_continues(
     night: Night, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = iter([False, False, True])
-    monkeypatch.setattr(pool.Deadline, "__call__", lambda self: next(calls, True))
+    monkeypatch.setattr(TimeLimit, "__call__", lambda self: next(calls, True))
     first = night.run(unit_size=2)
     assert (first.new, first.left, first.videos, first.exit_code) == (4, 6, 4, 6)
     monkeypatch.undo()

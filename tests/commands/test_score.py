@@ -21,7 +21,7 @@ from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, Triage, load_model, save_model
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.results import ScorePlan, ScoreResult
-from dfscan.pipeline.score_task import ScoreStep
+from dfscan.pipeline.score_task import ScoreTask
 from dfscan.schemas.recipe import FaceRecipe, Sampling, Stride
 from dfscan.schemas.records import VERDICT_SCHEMA
 from dfscan.scoring import calibration
@@ -512,13 +512,13 @@ def test_what_cannot_be_read_is_not_read_twice(
     (source / "text.mp4").write_text("no video")
     model = with_triage(tmp_path / "m.safetensors", deep_if=1.0)
     seen: list[tuple[str, str]] = []
-    look_at = ScoreStep._look_at
+    look_at = ScoreTask._look_at
 
-    def noting(self: ScoreStep, videos: Any, way: Any) -> Any:
+    def noting(self: ScoreTask, videos: Any, way: Any) -> Any:
         seen.extend((v.video_id, way.name) for v in videos)
         return look_at(self, videos, way)
 
-    monkeypatch.setattr(ScoreStep, "_look_at", noting)
+    monkeypatch.setattr(ScoreTask, "_look_at", noting)
     score(str(source), model, tmp_path / "v.parquet", triage=True)
     assert sorted(seen) == [
         ("src/stripes.mp4", "full"), ("src/stripes.mp4", "quick"), ("src/text.mp4", "quick"),

@@ -8,7 +8,7 @@ import torch
 from pyarrow import Table
 
 from dfscan import calibrate, score, storage
-from dfscan.commands.calibrate.triage_fit import LEVEL, RECALL, choose_border
+from dfscan.commands.calibrate.triage_fit import LEVEL, RECALL, choose_pass_threshold
 from dfscan.commands.quickstart.synthetic import Corpus
 from dfscan.config import InputConfig
 from dfscan.errors import ConfigError
@@ -29,7 +29,7 @@ def test_the_bound_holds_for_the_fakes_that_were_not_seen() -> None:
     for count in (299, 500, 2000):
         below = 0
         for _ in range(400):
-            border, bound = choose_border(rng.normal(0, 1, count))
+            border, bound = choose_pass_threshold(rng.normal(0, 1, count))
             assert bound >= RECALL
             share = (rng.normal(0, 1, 20_000) >= border).mean()
             below += share < bound - 0.0005
@@ -39,15 +39,15 @@ def test_the_bound_holds_for_the_fakes_that_were_not_seen() -> None:
 def test_more_fakes_allow_misses() -> None:
     rng = np.random.default_rng(1)
     scores = rng.normal(0, 1, 2000)
-    assert choose_border(scores[:299])[0] == scores[:299].min()
-    assert (scores < choose_border(scores)[0]).sum() == 12
-    assert choose_border(np.append(scores[:1999], np.inf))[0] < np.inf
+    assert choose_pass_threshold(scores[:299])[0] == scores[:299].min()
+    assert (scores < choose_pass_threshold(scores)[0]).sum() == 12
+    assert choose_pass_threshold(np.append(scores[:1999], np.inf))[0] < np.inf
 
 
 @pytest.mark.parametrize("count", [0, 1, 298])
 def test_too_few_fakes_are_refused(count: int) -> None:
     with pytest.raises(ConfigError, match=rf"{count} fakes .* needs 299 or more"):
-        choose_border(np.zeros(count))
+        choose_pass_threshold(np.zeros(count))
 
 
 # ---------------------------------------------------------------- the verb

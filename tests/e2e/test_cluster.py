@@ -22,10 +22,10 @@ from dfscan.config import ExtractConfig, InputConfig, TrainConfig
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ClusterError, ConfigError
 from dfscan.execution import cluster as nodes
-from dfscan.execution.cluster import DECODING_BYTES, Needs
+from dfscan.execution.cluster import DECODING_BYTES, NodeRequirements
 from dfscan.execution.executor import ray_session, run_units
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.work_units import Unit, UnitResult, make_unit, singles
+from dfscan.pipeline.work_units import Unit, UnitResult, make_unit, split_per_video
 from dfscan.schemas.records import VideoRef
 
 # As in test_ray.py: Ray's own modules warn about themselves.
@@ -141,9 +141,9 @@ class Sleeping:
         return UnitResult(len(unit.videos), 0)
 
     def split(self, unit: Unit) -> list[Unit]:
-        return singles(unit)
+        return split_per_video(unit)
 
-    def give_up(self, unit: Unit, status: str, reason: str) -> UnitResult:
+    def record_failure(self, unit: Unit, status: str, reason: str) -> UnitResult:
         raise AssertionError
 
 
@@ -239,20 +239,20 @@ def test_what_a_node_lacks(tmp_path: Path) -> None:
     (tmp_path / "probe").touch()
     look = nodes._looker(patience_s=0)
     fine = look((str(tmp_path), str(tmp_path / "probe")), str(tmp_path / "probe"))
-    assert not Needs().differ(fine)
+    assert not NodeRequirements().differ(fine)
     assert [p.name for p in tmp_path.iterdir()] == ["probe"]
     for changes in (
         {"dfscan": "0.0.9"}, {"python": "3.10.2"}, {"ray": "2.9.0"},
         look((str(tmp_path / "gone.zip"),), None), look((), "/proc/self/status"),
         look((), str(tmp_path / "elsewhere" / "probe")),
     ):  # fmt: skip
-        assert Needs().differ({**fine, **changes})
-    assert not Needs().differ({**fine, "python": fine["python"] + "1"})
+        assert NodeRequirements().differ({**fine, **changes})
+    assert not NodeRequirements().differ({**fine, "python": fine["python"] + "1"})
 
 
 def test_a_message_names_ten_nodes() -> None:
-    bad = {**Needs().versions, "node": "n", "source": "no /x", "output": "seen"}
-    lines = nodes._told([bad] * 12, 40, Needs()).splitlines()
+    bad = {**NodeRequirements().versions, "node": "n", "source": "no /x", "output": "seen"}
+    lines = nodes._told([bad] * 12, 40, NodeRequirements()).splitlines()
     assert lines[0].startswith("12 of 40 node(s)")
     assert sum(line.startswith("n ") for line in lines) == 10
     assert lines[-2] == "… and 2 more"
@@ -264,11 +264,16 @@ def test_a_temporary_output_that_a_node_does_not_see_is_told_with_its_remedy(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     temporary, own = tmp_path / "dfscan-verify-x", tmp_path.parent / "out"
-    bad = {**Needs().versions, "node": "n", "source": "seen", "output": f"no {temporary}"}
+    bad = {
+        **NodeRequirements().versions,
+        "node": "n",
+        "source": "seen",
+        "output": f"no {temporary}",
+    }
     said = f"a temporary folder in {tmp_path}: set TMPDIR to a folder that all nodes share"
-    assert nodes._told([bad], 3, Needs((), str(temporary))).endswith(said)
+    assert nodes._told([bad], 3, NodeRequirements((), str(temporary))).endswith(said)
     for answer, folder in ((bad, own), ({**bad, "source": "no /x", "output": "seen"}, temporary)):
-        assert "TMPDIR" not in nodes._told([answer], 3, Needs((), str(folder)))
+        assert "TMPDIR" not in nodes._told([answer], 3, NodeRequirements((), str(folder)))
 
 
 def test_verifying_asks_the_nodes_for_its_folder_and_its_model(
@@ -280,12 +285,16 @@ def test_verifying_asks_the_nodes_for_its_folder_and_its_model(
     dfscan.score(str(corpus.test), out=out, inline=True, **told)
     (tmp_path / "shared").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "shared"))
-    asked: list[Needs] = []
+    asked: list[NodeRequirements] = []
     ask = nodes._ask
 
-    def unseen(config: Any, needs: Needs, probe: str | None) -> list[dict[str, str]]:
-        asked.append(needs)
-        return [{**a, "output": f"no {needs.folder}"} for a in ask(config, needs, probe)]
+    def unseen(
+        config: Any, requirements: NodeRequirements, probe: str | None
+    ) -> list[dict[str, str]]:
+        asked.append(requirements)
+        return [
+            {**a, "output": f"no {requirements.folder}"} for a in ask(config, requirements, probe)
+        ]
 
     monkeypatch.setattr(nodes, "_ask", unseen)
     with pytest.raises(ClusterError, match=r"set TMPDIR to a folder that all nodes share$"):

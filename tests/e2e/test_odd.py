@@ -16,7 +16,7 @@ from dfscan.models.modelfile import ModelHeader, save_model
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.results import ScoreResult
 from dfscan.schemas.recipe import FaceRecipe, Sampling
-from dfscan.schemas.records import HEALTHY
+from dfscan.schemas.records import SUCCEEDED
 from dfscan.video import containers
 
 Shown = dict[int | None, tuple[float | None, int, int, int]]
@@ -126,10 +126,10 @@ def test_every_odd_file_has_one_verdict_or_a_reason(
             assert row["verdict"] == ("FAKE" if row["p_fake"] >= 0.5 else "REAL"), name
             assert row["frames"], name
             assert row["score_raw"] is not None, name
-        if row["status"] not in HEALTHY:
+        if row["status"] not in SUCCEEDED:
             assert (row["verdict"], row["reason"]) == (None, known["reason"]), name
-        assert (row["status"] in HEALTHY) == (known["status"] in HEALTHY), name
-    failed = sum(r["status"] not in HEALTHY for r in rows)
+        assert (row["status"] in SUCCEEDED) == (known["status"] in SUCCEEDED), name
+    failed = sum(r["status"] not in SUCCEEDED for r in rows)
     assert (result.videos, result.new, result.failed) == (len(names), len(names), failed)
     assert sum(r["verdict"] is not None for r in rows) >= 20
     assert result.exit_code == 0

@@ -23,7 +23,7 @@ from dfscan.errors import ClusterError, ConfigError, DfscanError
 from dfscan.execution import executor as pool
 from dfscan.execution.executor import ray_session, run_units
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.work_units import Unit, UnitResult, make_unit, singles
+from dfscan.pipeline.work_units import Unit, UnitResult, make_unit, split_per_video
 from dfscan.schemas.records import VideoRef
 
 # Ray's own modules warn about themselves; what dfscan does still has to be free of warnings.
@@ -122,7 +122,7 @@ def test_an_error_of_a_training_worker_is_told_as_it_is(faceset: FaceSet, tmp_pa
 
 
 @dataclass(frozen=True)
-class DeadlyStep:
+class DeadlyTask:
     """Writes a file a video; "deadly" kills its worker, "odd" raises what nobody expects."""
 
     folder: Path
@@ -137,9 +137,9 @@ class DeadlyStep:
         return UnitResult(len(unit.videos), 0)
 
     def split(self, unit: Unit) -> list[Unit]:
-        return singles(unit)
+        return split_per_video(unit)
 
-    def give_up(self, unit: Unit, status: str, reason: str) -> UnitResult:
+    def record_failure(self, unit: Unit, status: str, reason: str) -> UnitResult:
         for video in unit.videos:
             (self.folder / video.video_id).write_text(f"{status}: {reason}")
         return UnitResult(len(unit.videos), 0)
@@ -162,8 +162,8 @@ def test_a_video_that_kills_its_worker_costs_its_own_row_only(
     ]
     out = tmp_path / "out"
     with storage.Lock(out / ".lock", out) as lock:
-        step, config = DeadlyStep(out), ExtractConfig(workers=2)
-        total = run_units(step, units, config, Progress(), lock.lease)
+        task, config = DeadlyTask(out), ExtractConfig(workers=2)
+        total = run_units(task, units, config, Progress(), lock.lease)
     assert total.videos == 6
     written = {p.name: p.read_text() for p in out.iterdir()}
     assert written.pop("deadly").startswith("crashed: the worker was killed on this video")
@@ -176,8 +176,8 @@ def test_units_under_way_are_finished_when_the_time_is_up(tmp_path: Path) -> Non
     units = [make_unit(make_refs(f"v{number}"), "c") for number in range(40)]
     out = tmp_path / "out"
     with storage.Lock(out / ".lock", out) as lock:
-        step, config = DeadlyStep(out), ExtractConfig(workers=2)
-        total = run_units(step, units, config, Progress(), lock.lease, lambda: any(out.glob("v*")))
+        task, config = DeadlyTask(out), ExtractConfig(workers=2)
+        total = run_units(task, units, config, Progress(), lock.lease, lambda: any(out.glob("v*")))
     written = sum(1 for _ in out.glob("v*"))
     assert 0 < total.videos == written < 40
 
@@ -186,8 +186,8 @@ def test_a_ray_started_here_keeps_no_record_of_its_tasks(tmp_path: Path) -> None
     ray.cloudpickle.register_pickle_by_value(__import__(__name__))
     out = tmp_path / "out"
     with storage.Lock(out / ".lock", out) as lock:
-        step, config = DeadlyStep(out), ExtractConfig(workers=2)
-        run_units(step, [make_unit(make_refs("a"), "c")], config, Progress(), lock.lease)
+        task, config = DeadlyTask(out), ExtractConfig(workers=2)
+        run_units(task, [make_unit(make_refs("a"), "c")], config, Progress(), lock.lease)
     time.sleep(2)  # by default they are reported every second
     assert not ray.timeline()
 

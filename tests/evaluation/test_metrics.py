@@ -33,7 +33,6 @@ from dfscan.evaluation.metrics import (
     cllr_min,
     collapsed,
     compare,
-    figures,
     groups_by_video,
     intervals,
     log_losses,
@@ -41,6 +40,7 @@ from dfscan.evaluation.metrics import (
     measure,
     measured,
     reliability,
+    summary_metrics,
 )
 
 RESAMPLED = tuple(name for name in SCALARS if name not in NO_INTERVAL)
@@ -557,12 +557,12 @@ def test_undecided_rows_are_ranked_but_not_called() -> None:
     logits, fake = np.array([3.0, 2.0, 1.0, -1.0]), np.array([True, False, True, False])
     whole = Judged.from_logits(logits, fake)
     some = dataclasses.replace(whole, decided=np.array([True, False, False, True]))
-    found = figures(some)
+    found = summary_metrics(some)
     assert found["undecided"] == 2
     assert found["confusion"] == {"tn": 1, "fp": 0, "fn": 0, "tp": 1}
     assert (found["accuracy"], found["precision"]) == (1, 1)
-    assert found["auc"] == figures(whole)["auc"] == 0.75
-    nothing = figures(dataclasses.replace(whole, decided=np.zeros(4, bool)))
+    assert found["auc"] == summary_metrics(whole)["auc"] == 0.75
+    nothing = summary_metrics(dataclasses.replace(whole, decided=np.zeros(4, bool)))
     assert [nothing[k] for k in DECISION] == [None] * len(DECISION)
 
 

@@ -9,7 +9,7 @@ import pytest
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import VideoError
 from dfscan.pipeline import extract_task as extract
-from dfscan.pipeline.extract_task import ExtractStep
+from dfscan.pipeline.extract_task import ExtractTask
 from dfscan.pipeline.extraction.extractor import Reference, Seen, empty_row
 from dfscan.pipeline.work_units import make_unit
 from dfscan.schemas.recipe import FaceRecipe, Sampling, Stride
@@ -54,8 +54,8 @@ class Scripted:
 
 
 def run(look: Scripted, tmp_path: Path, paired: bool = True) -> dict[str, tuple[str, str]]:
-    step = ExtractStep(look, FaceSet(tmp_path), "run", paired=paired)
-    assert step(make_unit(REFS, "c")).videos == 4
+    task = ExtractTask(look, FaceSet(tmp_path), "run", paired=paired)
+    assert task(make_unit(REFS, "c")).videos == 4
     rows = [r for _, t in read_tables(tmp_path / "videos") for r in t.to_pylist()]
     return {r["video_id"]: (r["status"], r["reason"]) for r in rows}
 
@@ -96,8 +96,8 @@ def test_a_fake_that_hangs_is_not_opened_twice(tmp_path: Path) -> None:
 
 def test_a_unit_is_split_into_families_or_single_videos(tmp_path: Path) -> None:
     def split(paired: bool) -> list[list[str]]:
-        step = ExtractStep(Scripted(), FaceSet(tmp_path), "run", paired=paired)
-        return [[v.video_id for v in u.videos] for u in step.split(make_unit(REFS, "c"))]
+        task = ExtractTask(Scripted(), FaceSet(tmp_path), "run", paired=paired)
+        return [[v.video_id for v in u.videos] for u in task.split(make_unit(REFS, "c"))]
 
     assert split(paired=True) == [["o", "f1", "f2"], ["x"]]
     assert split(paired=False) == [["o"], ["f1"], ["f2"], ["x"]]

@@ -14,9 +14,9 @@ from dfscan.models.backbones import network_input
 from dfscan.models.modelfile import Model, ModelHeader
 from dfscan.pipeline import score_task as score
 from dfscan.pipeline.extraction.extractor import Look
-from dfscan.pipeline.score_task import NamedModel, ScoreStep
+from dfscan.pipeline.score_task import NamedModel, ScoreTask
 from dfscan.schemas.recipe import FaceRecipe, Sampling
-from dfscan.scoring.decision import Rule
+from dfscan.scoring.decision import DecisionRule
 
 RECIPE = FaceRecipe(
     sampling=Sampling(frames=3), input=network_input("mesoinception4", InputConfig(size=64))
@@ -49,47 +49,47 @@ class Overflowing(nn.Module):
 
 
 @pytest.fixture
-def step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., ScoreStep]:
-    """A step around a network."""
+def task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., ScoreTask]:
+    """A task around a network."""
     monkeypatch.setattr(score, "_fitting", {})
 
-    def make(network: nn.Module, **changes: Any) -> ScoreStep:
+    def make(network: nn.Module, **changes: Any) -> ScoreTask:
         model = Model(ModelHeader(backbone="mesoinception4", recipe=RECIPE), network, "0" * 64)
         monkeypatch.setattr(score, "_model", lambda *_: model)
         values: dict[str, Any] = {
             "look": Look(RECIPE, "cpu", 1 << 30), "models": (NamedModel(tmp_path, "0" * 64),),
-            "calibrations": (None,), "rule": Rule(None, 0.5), "precision": "float32",
-            "batch_size": 16, "config_hash": "c", "deciding": {}, "target": tmp_path,
+            "calibrations": (None,), "rule": DecisionRule(None, 0.5), "precision": "float32",
+            "batch_size": 16, "config_hash": "c", "fingerprint_inputs": {}, "target": tmp_path,
         }  # fmt: skip
-        return ScoreStep(**(values | changes))
+        return ScoreTask(**(values | changes))
 
     return make
 
 
-def test_what_does_not_fit_is_halved_and_remembered(step: Callable[..., ScoreStep]) -> None:
+def test_what_does_not_fit_is_halved_and_remembered(task: Callable[..., ScoreTask]) -> None:
     roomy = Small(most=16)
-    expected, sharp = step(roomy).scores(FACES)
+    expected, sharp = task(roomy).scores(FACES)
     assert roomy.asked == [16, 7]
     tight = Small(most=5)
-    assert step(tight).scores(FACES) == (expected, sharp)
+    assert task(tight).scores(FACES) == (expected, sharp)
     assert tight.asked == [16, 8, 4, 4, 4, 4, 4, 3]
     tight.asked.clear()
-    assert step(tight).scores(FACES[:6])[0] == expected[:6]  # another step, the same process
+    assert task(tight).scores(FACES[:6])[0] == expected[:6]  # another task, the same process
     assert tight.asked == [4, 2]
 
 
-def test_not_even_one_face_fits(step: Callable[..., ScoreStep]) -> None:
+def test_not_even_one_face_fits(task: Callable[..., ScoreTask]) -> None:
     with pytest.raises(ModelError, match=r"not even one face of 64 pixels fits .*--gpus 0") as told:
-        step(Small(most=0)).scores(FACES)
+        task(Small(most=0)).scores(FACES)
     assert "\n" not in str(told.value)
 
 
-def test_what_overflows_is_computed_again(step: Callable[..., ScoreStep]) -> None:
-    assert step(Overflowing(), precision="bfloat16").scores(FACES)[0] == [1.0] * len(FACES)
+def test_what_overflows_is_computed_again(task: Callable[..., ScoreTask]) -> None:
+    assert task(Overflowing(), precision="bfloat16").scores(FACES)[0] == [1.0] * len(FACES)
 
 
-def test_logits_come_back_in_single_precision(step: Callable[..., ScoreStep]) -> None:
+def test_logits_come_back_in_single_precision(task: Callable[..., ScoreTask]) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 1), nn.Flatten(0))
-    full, half = (step(network, precision=p).scores(FACES)[0] for p in ("float32", "bfloat16"))
+    full, half = (task(network, precision=p).scores(FACES)[0] for p in ("float32", "bfloat16"))
     assert 0 < np.abs(np.subtract(full, half)).max() < 0.05

@@ -1,4 +1,4 @@
-from dfscan.pipeline.work_units import families, plan_units
+from dfscan.pipeline.work_units import group_by_source, plan_units
 from dfscan.schemas.records import VideoRef
 
 
@@ -28,7 +28,7 @@ def test_families_stay_together_and_parts_apart() -> None:
 
 def test_a_family_begins_with_its_original() -> None:
     unit = plan_units([*family_of("b", 2), ref("c", "b")], 16, "c")[0]
-    names = [[v.video_id for v in members] for members in families(unit.videos)]
+    names = [[v.video_id for v in members] for members in group_by_source(unit.videos)]
     assert names == [["bz", "b0", "b1"], ["c"]]
 
 

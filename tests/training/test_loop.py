@@ -157,7 +157,9 @@ def test_an_unfinished_run_of_another_configuration_is_refused(
     more = config(faceset, tmp_path / "run", epochs=2, batch_size=8, workers=2)
     plan = make_plan(more, world=2)
     with (
-        pytest.raises(UsageError, match=r"other faces or another number of workers \(faces_a_step"),
+        pytest.raises(
+            UsageError, match=r"other faces or another number of workers \(faces_per_step"
+        ),
         train_job._run_folder(tmp_path / "run", more, plan),
     ):
         pass

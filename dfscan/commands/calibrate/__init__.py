@@ -6,16 +6,20 @@ from typing import Any
 import numpy as np
 
 from dfscan import __version__, storage
-from dfscan.commands.calibrate.calibration_data import Material, describe, read_material
+from dfscan.commands.calibrate.calibration_data import (
+    CalibrationData,
+    describe,
+    read_calibration_data,
+)
 from dfscan.commands.calibrate.calibration_fit import (
     Fit,
-    Goal,
+    ThresholdTarget,
     Videos,
     answers,
-    figures,
     fit,
     logits,
     out_of_fold,
+    summary_metrics,
 )
 from dfscan.commands.calibrate.triage_fit import fit_triage
 from dfscan.config import CalibrateConfig
@@ -51,16 +55,16 @@ def run(config: CalibrateConfig, progress: Progress) -> CalibrateResult:
             code="config.missing",
         )
     model = load_model(find_model(config.model))
-    material = read_material(config, model)
-    notes = list(material.notes)
-    goal = _goal(config, model, material, notes)
-    found = _fitted(config, material.videos, goal)
-    worth = _worth(model, material.videos, goal, found)
-    notes += _remarks(model, found, material.videos, goal) + _verdict_on(worth, goal)
-    point = _point(goal, material, worth["fitted"], model.sha256, config)
+    data = read_calibration_data(config, model)
+    notes = list(data.notes)
+    target = _target(config, model, data, notes)
+    found = _fitted(config, data.videos, target)
+    worth = _worth(model, data.videos, target, found)
+    notes += _remarks(model, found, data.videos, target) + _verdict_on(worth, target)
+    point = _point(target, data, worth["fitted"], model.sha256, config)
     triage = None
     if config.quick is not None:
-        triage, told = fit_triage(config, model, material, found)
+        triage, told = fit_triage(config, model, data, found)
         notes.append(told)
     elif model.header.triage is not None:
         notes.append(
@@ -74,10 +78,10 @@ def run(config: CalibrateConfig, progress: Progress) -> CalibrateResult:
         out=str(out),
         model_sha256=digest,
         scored_by=model.sha256,
-        rows=dict(material.rows),
-        groups=len(np.unique(material.videos.groups.astype(str))),
-        rule=goal.rule,
-        sampling=goal.sampling.model_dump(mode="json", exclude_none=True),
+        rows=dict(data.rows),
+        groups=len(np.unique(data.videos.groups.astype(str))),
+        rule=target.rule,
+        sampling=target.sampling.model_dump(mode="json", exclude_none=True),
         threshold=found.threshold,
         threshold_logit=found.logit,
         **worth,
@@ -107,12 +111,14 @@ def _output(config: CalibrateConfig) -> storage.Place:
     return out
 
 
-def _goal(config: CalibrateConfig, model: Model, material: Material, notes: list[str]) -> Goal:
+def _target(
+    config: CalibrateConfig, model: Model, data: CalibrationData, notes: list[str]
+) -> ThresholdTarget:
     """What to fit with so many videos of each class.
 
     :raises ConfigError: they are too few for it.
     """
-    reals, fakes = material.videos.reals, material.videos.fakes
+    reals, fakes = data.videos.reals, data.videos.fakes
     both = min(reals, fakes) >= MIN_PER_CLASS
     if not reals:
         raise ConfigError(
@@ -120,8 +126,8 @@ def _goal(config: CalibrateConfig, model: Model, material: Material, notes: list
             f"real (and p_fake {MIN_PER_CLASS} of each class)",
             code="evidence.too_few",
         )
-    rule, rate = _rule(config, material, both, notes)
-    kept = model.header.calibrated(config.aggregation, material.sampling.mode)
+    rule, rate = _rule(config, data, both, notes)
+    kept = model.header.calibrated(config.aggregation, data.sampling.mode)
     if not both:
         notes.append(
             f"{reals:,} reals and {fakes:,} fakes: p_fake needs {MIN_PER_CLASS} of each, so "
@@ -133,11 +139,13 @@ def _goal(config: CalibrateConfig, model: Model, material: Material, notes: list
                 f"with {fakes:,} fakes give none: label {MIN_PER_CLASS} of each, or leave it out",
                 code="calibration.unavailable",
             )
-    return Goal(rule, rate, both, material.sampling, config.aggregation, kept, config.prevalence)
+    return ThresholdTarget(
+        rule, rate, both, data.sampling, config.aggregation, kept, config.prevalence
+    )
 
 
 def _rule(
-    config: CalibrateConfig, material: Material, both: bool, notes: list[str]
+    config: CalibrateConfig, data: CalibrationData, both: bool, notes: list[str]
 ) -> tuple[str, float | None]:
     """The rule in words and, where it is one, its false-positive rate.
 
@@ -145,7 +153,7 @@ def _rule(
     """
     rule, rate = config.threshold_rule or "youden", config.share()
     if config.alert_budget is not None:
-        nightly = config.videos_a_night or material.rows["rows"]
+        nightly = config.videos_a_night or data.rows["rows"]
         if config.videos_a_night is None:
             notes.append(
                 f"a night is taken to bring {nightly:,} videos, as many as {config.verdicts} has "
@@ -161,25 +169,25 @@ def _rule(
     elif rate is not None:
         rule = f"fpr={rate:g}"
     if rate is None and not both:
-        videos = material.videos
+        videos = data.videos
         raise ConfigError(
             f"threshold rule {rule} needs {MIN_PER_CLASS} videos of each class, got {videos.reals:,} "
             f"reals and {videos.fakes:,} fakes: with reals alone give --alert-budget N or --at-fpr 0.01",
             code="evidence.too_few",
         )
     if rate is not None:
-        warning = check_support(material.videos.reals, rate)
+        warning = check_support(data.videos.reals, rate)
         notes += [warning] if warning else []
     return rule, rate
 
 
-def _fitted(config: CalibrateConfig, videos: Videos, goal: Goal) -> Fit:
+def _fitted(config: CalibrateConfig, videos: Videos, target: ThresholdTarget) -> Fit:
     """The fit to all of the videos.
 
     :raises ConfigError: no map can be fitted, or p_fake, which the threshold is compared with, is
         one number for scores on both sides of it.
     """
-    found = fit(videos, goal)
+    found = fit(videos, target)
     if found is None:
         raise ConfigError(
             f"{config.verdicts}: no calibration can be fitted, because higher scores do not mean "
@@ -197,29 +205,29 @@ def _fitted(config: CalibrateConfig, videos: Videos, goal: Goal) -> Fit:
     return found
 
 
-def _worth(model: Model, videos: Videos, goal: Goal, found: Fit) -> dict[str, Any]:
+def _worth(model: Model, videos: Videos, target: ThresholdTarget, found: Fit) -> dict[str, Any]:
     """The figures of a :class:`~dfscan.pipeline.results.CalibrateResult`."""
     prior = found.calibration.prior if found.calibration else _PRIOR
-    own, threshold = goal.kept, model.header.threshold
+    own, threshold = target.kept, model.header.threshold
     if own is not None and own.threshold is not None:
         threshold = own.threshold
-    before = figures(answers(own, threshold, videos), videos.fake, prior)
+    before = summary_metrics(answers(own, threshold, videos), videos.fake, prior)
     fitted = answers(found.calibration, found.threshold, videos)
-    held_out, folds = out_of_fold(videos, goal)
+    held_out, folds = out_of_fold(videos, target)
     return {
         "before": before | {"threshold": threshold, "calibrated": own is not None},
-        "fitted": figures(fitted, videos.fake, prior),
-        "out_of_fold": None if held_out is None else figures(held_out, videos.fake, prior),
+        "fitted": summary_metrics(fitted, videos.fake, prior),
+        "out_of_fold": None if held_out is None else summary_metrics(held_out, videos.fake, prior),
         "folds": folds,
     }
 
 
-def _verdict_on(worth: dict[str, Any], goal: Goal) -> list[str]:
+def _verdict_on(worth: dict[str, Any], target: ThresholdTarget) -> list[str]:
     """What a user should know before taking the new model."""
     before, unseen = worth["before"]["log_loss"], worth["out_of_fold"]
     if unseen is None:
         return ["no figures out of fold: a class has too few groups, so the others flatter"]
-    if goal.map and unseen["log_loss"] >= before:
+    if target.map and unseen["log_loss"] >= before:
         return [
             f"p_fake is not better for it: a log loss of {unseen['log_loss']:.3f} out of fold, and "
             f"of {before:.3f} before; more videos may change that"
@@ -227,11 +235,11 @@ def _verdict_on(worth: dict[str, Any], goal: Goal) -> list[str]:
     return []
 
 
-def _remarks(model: Model, found: Fit, videos: Videos, goal: Goal) -> list[str]:
+def _remarks(model: Model, found: Fit, videos: Videos, target: ThresholdTarget) -> list[str]:
     remarks = []
-    old = goal.kept
-    if goal.rate is not None:
-        share = expected_rate(videos.reals, goal.rate)
+    old = target.kept
+    if target.rate is not None:
+        share = expected_rate(videos.reals, target.rate)
         remarks.append(
             f"of new reals like these, at most about {share:.2%} will be called FAKE on average"
         )
@@ -241,12 +249,12 @@ def _remarks(model: Model, found: Fit, videos: Videos, goal: Goal) -> list[str]:
             f"the {videos.reals:,} reals are of {reals:,} groups: videos of a group are alike, so "
             "the intervals are narrower than they should be"
         )
-    if not goal.map and old is not None and old.sampling != goal.sampling:
+    if not target.map and old is not None and old.sampling != target.sampling:
         remarks.append(
             f"the calibration that stays was fitted on {describe(old.sampling)}: p_fake holds for "
             "that, the threshold for the sampling of these verdicts"
         )
-    if goal.map and old is not None and goal.prior is None and old.prior != _PRIOR:
+    if target.map and old is not None and target.prior is None and old.prior != _PRIOR:
         remarks.append(
             f"p_fake is for a prior of {_PRIOR}, and was for {old.prior:g}: --prevalence sets it"
         )
@@ -281,19 +289,23 @@ def _header(
 
 
 def _point(
-    goal: Goal, material: Material, after: dict[str, Any], scored_by: str, config: CalibrateConfig
+    target: ThresholdTarget,
+    data: CalibrationData,
+    after: dict[str, Any],
+    scored_by: str,
+    config: CalibrateConfig,
 ) -> OperatingPoint:
     false, true = after["false_positive_rate"], after["true_positive_rate"]
     return OperatingPoint(
-        rule=goal.rule,
-        reals=material.videos.reals,
-        fakes=material.videos.fakes,
+        rule=target.rule,
+        reals=data.videos.reals,
+        fakes=data.videos.fakes,
         false_positive_rate=false["rate"],
         false_positive_rate_upper=false["interval"][1],
         true_positive_rate=true["rate"] if true else None,
-        sampling=goal.sampling,
-        aggregation=goal.aggregation,
+        sampling=target.sampling,
+        aggregation=target.aggregation,
         scored_by=scored_by,
-        chosen_on=f"{material.rows['used']:,} of the {material.rows['rows']:,} videos of "
+        chosen_on=f"{data.rows['used']:,} of the {data.rows['rows']:,} videos of "
         f"{storage.place(config.verdicts).name}",
     )

@@ -51,7 +51,7 @@ _COLUMNS: Final = (
 
 
 @dataclass(frozen=True)
-class Material:
+class CalibrationData:
     """What there is to fit on.
 
     ``ids`` are the videos' names. ``rows`` counts every row of the file by what became of it: ``used``, or why it was left out.
@@ -64,7 +64,7 @@ class Material:
     notes: tuple[str, ...]
 
 
-def read_material(config: CalibrateConfig, model: Model) -> Material:
+def read_calibration_data(config: CalibrateConfig, model: Model) -> CalibrationData:
     """The videos of ``config.verdicts`` that this model scored and whose truth is known.
 
     :raises SourceError: the verdicts or the labels cannot be read, or none can be used.
@@ -109,7 +109,7 @@ def read_material(config: CalibrateConfig, model: Model) -> Material:
         )
     counts = {"rows": len(state), **Counter(state.tolist())}
     ids = [name for name, mine in zip(rows.ids, used.tolist(), strict=True) if mine]
-    return Material(videos, ids, sampling, counts, tuple(notes))
+    return CalibrationData(videos, ids, sampling, counts, tuple(notes))
 
 
 def describe(sampling: Sampling) -> str:

@@ -59,7 +59,7 @@ class Videos:
 
 
 @dataclass(frozen=True)
-class Goal:
+class ThresholdTarget:
     """What is to be fitted.
 
     ``rule`` as of :func:`~dfscan.evaluation.metrics.choose_threshold`; where ``rate`` is given, it is the
@@ -100,29 +100,31 @@ def _fit(found: Calibration | None, logit: float) -> Fit:
     return Fit(found, logit)
 
 
-def fit(videos: Videos, goal: Goal, min_per_class: int = calibration.MIN_PER_CLASS) -> Fit | None:
+def fit(
+    videos: Videos, target: ThresholdTarget, min_per_class: int = calibration.MIN_PER_CLASS
+) -> Fit | None:
     """Fit to all of the videos; None where no rising map can be fitted."""
-    found = goal.kept
-    if goal.map:
+    found = target.kept
+    if target.map:
         found = calibration.fit(
             videos.scores.astype(np.float64),
             videos.fake,
-            goal.sampling,
+            target.sampling,
             min_per_class,
             videos.frames,
-            goal.aggregation,
-            videos.people if goal.aggregation == "max_track" else None,
+            target.aggregation,
+            videos.people if target.aggregation == "max_track" else None,
         )
         if found is None:
             return None
-    if found is not None and goal.prior is not None:
-        found = found.at_prior(goal.prior)
-    if goal.rate is not None:
+    if found is not None and target.prior is not None:
+        found = found.at_prior(target.prior)
+    if target.rate is not None:
         reals = videos.part(~videos.fake)
         above = logits(found, next_score(reals.scores), reals.people)
-        return _fit(found, threshold_at_fpr(above, goal.rate))
+        return _fit(found, threshold_at_fpr(above, target.rate))
     values = logits(found, videos.scores, videos.people)
-    logit = choose_threshold(values, videos.fake, goal.rule)
+    logit = choose_threshold(values, videos.fake, target.rule)
     return None if logit is None else _fit(found, logit)
 
 
@@ -156,7 +158,9 @@ def answers(found: Calibration | None, threshold: float, videos: Videos) -> Answ
     return Answers(p, values - prior, p >= threshold)
 
 
-def out_of_fold(videos: Videos, goal: Goal, folds: int = FOLDS) -> tuple[Answers | None, int]:
+def out_of_fold(
+    videos: Videos, target: ThresholdTarget, folds: int = FOLDS
+) -> tuple[Answers | None, int]:
     """What fits say that have not seen a video's group; groups never lie on two sides.
 
     :returns: the answers, and the number of folds (fewer than ``folds`` where there are fewer
@@ -170,7 +174,7 @@ def out_of_fold(videos: Videos, goal: Goal, folds: int = FOLDS) -> tuple[Answers
     count = 0
     for held_out in _folds(videos, folds):
         rest = videos.part(~held_out)
-        found = fit(rest, goal, min_per_class=1) if rest.reals else None
+        found = fit(rest, target, min_per_class=1) if rest.reals else None
         if found is None:
             return None, 0
         one = answers(found.calibration, found.threshold, videos.part(held_out))
@@ -194,7 +198,7 @@ def _folds(videos: Videos, folds: int) -> Iterator[Flags]:
         yield fold[group] == number
 
 
-def figures(said: Answers, fake: Flags, prior: float) -> dict[str, Any]:
+def summary_metrics(said: Answers, fake: Flags, prior: float) -> dict[str, Any]:
     """What answers are worth.
 
     ``log_loss`` (nats) of ``p_fake``, reals and fakes weighed so that the fakes have the share

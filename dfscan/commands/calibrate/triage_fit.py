@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv, expit
 
-from dfscan.commands.calibrate.calibration_data import Material, read_material
-from dfscan.commands.calibrate.calibration_fit import Fit, Goal, fit, logits
+from dfscan.commands.calibrate.calibration_data import CalibrationData, read_calibration_data
+from dfscan.commands.calibrate.calibration_fit import Fit, ThresholdTarget, fit, logits
 from dfscan.config import CalibrateConfig, ScoreConfig
 from dfscan.errors import ConfigError
 from dfscan.models.modelfile import Model, Triage
@@ -20,7 +20,7 @@ LEVEL: Final = 0.95
 
 
 def fit_triage(
-    config: CalibrateConfig, model: Model, full: Material, found: Fit
+    config: CalibrateConfig, model: Model, full: CalibrationData, found: Fit
 ) -> tuple[Triage, str]:
     """The calibration of key frames and ``deep_if``; and a line on what that saves.
 
@@ -29,14 +29,14 @@ def fit_triage(
     assert config.quick is not None
     unsaid = dict.fromkeys(("sampling", *ScoreConfig.exclusive))  # their file says it
     own = {"verdicts": config.quick, "quick": None, **unsaid, "phase": "hash"}
-    quick = read_material(config.model_copy(update=own), model)
+    quick = read_calibration_data(config.model_copy(update=own), model)
     if quick.sampling.mode != "keyframes" or full.sampling.mode == "keyframes":
         raise ConfigError(
             "calibrate.quick: give verdicts of key frames (score --sampling keyframes), beside "
             f"VERDICTS of the full look; got {quick.sampling.mode} and {full.sampling.mode}"
         )
-    goal = Goal("youden", None, True, quick.sampling, prior=config.prevalence)
-    fitted = fit(quick.videos, goal)
+    target = ThresholdTarget("youden", None, True, quick.sampling, prior=config.prevalence)
+    fitted = fit(quick.videos, target)
     if fitted is None or fitted.calibration is None:
         raise ConfigError(
             f"{config.quick}: no calibration can be fitted: higher scores of key frames do not mean "
@@ -54,7 +54,7 @@ def fit_triage(
     flagged = full.videos.fake & (values >= found.logit)
     # A video without a score of its key frames has the full look anyway.
     first = np.array([scores.get(name, math.inf) for name in full.ids])
-    border, recall = choose_border(first[flagged])
+    border, recall = choose_pass_threshold(first[flagged])
     settled = first[~full.videos.fake] < border
     triage = Triage(
         calibration=fitted.calibration.model_copy(update={"threshold": None}),
@@ -73,7 +73,7 @@ def _below(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.nextafter(scores, np.float32(-np.inf))
 
 
-def choose_border(logits: npt.NDArray[np.float64]) -> tuple[float, float]:
+def choose_pass_threshold(logits: npt.NDArray[np.float64]) -> tuple[float, float]:
     """The highest logit from which on at least :data:`RECALL` of the fakes lie, and the bound.
 
     The share of all fakes below the (m + 1)-th lowest of n has the distribution Beta(m + 1, n - m)

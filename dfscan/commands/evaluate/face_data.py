@@ -22,12 +22,12 @@ from dfscan.models.modelfile import Model, find_model, load_model
 from dfscan.pipeline.extraction.extractor import Look
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.resources import cpu_count, pick_device
-from dfscan.pipeline.score_task import NamedModel, ScoreStep
+from dfscan.pipeline.score_task import NamedModel, ScoreTask
 from dfscan.schemas.recipe import FaceRecipe, differences
 from dfscan.schemas.records import FaceRow, FrameScore, entries_to_dict, face_rows
 from dfscan.schemas.scoring import Evidence
 from dfscan.scoring.calibration import Calibration
-from dfscan.scoring.decision import Judgement, Rule, face_px, judge
+from dfscan.scoring.decision import Decision, DecisionRule, decide, face_px
 
 _BATCH: Final = 32
 _GPU_BATCH: Final = 256
@@ -47,9 +47,9 @@ Scores = dict[str, tuple[list[FrameScore], list[float]]]
 class _Judge:
     """A model at work on a dataset; its verdicts so far."""
 
-    step: ScoreStep
+    task: ScoreTask
     calibration: Calibration | None
-    judgements: list[Judgement] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
     frames: list[list[FrameScore]] = field(default_factory=list)
     bad: int = 0
 
@@ -108,7 +108,7 @@ def judge_faces(
     for given in models:
         path = find_model(given)
         model = load_model(path)
-        if any(model.sha256 == one.step.models[0].sha256 for one in judges):
+        if any(model.sha256 == one.task.models[0].sha256 for one in judges):
             raise ConfigError(f"evaluate.against: {given} is the same model as {models[0]}")
         notes += check_recipe(stored, model, given, config.path)
         judges.append(_judge(config, model, path, stored))
@@ -171,24 +171,25 @@ def _judge(config: EvaluateConfig, model: Model, path: storage.Place, stored: Fa
         own = calibration.threshold
     device = pick_device(config)
     size = config.batch_size
-    step = ScoreStep(
+    task = ScoreTask(
         look=Look(header.recipe, device, 0),
         models=(NamedModel(path, model.sha256),),
         calibrations=(calibration,),
-        rule=Rule(
+        rule=DecisionRule(
             calibration=calibration,
             threshold=own if config.threshold is None else config.threshold,
-            forced=config.threshold is not None or header.decides("mean", stored.sampling.mode),
+            explicit_threshold=config.threshold is not None
+            or header.decides("mean", stored.sampling.mode),
             evidence=Evidence(),
         ),
         precision="float32",
         batch_size=size if size != "auto" else _GPU_BATCH if config.gpus else _BATCH,
         config_hash="",
-        deciding={},
+        fingerprint_inputs={},
         target=path,
     )
-    step.scores([])  # loads the network, once for all threads
-    return _Judge(step, calibration)
+    task.scores([])  # loads the network, once for all threads
+    return _Judge(task, calibration)
 
 
 def _judge_unit(
@@ -196,11 +197,11 @@ def _judge_unit(
 ) -> None:
     """Judge the videos of one unit by its faces."""
     found: Scores = defaultdict(lambda: ([], []))
-    threads = 1 if own.step.look.device == "cuda" else cpu_count()
+    threads = 1 if own.task.look.device == "cuda" else cpu_count()
     with ThreadPoolExecutor(threads) as pool:
-        for batches in _batches(faces, own.step.batch_size, threads * _AHEAD):
+        for batches in _batches(faces, own.task.batch_size, threads * _AHEAD):
             for batch, (logits, sharp) in zip(
-                batches, pool.map(_safely(own.step), batches), strict=True
+                batches, pool.map(_safely(own.task), batches), strict=True
             ):
                 for face, logit, sharpness in zip(batch, logits, sharp, strict=True):
                     if logit is None:
@@ -213,12 +214,12 @@ def _judge_unit(
     for row in rows:
         frames, sharp = found.get(row["video_id"], ([], []))
         own.frames.append(frames)
-        own.judgements.append(
-            judge(
+        own.decisions.append(
+            decide(
                 row["status"],
                 row["reason"],
                 frames,
-                own.step.rule,
+                own.task.rule,
                 sampled=row["frames_sampled"],
                 sharpness=float(np.median(sharp)) if sharp else None,
             )
@@ -235,13 +236,13 @@ def _batches(path: storage.Place, size: int, many: int) -> Iterator[list[list[Fa
 
 
 def _safely(
-    step: ScoreStep,
+    task: ScoreTask,
 ) -> Callable[[Sequence[FaceRow]], tuple[list[float | None], list[float]]]:
     """Logits of a batch; None where a picture does not decode."""
 
     def score(batch: Sequence[FaceRow]) -> tuple[list[float | None], list[float]]:
         try:
-            logits, sharp = step.scores(batch)
+            logits, sharp = task.scores(batch)
             return list(logits), sharp
         except PictureError:
             if len(batch) == 1:
@@ -254,7 +255,7 @@ def _safely(
 
 def _said(videos: Videos, own: _Judge) -> Videos:
     """The videos with what was said of them."""
-    said, fitted = own.judgements, own.calibration
+    said, fitted = own.decisions, own.calibration
     scores = _floats([j.score_raw for j in said])
     log_odds = scores if fitted is None else np.array([fitted.logit(s) for s in scores.tolist()])
     llr = scores if fitted is None else np.array([fitted.llr(s) for s in scores.tolist()])
@@ -270,7 +271,7 @@ def _said(videos: Videos, own: _Judge) -> Videos:
         calibrated=np.array([j.calibrated for j in said], bool),
         face_px=_floats([face_px(frames) for frames in own.frames]),
         frames=_frames(own),
-        models=[model.sha256 for model in own.step.models],
+        models=[model.sha256 for model in own.task.models],
     )
 
 

@@ -22,14 +22,14 @@ from dfscan.commands.score.event_log import (
 from dfscan.config import ScoreConfig
 from dfscan.corpora.base import is_picture
 from dfscan.execution.executor import check_cluster, run_units
-from dfscan.pipeline.content_matching import Recogniser
+from dfscan.pipeline.content_matching import ContentMatcher
 from dfscan.pipeline.inputs import list_sources
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.resources import Deadline
+from dfscan.pipeline.resources import TimeLimit
 from dfscan.pipeline.results import ScorePlan, ScoreResult
-from dfscan.pipeline.scan_plan import Known, Plan, check_gone, count_stale, make_plan
-from dfscan.pipeline.score_task import ScoreStep
-from dfscan.pipeline.scoring_setup import load_models, record_of, step_of, uncalibrated
+from dfscan.pipeline.scan_plan import ExistingVerdicts, Plan, check_gone, count_stale, make_plan
+from dfscan.pipeline.score_task import ScoreTask
+from dfscan.pipeline.scoring_setup import load_models, record_of, score_task_of, uncalibrated
 from dfscan.pipeline.work_units import Unit, plan_units
 from dfscan.schemas.records import VideoRef
 from dfscan.verdicts import files as verdict_file
@@ -54,7 +54,7 @@ def run(config: ScoreConfig, progress: Progress) -> ScoreResult | ScorePlan:
     """
     if config.dry_run:
         return _dry_run(config, progress)
-    stop = Deadline(config.limit_time)
+    stop = TimeLimit(config.limit_time)
     check_reports(config)
     with open_log(config) as log:
         result = _run(config, LoggedProgress(progress, log), log, stop)
@@ -64,7 +64,7 @@ def run(config: ScoreConfig, progress: Progress) -> ScoreResult | ScorePlan:
     return result
 
 
-def _run(config: ScoreConfig, progress: Progress, log: EventLog, stop: Deadline) -> ScoreResult:
+def _run(config: ScoreConfig, progress: Progress, log: EventLog, stop: TimeLimit) -> ScoreResult:
     if not _only_told(config):
         return _score(config, progress, log, stop)
     with tempfile.TemporaryDirectory() as folder:
@@ -89,9 +89,9 @@ def _dry_run(config: ScoreConfig, progress: Progress) -> ScorePlan:
     """
     told = _only_told(config)
     given = config.model_copy(update={"inline": True}) if told else config
-    out, videos, step = _prepared(given, progress)
-    known = Known.read(out, step.config_hash, config.overwrite or told)
-    plan = make_plan(known.rows, videos, config, step.config_hash)
+    out, videos, task = _prepared(given, progress)
+    known = ExistingVerdicts.read(out, task.config_hash, config.overwrite or told)
+    plan = make_plan(known.rows, videos, config, task.config_hash)
     changed = plan.again(known)
     return ScorePlan(
         out="" if told else str(out),
@@ -103,13 +103,13 @@ def _dry_run(config: ScoreConfig, progress: Progress) -> ScorePlan:
         older=plan.older,
         todo=len(plan.todo),
         bytes=sum(v.bytes for v in plan.todo),
-        units=len(_units(plan, step, config)),
+        units=len(_units(plan, task, config)),
     )
 
 
 def _prepared(
     config: ScoreConfig, progress: Progress
-) -> tuple[storage.Place, Sequence[VideoRef], ScoreStep]:
+) -> tuple[storage.Place, Sequence[VideoRef], ScoreTask]:
     """Where verdicts go, of which videos, and how they are made.
 
     :raises UsageError: no model, nothing at the source, or the output cannot be used.
@@ -118,28 +118,28 @@ def _prepared(
     models = load_models(config)
     check_cluster(config)
     videos = list_sources(config, progress)
-    return out, videos, step_of(config, models, parts_folder(out), progress)
+    return out, videos, score_task_of(config, models, parts_folder(out), progress)
 
 
-def _score(config: ScoreConfig, progress: Progress, log: EventLog, stop: Deadline) -> ScoreResult:
+def _score(config: ScoreConfig, progress: Progress, log: EventLog, stop: TimeLimit) -> ScoreResult:
     """Score into verdicts, or continue to.
 
     :raises UsageError: no model, nothing at the source, or the output cannot be used.
     """
-    out, videos, step = _prepared(config, progress)
-    if step.rule.calibration is None and not step.rule.forced:
+    out, videos, task = _prepared(config, progress)
+    if task.rule.calibration is None and not task.rule.explicit_threshold:
         progress.note(
             f"{uncalibrated(config)}: every verdict will be UNCERTAIN; --threshold 0.5 "
             "decides anyway (with --stale rescan where verdicts exist already)"
         )
     with storage.Lock(out.with_name(f".{out.name}.lock"), out) as lock:
-        step = replace(step, lease=lock.lease)
+        task = replace(task, lease=lock.lease)
         sweep(out, lock.now)
-        known = _known(out, step, config)
-        plan, recognised = _plan(out, known, videos, step, config, progress, log, stop)
-        done = _work(plan, step, config, progress, stop)
-        after, written = _merge(out, plan, known, step, config, progress)
-        storage.remove(step.target)
+        known = _known(out, task, config)
+        plan, recognised = _plan(out, known, videos, task, config, progress, log, stop)
+        done = _work(plan, task, config, progress, stop)
+        after, written = _merge(out, plan, known, task, config, progress)
+        storage.remove(task.target)
     left = len(plan.todo) - done
     if left:
         progress.note(f"the time limit left {left} video(s); the same command continues")
@@ -153,7 +153,7 @@ def _score(config: ScoreConfig, progress: Progress, log: EventLog, stop: Deadlin
         elapsed_s=stop.elapsed_s,
         new=done,
         verdicts=_counts(after, "verdict"),
-        stale=count_stale(after, step.config_hash),
+        stale=count_stale(after, task.config_hash),
         gone=len(plan.gone),
         recognised=recognised,
         left=left,
@@ -169,36 +169,36 @@ TOLD: Final = ("video_id", "status", "verdict", "reason", "score_raw", "p_fake",
 """Columns of the verdicts that are told rather than written."""
 
 
-def _known(out: storage.Place, step: ScoreStep, config: ScoreConfig) -> Known:
+def _known(out: storage.Place, task: ScoreTask, config: ScoreConfig) -> ExistingVerdicts:
     if config.overwrite:
-        storage.remove(step.target)
+        storage.remove(task.target)
     else:
         undo_history(out)
-    return Known.read(out, step.config_hash, config.overwrite)
+    return ExistingVerdicts.read(out, task.config_hash, config.overwrite)
 
 
 def _plan(
     out: storage.Place,
-    known: Known,
+    known: ExistingVerdicts,
     videos: Sequence[VideoRef],
-    step: ScoreStep,
+    task: ScoreTask,
     config: ScoreConfig,
     progress: Progress,
     log: EventLog,
-    stop: Deadline,
+    stop: TimeLimit,
 ) -> tuple[Plan, int]:
     """What is left to score, and how many files were recognised by their content.
 
     :raises OutputError: too many known videos are gone.
     """
-    assert step.lease is not None
-    plan = make_plan(known.rows, videos, config, step.config_hash)
+    assert task.lease is not None
+    plan = make_plan(known.rows, videos, config, task.config_hash)
     counts = {"videos": len(videos), "new": len(plan.new), "stale": len(plan.stale)}
-    log.write("planned", config_hash=step.config_hash, **counts)
-    sampling, check = step.look.recipe.sampling, step.lease.check
-    recogniser = Recogniser(out, known, sampling, step.config_hash, check)
-    recognised = recogniser.recognise(plan.todo, config, progress, stop)
-    written = briefs(read_parts(out, step.config_hash)) if recognised else known.left
+    log.write("planned", config_hash=task.config_hash, **counts)
+    sampling, check = task.look.recipe.sampling, task.lease.check
+    matcher = ContentMatcher(out, known, sampling, task.config_hash, check)
+    recognised = matcher.reuse_verdicts(plan.todo, config, progress, stop)
+    written = briefs(read_parts(out, task.config_hash)) if recognised else known.left
     check_gone(plan, known, written, config)
     plan = plan.without(recognised)
     if plan.stale:
@@ -214,50 +214,50 @@ def _plan(
 
 
 def _work(
-    plan: Plan, step: ScoreStep, config: ScoreConfig, progress: Progress, stop: Deadline
+    plan: Plan, task: ScoreTask, config: ScoreConfig, progress: Progress, stop: TimeLimit
 ) -> int:
     """Score what is left to do, new videos first; returns how many were."""
-    assert step.lease is not None
+    assert task.lease is not None
     progress.start("score", len(plan.todo), "videos")
-    units = _units(plan, step, config)
-    files = [str(m.path) for m in step.models]
-    result = run_units(step, units, config, progress, step.lease, stop, files)
+    units = _units(plan, task, config)
+    files = [str(m.path) for m in task.models]
+    result = run_units(task, units, config, progress, task.lease, stop, files)
     progress.stop()
     return result.videos
 
 
-def _units(plan: Plan, step: ScoreStep, config: ScoreConfig) -> list[Unit]:
+def _units(plan: Plan, task: ScoreTask, config: ScoreConfig) -> list[Unit]:
     return [
         unit
         for videos in (plan.new, plan.stale)
-        for unit in plan_units(videos, config.unit_size, step.config_hash)
+        for unit in plan_units(videos, config.unit_size, task.config_hash)
     ]
 
 
 def _merge(
     out: storage.Place,
     plan: Plan,
-    known: Known,
-    step: ScoreStep,
+    known: ExistingVerdicts,
+    task: ScoreTask,
     config: ScoreConfig,
     progress: Progress,
 ) -> tuple[pa.Table, pa.Table]:
     """Verdicts of all videos, and those written since; a file that would not change is left alone."""
-    assert step.lease is not None
-    parts = read_parts(out, step.config_hash)
+    assert task.lease is not None
+    parts = read_parts(out, task.config_hash)
     after = known.before
     if parts or config.overwrite or not verdict_files(out) or plan.changes_gone(after):
         merge = verdict_file.merge if out.suffix == FILE else verdict_folder.merge
-        merged = merge(out, parts, plan.gone, config.overwrite, record_of(step), step.lease.check)
-        _compare_counts(merged, step, progress)
+        merged = merge(out, parts, plan.gone, config.overwrite, record_of(task), task.lease.check)
+        _compare_counts(merged, task, progress)
         after = merged.rows
     return after, briefs(parts)
 
 
-def _compare_counts(merged: Merged, step: ScoreStep, progress: Progress) -> None:
+def _compare_counts(merged: Merged, task: ScoreTask, progress: Progress) -> None:
     """Say where these videos have far more or fewer faces than those ``p_fake`` was fitted on."""
-    usual = step.rule.calibration and step.rule.calibration.frames_median
-    mine = pc.equal(merged.rows.column("config_hash"), step.config_hash)
+    usual = task.rule.calibration and task.rule.calibration.frames_median
+    mine = pc.equal(merged.rows.column("config_hash"), task.config_hash)
     counts = merged.faces.filter(mine).to_numpy()
     counts = counts[counts > 0]
     if not usual or not len(counts):

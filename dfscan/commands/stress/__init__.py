@@ -27,12 +27,12 @@ from dfscan.corpora import labels
 from dfscan.corpora.base import Given
 from dfscan.errors import ConfigError, DfscanError, OutputError, did_you_mean
 from dfscan.execution.executor import check_cluster, ray_session, run_units
-from dfscan.pipeline.inputs import left_to_do, list_sources
+from dfscan.pipeline.inputs import list_sources, pending_videos
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.results import StressResult
 from dfscan.pipeline.sandbox.process import Limits
-from dfscan.pipeline.score_task import ScoreStep
-from dfscan.pipeline.scoring_setup import make_step, record_of
+from dfscan.pipeline.score_task import ScoreTask
+from dfscan.pipeline.scoring_setup import make_score_task, record_of
 from dfscan.pipeline.transformed_extractor import AlteredLook
 from dfscan.pipeline.work_units import plan_units
 from dfscan.rendering.robustness_plot import robustness
@@ -70,11 +70,11 @@ def run(config: StressConfig, progress: Progress) -> StressResult:
     scoring = _scoring(config)
     check_cluster(config)
     videos, groups = _videos(config, progress)
-    step = make_step(scoring, out / PARTS / ORIGINAL, progress)
+    task = make_score_task(scoring, out / PARTS / ORIGINAL, progress)
     with storage.Lock(out / ".dfscan.lock", out) as lock:
-        run_ = _Run(config, scoring, videos, step, out, lock, progress)
+        run_ = _Run(config, scoring, videos, task, out, lock, progress)
         header = run_.prepare(names)
-        if not _can_decide(step):
+        if not _can_decide(task):
             progress.note(_undecided(config))
         try:
             with contextlib.nullcontext() if config.inline else ray_session(config):
@@ -84,7 +84,7 @@ def run(config: StressConfig, progress: Progress) -> StressResult:
         found = {name: outcomes(table) for name, table in tables.items()}
         truth = _truth(videos, groups, tables[ORIGINAL])
         rows = stress_rows(found, truth, config.seed)
-        notes = _notes(config, step, rows, truth)
+        notes = _notes(config, task, rows, truth)
         run_.finish(header, rows, notes, _title(scoring, videos))
     too_many = any(row["failed"] > config.max_failed * row["videos"] for row in rows)
     return StressResult(
@@ -207,7 +207,7 @@ class _Run:
     config: StressConfig
     scoring: ScoreConfig
     videos: Sequence[VideoRef]
-    step: ScoreStep
+    task: ScoreTask
     out: Path
     lock: storage.Lock
     progress: Progress
@@ -234,9 +234,9 @@ class _Run:
         return header
 
     def _header(self, names: Sequence[str]) -> dict[str, Any]:
-        deciding = {
-            **self.step.deciding,
-            "recipe": self.step.look.recipe.model_dump(mode="json"),
+        fingerprint_inputs = {
+            **self.task.fingerprint_inputs,
+            "recipe": self.task.look.recipe.model_dump(mode="json"),
             "source": [storage.absolute(s) for s in self.config.source],
             "layout": self.config.layout,
             "conditions": list(names),
@@ -246,8 +246,8 @@ class _Run:
         return {
             "schema_version": SCHEMA_VERSION,
             "dfscan": __version__,
-            "models": {m.sha256: str(m.path) for m in self.step.models},
-            "configuration": json.loads(json.dumps(deciding)),
+            "models": {m.sha256: str(m.path) for m in self.task.models},
+            "configuration": json.loads(json.dumps(fingerprint_inputs)),
             "labels": self.config.labels,
             "finished": False,
             "notes": [],
@@ -269,51 +269,56 @@ class _Run:
 
     def work(self, name: str) -> pa.Table:
         """Score under a condition what is not scored yet; returns the verdicts, a row a video."""
-        step = self._step(name)
-        known = self._known(name, step)
+        task = self._task(name)
+        known = self._known(name, task)
         done = dict(
             zip(*(known.column(c).to_pylist() for c in ("video_id", "status")), strict=True)
         )
-        todo = left_to_do(self.videos, done, self.config.retry)
+        todo = pending_videos(self.videos, done, self.config.retry)
         if todo:
             self._make_temporary()
             self.progress.start(name, len(todo), "videos")
-            units = plan_units(todo, self.config.unit_size, step.config_hash)
-            files = [str(model.path) for model in step.models]
-            run_units(step, units, self.scoring, self.progress, self.lock.lease, files=files)
+            units = plan_units(todo, self.config.unit_size, task.config_hash)
+            files = [str(model.path) for model in task.models]
+            run_units(task, units, self.scoring, self.progress, self.lock.lease, files=files)
             self.progress.stop()
         elif known.num_rows:
             self.progress.note(f"{name}: all {known.num_rows} videos are done already")
-        table = self._known(name, step)
+        table = self._known(name, task)
         if table.num_rows < len(self.videos) and not self.config.retry:
             raise DfscanError(
-                f"{len(self.videos) - table.num_rows} verdict(s) did not arrive in {step.target}: do "
+                f"{len(self.videos) - table.num_rows} verdict(s) did not arrive in {task.target}: do "
                 "the workers see this folder?",
                 code="work.lost",
             )
-        table = with_records(_with_labels(table, self.videos), record_of(step))
+        table = with_records(_with_labels(table, self.videos), record_of(task))
         storage.commit_table(self._file(name), table, check=self.lock.lease.check)
-        storage.remove(step.target)
+        storage.remove(task.target)
         return table
 
-    def _step(self, name: str) -> ScoreStep:
-        """The step of a condition. What it does to the videos decides about their verdicts."""
+    def _task(self, name: str) -> ScoreTask:
+        """The task of a condition. What it does to the videos decides about their verdicts."""
         target = self.out / PARTS / name
-        step = replace(self.step, target=target, lease=self.lock.lease)
+        task = replace(self.task, target=target, lease=self.lock.lease)
         if name == ORIGINAL:
-            return step
+            return task
         config = self.config
         memory = None if config.max_memory is None else int(config.max_memory)
         look = AlteredLook(
-            look=step.look,
+            look=task.look,
             condition=name,
             folder=self.temporary,
             limits=Limits(config.timeout, memory, config.recycle),
             max_bytes=config.max_bytes,
             decoders=ORDERS[config.decoder],
         )
-        deciding = {**step.deciding, "altered": CONDITIONS[name].settings()}
-        return replace(step, look=look, deciding=deciding, config_hash=fingerprint(deciding))
+        fingerprint_inputs = {**task.fingerprint_inputs, "altered": CONDITIONS[name].settings()}
+        return replace(
+            task,
+            look=look,
+            fingerprint_inputs=fingerprint_inputs,
+            config_hash=fingerprint(fingerprint_inputs),
+        )
 
     def _make_temporary(self) -> None:
         try:
@@ -326,18 +331,18 @@ class _Run:
     def _file(self, name: str) -> Path:
         return self.out / VERDICTS / f"{name}.parquet"
 
-    def _known(self, name: str, step: ScoreStep) -> pa.Table:
+    def _known(self, name: str, task: ScoreTask) -> pa.Table:
         """Verdicts of these very files under this condition, from finished runs and others."""
         tables = [VERDICT_SCHEMA.empty_table()]
         if storage.exists(self._file(name)):
             tables.append(read_verdicts(self._file(name)))
-        tables += (table.cast(VERDICT_SCHEMA) for _, table in storage.read_tables(step.target))
+        tables += (table.cast(VERDICT_SCHEMA) for _, table in storage.read_tables(task.target))
         table = pa.concat_tables(
             [t.replace_schema_metadata(VERDICT_SCHEMA.metadata) for t in tables]
         )
         versions = {v.video_id: v.version for v in self.videos}
         current = [
-            versions.get(video) == version and made_with == step.config_hash
+            versions.get(video) == version and made_with == task.config_hash
             for video, version, made_with in zip(
                 table.column("video_id").to_pylist(),
                 table.column("version").to_pylist(),
@@ -397,8 +402,8 @@ def _title(scoring: ScoreConfig, videos: Sequence[VideoRef]) -> str:
     return f"Robustness of {named}: {len(videos):,} videos"
 
 
-def _can_decide(step: ScoreStep) -> bool:
-    return step.rule.calibration is not None or step.rule.forced
+def _can_decide(task: ScoreTask) -> bool:
+    return task.rule.calibration is not None or task.rule.explicit_threshold
 
 
 def _undecided(config: StressConfig) -> str:
@@ -412,13 +417,13 @@ def _undecided(config: StressConfig) -> str:
 
 def _notes(
     config: StressConfig,
-    step: ScoreStep,
+    task: ScoreTask,
     rows: Sequence[Mapping[str, Any]],
     truth: Mapping[str, Truth],
 ) -> list[str]:
     """What a reader of the table must know."""
     notes = []
-    if not _can_decide(step):
+    if not _can_decide(task):
         notes.append(_undecided(config))
     known = [t.label for t in truth.values() if t.label is not None]
     if len(set(known)) < 2:

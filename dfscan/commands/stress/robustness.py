@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from dfscan.evaluation.metrics import Judged, compare, measure
-from dfscan.schemas.records import HEALTHY
+from dfscan.schemas.records import SUCCEEDED
 from dfscan.video.altering import CONDITIONS, NOT_APPLICABLE, ORIGINAL
 
 _DECIDED: Final = ("REAL", "FAKE")
@@ -58,7 +58,7 @@ def outcomes(table: pa.Table) -> dict[str, Outcome]:
 
 def failures(found: Outcomes) -> int:
     """Videos that could not be looked at, those left out to which the condition does not apply."""
-    return sum(o.applies and o.status not in HEALTHY for o in found.values())
+    return sum(o.applies and o.status not in SUCCEEDED for o in found.values())
 
 
 def stress_rows(

@@ -22,13 +22,13 @@ from dfscan.execution.executor import check_cluster, ray_session, run_units
 from dfscan.models.modelfile import find_model, read_header
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.results import Checked, Difference, VerifyResult
-from dfscan.pipeline.score_task import ScoreStep
-from dfscan.pipeline.scoring_setup import make_step, record_of
+from dfscan.pipeline.score_task import ScoreTask
+from dfscan.pipeline.scoring_setup import make_score_task, record_of
 from dfscan.pipeline.work_units import plan_units
 from dfscan.schemas.recipe import differences
 from dfscan.schemas.records import FrameScore, VideoRef
 from dfscan.schemas.scoring import Evidence
-from dfscan.scoring.decision import DISAGREE, Judgement, Rule, judge
+from dfscan.scoring.decision import DISAGREE, Decision, DecisionRule, decide
 from dfscan.storage import Lock
 from dfscan.verdicts.provenance import KEY, hash_of, recipe_of, records
 from dfscan.verdicts.table import open_verdicts
@@ -102,12 +102,12 @@ class _Verdicts:
 
 @dataclass(frozen=True)
 class _Group:
-    """Videos that one step makes the verdicts of again; ``notes`` hold for each of them.
+    """Videos that one task makes the verdicts of again; ``notes`` hold for each of them.
 
-    ``precision`` is the recorded one; the step's is another where this machine has not got it.
+    ``precision`` is the recorded one; the task's is another where this machine has not got it.
     """
 
-    step: ScoreStep
+    task: ScoreTask
     precision: str
     max_bytes: int
     videos: list[VideoRef]
@@ -287,7 +287,7 @@ def _plan(
     folder: storage.Place,
     progress: Progress,
 ) -> tuple[list[_Group], list[Checked]]:
-    """A step for each configuration, decoder and precision; and the rows that none can be had for."""
+    """A task for each configuration, decoder and precision; and the rows that none can be had for."""
     sets: dict[tuple[str, str, str, tuple[str, ...]], list[VideoRef]] = {}
     for row, ref in left:
         decoder = "decord" if (row["decoder"] or "").startswith("decord2 ") else "auto"
@@ -301,9 +301,9 @@ def _plan(
         files = tuple(str(models[sha256]) for sha256 in own)
         try:
             scoring = _replayed(config, record, files, decoder, precision)
-            step = make_step(scoring, folder / str(number), progress)
-            notes = _same_deciding(record, step)
-            groups.append(_Group(step, precision, scoring.max_bytes, videos, notes))
+            task = make_score_task(scoring, folder / str(number), progress)
+            notes = _same_inputs(record, task)
+            groups.append(_Group(task, precision, scoring.max_bytes, videos, notes))
         except ConfigError as error:
             refused += (_unchecked(v.video_id, str(error)) for v in videos)
     return groups, refused
@@ -341,7 +341,7 @@ def _replayed(
     return build(ScoreConfig, {**decided, **running, **frames, **others})
 
 
-def _same_deciding(record: Mapping[str, Any], step: ScoreStep) -> list[str]:
+def _same_inputs(record: Mapping[str, Any], task: ScoreTask) -> list[str]:
     """What decides now and the record does not name; precisions are compared row by row.
 
     :raises ConfigError: something that it does name cannot be had here.
@@ -352,7 +352,7 @@ def _same_deciding(record: Mapping[str, Any], step: ScoreStep) -> list[str]:
             "there is nothing to check it against",
             code="record.unsupported",
         )
-    now = json.loads(json.dumps(record_of(step)[step.config_hash]))
+    now = json.loads(json.dumps(record_of(task)[task.config_hash]))
     then = {**record, "recipe": recipe_of(record).model_dump(mode="json")}
     for each in (now, then):
         each.pop("precision", None)
@@ -370,41 +370,41 @@ def _check(
     group: _Group, verdicts: _Verdicts, config: VerifyConfig, progress: Progress, lock: Lock
 ) -> Iterator[Checked]:
     """Make the verdicts of a group again and compare each."""
-    step = replace(group.step, lease=lock.lease)
-    units = plan_units(group.videos, config.unit_size, step.config_hash)
-    files = [str(model.path) for model in step.models]
-    run_units(step, units, config, progress, lock.lease, files=files)
-    tolerance = Tolerance(config.tolerance, _steepest(step))
+    task = replace(group.task, lease=lock.lease)
+    units = plan_units(group.videos, config.unit_size, task.config_hash)
+    files = [str(model.path) for model in task.models]
+    run_units(task, units, config, progress, lock.lease, files=files)
+    tolerance = Tolerance(config.tolerance, _steepest(task))
     notes = group.notes
     if "tolerance" not in config.model_fields_set:
-        tolerance = tolerance.within(group.precision, step.precision)
+        tolerance = tolerance.within(group.precision, task.precision)
     if group.precision in HALF:
         notes = [*notes, f"scored in {group.precision}: logits to {tolerance.score:g}"]
     waiting = {video.video_id for video in group.videos}
-    for _, table in storage.read_tables(step.target):
+    for _, table in storage.read_tables(task.target):
         for found in table.to_pylist():
             waiting.discard(found["video_id"])
             recorded = verdicts.row(found["video_id"])
             half = group.precision in HALF
-            if half and step.quick and _another_look(recorded, found):
+            if half and task.quick and _another_look(recorded, found):
                 looks = f"{recorded['look']} look when it was scored, {found['look']} now"
                 why = f"{looks}: rounding may decide where key frames are near deep_if"
                 yield replace(_unchecked(found["video_id"], why), notes=notes)
                 continue
-            now = _as_recorded(recorded, found, step) if half else found
+            now = _as_recorded(recorded, found, task) if half else found
             checked = _compared(recorded, now, tolerance, group.max_bytes)
             yield replace(checked, notes=notes + checked.notes)
     if waiting:
         raise DfscanError(
-            f"{len(waiting)} verdict(s) made again did not arrive in {step.target}: workers on other "
+            f"{len(waiting)} verdict(s) made again did not arrive in {task.target}: workers on other "
             "machines do not see this folder; set TMPDIR to one that all of them share",
             code="work.lost",
         )
 
 
-def _steepest(step: ScoreStep) -> float:
-    """The largest slope of a step's calibrations; 1 without any."""
-    ways = [step.full, *([step.quick] if step.quick else [])]
+def _steepest(task: ScoreTask) -> float:
+    """The largest slope of a task's calibrations; 1 without any."""
+    ways = [task.full, *([task.quick] if task.quick else [])]
     return max((w.rule.calibration.scale for w in ways if w.rule.calibration), default=1.0)
 
 
@@ -416,7 +416,7 @@ def _another_look(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> bool
 
 
 def _as_recorded(
-    recorded: Mapping[str, Any], found: dict[str, Any], step: ScoreStep
+    recorded: Mapping[str, Any], found: dict[str, Any], task: ScoreTask
 ) -> dict[str, Any]:
     """A verdict as the recorded scores would have it: rounding may move one across the threshold.
 
@@ -424,13 +424,13 @@ def _as_recorded(
     """
     if not recorded["frames"] or None in (recorded["score_raw"], found["score_raw"]):
         return found
-    rule = step.quick.rule if step.quick and recorded["look"] == "quick" else step.rule
-    judged = _rejudged(recorded, found["reason"], rule)
+    rule = task.quick.rule if task.quick and recorded["look"] == "quick" else task.rule
+    judged = _decided_again(recorded, found["reason"], rule)
     names = ("verdict", "reason", "score_raw", "p_fake", "llr")
     return found | {name: getattr(judged, name) for name in names}
 
 
-def _rejudged(recorded: Mapping[str, Any], found: str | None, rule: Rule) -> Judgement:
+def _decided_again(recorded: Mapping[str, Any], found: str | None, rule: DecisionRule) -> Decision:
     """What the recorded scores come to; reasons that no score decides about are the found."""
     errors = rule.evidence.errors if rule.evidence else 0.0
     needed = Evidence(frames=0, face_px=0, sharpness=0, errors=errors)
@@ -438,7 +438,7 @@ def _rejudged(recorded: Mapping[str, Any], found: str | None, rule: Rule) -> Jud
         FrameScore(f["pts_s"], f["frame_index"], f["track_id"], tuple(f["box"]), f["score_raw"])
         for f in recorded["frames"]
     ]
-    judged = judge(recorded["status"], None, frames, replace(rule, evidence=needed))
+    judged = decide(recorded["status"], None, frames, replace(rule, evidence=needed))
     thin = [r for r in (found or "").split("; ") if r and r != DISAGREE]
     if judged.reason == DISAGREE:
         thin.append(DISAGREE)

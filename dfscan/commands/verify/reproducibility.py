@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from dfscan.pipeline.results import Difference
-from dfscan.schemas.records import HEALTHY, entries_to_dict
+from dfscan.schemas.records import SUCCEEDED, entries_to_dict
 
 BOX_PX: Final = 0.1
 """Pixels that two boxes of one face may lie apart."""
@@ -75,7 +75,7 @@ def compare(
         if name in found and name not in _ASIDE
         for difference in _walk(name, name, recorded[name], found[name], tolerance)
     ]
-    if found["status"] in HEALTHY and recorded["reason"] != found["reason"]:
+    if found["status"] in SUCCEEDED and recorded["reason"] != found["reason"]:
         differing.append(Difference("reason", recorded["reason"], found["reason"]))
     differing += _frames(recorded, found, tolerance)
     for name in ("recipe_hash", "models"):
