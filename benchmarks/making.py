@@ -10,7 +10,7 @@ def make_model(backbone: str, size: int, path: Path, detector: str = "mtcnn") ->
     """A network with random weights: what it says does not matter here."""
     import torch
 
-    from dfscan.config import InputConfig
+    from dfscan.config.train import InputConfig
     from dfscan.models.backbones import create_network, network_input
     from dfscan.models.modelfile import ModelHeader, save_model
     from dfscan.schemas.recipe import Detector, FaceRecipe, Sampling, Stride

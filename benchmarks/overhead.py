@@ -86,7 +86,7 @@ def do_floor(source: str) -> dict[str, float]:
 def do_noop(source: str, out: str, mode: str) -> dict[str, float]:
     from dataclasses import dataclass
 
-    from dfscan.config import ExtractConfig
+    from dfscan.config.extract import ExtractConfig
     from dfscan.corpora import list_videos
     from dfscan.datasets.face_dataset import FaceSet
     from dfscan.execution.executor import run_units

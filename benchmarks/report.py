@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from dfscan import storage
-from dfscan.config import ReportConfig
+from dfscan.config.report import ReportConfig
 from dfscan.pipeline.progress import Progress
 from dfscan.rendering.page import Face, Gallery, render
 from dfscan.reports import verdicts as report_verdicts

@@ -26,7 +26,8 @@ import torch
 
 from dfscan import storage
 from dfscan.commands import score as score_job
-from dfscan.config import InputConfig, ScoreConfig
+from dfscan.config.score import ScoreConfig
+from dfscan.config.train import InputConfig
 from dfscan.corpora import list_videos
 from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, save_model

@@ -217,7 +217,7 @@ def in_place_of_ray(cluster: Simulated) -> Iterator[None]:
 def do_run(source: str, out: str, options: str) -> dict[str, float]:
     import ray.exceptions  # noqa: F401  (before it is replaced)
 
-    from dfscan.config import ExtractConfig
+    from dfscan.config.extract import ExtractConfig
     from dfscan.corpora import list_videos
     from dfscan.datasets.face_dataset import FaceSet
     from dfscan.execution.executor import run_units
@@ -304,7 +304,7 @@ def do_ray(in_flight: str) -> dict[str, float]:
     """CPU seconds a unit of the driver's process, its threads included."""
     import ray
 
-    from dfscan.config import ExtractConfig
+    from dfscan.config.extract import ExtractConfig
     from dfscan.execution import executor as pool
     from dfscan.pipeline.progress import Progress
     from dfscan.pipeline.work_units import Unit, UnitResult, make_unit

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from dfscan.commands import extract as extract_job
-from dfscan.config import ExtractConfig
+from dfscan.config.extract import ExtractConfig
 from dfscan.execution.executor import ray_session
 from dfscan.pipeline.progress import Progress
 

@@ -26,7 +26,8 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from dfscan.commands import train as train_job
-from dfscan.config import InputConfig, TrainConfig, build
+from dfscan.config.loading import build
+from dfscan.config.train import InputConfig, TrainConfig
 from dfscan.datasets.face_dataset import open_facesets
 from dfscan.models.backbones import create_network, network_input, normalise
 from dfscan.pipeline.progress import Progress

@@ -8,24 +8,22 @@ configuration keys of the verb, the result is a small object. They take nothing 
 from typing import Any
 
 from dfscan.commands.init import init
-from dfscan.config import (
-    AnnotateConfig,
-    CalibrateConfig,
-    EvaluateConfig,
-    ExportConfig,
-    ExtractConfig,
-    ImportModelConfig,
-    InspectConfig,
-    ListModelsConfig,
-    PurgeConfig,
-    QuickstartConfig,
-    ReportConfig,
-    ScoreConfig,
-    StressConfig,
-    TrainConfig,
-    VerifyConfig,
-    build,
-)
+from dfscan.config.annotate import AnnotateConfig
+from dfscan.config.calibrate import CalibrateConfig
+from dfscan.config.evaluate import EvaluateConfig
+from dfscan.config.export import ExportConfig
+from dfscan.config.extract import ExtractConfig
+from dfscan.config.import_model import ImportModelConfig
+from dfscan.config.inspect import InspectConfig
+from dfscan.config.list_models import ListModelsConfig
+from dfscan.config.loading import build
+from dfscan.config.purge import PurgeConfig
+from dfscan.config.quickstart import QuickstartConfig
+from dfscan.config.report import ReportConfig
+from dfscan.config.score import ScoreConfig
+from dfscan.config.stress import StressConfig
+from dfscan.config.train import TrainConfig
+from dfscan.config.verify import VerifyConfig
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.results import (
     AnnotateResult,
@@ -88,7 +86,7 @@ __all__ = [
 def extract(
     *source: str, progress: Progress | None = None, **config: Any
 ) -> ExtractResult | PlanResult:
-    """Videos → a face dataset; keys of :class:`~dfscan.config.ExtractConfig`.
+    """Videos → a face dataset; keys of :class:`~dfscan.config.extract.ExtractConfig`.
 
     With ``dry_run=True`` nothing is written and the plan is returned.
 
@@ -100,7 +98,7 @@ def extract(
 
 
 def train(*faces: str, progress: Progress | None = None, **config: Any) -> TrainResult:
-    """Faces → a classifier; keys of :class:`~dfscan.config.TrainConfig`.
+    """Faces → a classifier; keys of :class:`~dfscan.config.train.TrainConfig`.
 
     :raises UsageError: the configuration or the faces cannot be used.
     """
@@ -110,7 +108,7 @@ def train(*faces: str, progress: Progress | None = None, **config: Any) -> Train
 
 
 def score(*source: str, progress: Progress | None = None, **config: Any) -> ScoreResult | ScorePlan:
-    """Videos → one verdict each; keys of :class:`~dfscan.config.ScoreConfig`.
+    """Videos → one verdict each; keys of :class:`~dfscan.config.score.ScoreConfig`.
 
     With ``dry_run=True`` nothing is written and the plan is returned.
 
@@ -126,7 +124,7 @@ def calibrate(
 ) -> CalibrateResult:
     """A model's p_fake and threshold, fitted to verdicts of one's own material.
 
-    Keys of :class:`~dfscan.config.CalibrateConfig`; ``out`` is the model file to write.
+    Keys of :class:`~dfscan.config.calibrate.CalibrateConfig`; ``out`` is the model file to write.
 
     :raises UsageError: the model, the verdicts, the labels or the output cannot be used, or there
         are too few videos for what was asked.
@@ -142,7 +140,7 @@ def quickstart(
 ) -> QuickstartResult:
     """A small synthetic corpus through extract, train, score and evaluate.
 
-    Keys of :class:`~dfscan.config.QuickstartConfig`.
+    Keys of :class:`~dfscan.config.quickstart.QuickstartConfig`.
     """
     from dfscan.commands.quickstart import run
 
@@ -178,7 +176,7 @@ def verify(
     """Make verdicts again from their custody record and compare; nothing is written.
 
     All of the file's, those of some videos, or a ``sample``; keys of
-    :class:`~dfscan.config.VerifyConfig`.
+    :class:`~dfscan.config.verify.VerifyConfig`.
 
     :raises UsageError: there is no verdict file or no model, or the file does not say how it was made.
     """
@@ -193,7 +191,7 @@ def evaluate(
 ) -> EvaluateResult:
     """Verdicts, or faces and a model, against the truth: metrics with intervals, plots, a page.
 
-    Keys of :class:`~dfscan.config.EvaluateConfig`.
+    Keys of :class:`~dfscan.config.evaluate.EvaluateConfig`.
 
     :raises UsageError: there is nothing to evaluate, no truth, or the output cannot be used.
     """
@@ -207,7 +205,7 @@ def report(
 ) -> ReportResult:
     """One static page about a dataset, a run, verdicts or an evaluation.
 
-    Keys of :class:`~dfscan.config.ReportConfig`.
+    Keys of :class:`~dfscan.config.report.ReportConfig`.
 
     :raises UsageError: it is none of these, or the page cannot be written.
     """
@@ -217,7 +215,7 @@ def report(
 
 
 def annotate(file: str, progress: Progress | None = None, **config: Any) -> AnnotateResult:
-    """A video or picture with boxes; keys of :class:`~dfscan.config.AnnotateConfig`.
+    """A video or picture with boxes; keys of :class:`~dfscan.config.annotate.AnnotateConfig`.
 
     :raises UsageError: the file, the model or the output cannot be used.
     """
@@ -229,7 +227,7 @@ def annotate(file: str, progress: Progress | None = None, **config: Any) -> Anno
 def stress(
     model: str, *source: str, progress: Progress | None = None, **config: Any
 ) -> StressResult:
-    """The same clips re-encoded and scored again; keys of :class:`~dfscan.config.StressConfig`.
+    """The same clips re-encoded and scored again; keys of :class:`~dfscan.config.stress.StressConfig`.
 
     :raises UsageError: the model, a source, the labels or the output cannot be used.
     """
@@ -240,7 +238,7 @@ def stress(
 
 
 def export(model: str, progress: Progress | None = None, **config: Any) -> ExportResult:
-    """A model for other runtimes; keys of :class:`~dfscan.config.ExportConfig`.
+    """A model for other runtimes; keys of :class:`~dfscan.config.export.ExportConfig`.
 
     :raises UsageError: the model or the faces cannot be used, or a format needs a package.
     """
@@ -254,7 +252,7 @@ def import_model(
 ) -> ImportModelResult:
     """A published detector's weights → a dfscan model (``dfscan models import``).
 
-    Keys of :class:`~dfscan.config.ImportModelConfig`. ``dfscan.models`` is the package of networks,
+    Keys of :class:`~dfscan.config.import_model.ImportModelConfig`. ``dfscan.models`` is the package of networks,
     hence the name.
 
     :raises UsageError: the kind is unknown, the file is not what it should be, or a tensor is left.

@@ -31,12 +31,16 @@ from dfscan.commands import evaluate as evaluate_job
 from dfscan.commands import extract as extract_job
 from dfscan.commands import score as score_job
 from dfscan.commands import train as train_job
-from dfscan.config import EvaluateConfig, ExtractConfig, ScoreConfig, TrainConfig, resolve
+from dfscan.config.evaluate import EvaluateConfig
+from dfscan.config.extract import ExtractConfig
+from dfscan.config.loading import resolve
+from dfscan.config.score import ScoreConfig
+from dfscan.config.train import TrainConfig
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ConfigError, DfscanError, OutputError
 from dfscan.execution.executor import ray_session
 from dfscan.pipeline.progress import Progress
-from dfscan.schemas.records import SUCCEEDED
+from dfscan.schemas.status import SUCCEEDED
 
 MARKER: Final = "report.json"
 PRODUCTS: Final = ("faces", "run", "held_out.parquet", "evaluation", "test.parquet")

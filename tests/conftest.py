@@ -11,7 +11,7 @@ import torch
 
 from dfscan.commands import extract as extract_job
 from dfscan.commands.quickstart.synthetic import Corpus, CorpusSpec, make_corpus
-from dfscan.config import ExtractConfig
+from dfscan.config.extract import ExtractConfig
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.pipeline.progress import Progress
 from dfscan.schemas.recipe import Stride

@@ -20,7 +20,7 @@ from rich.progress import (
 from dfscan.cli.tables import TextConsole, as_shown
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.work_units import UnitResult
-from dfscan.schemas.records import SUCCEEDED
+from dfscan.schemas.status import SUCCEEDED
 
 EVERY_S: Final = 15.0
 """Seconds between plain lines."""

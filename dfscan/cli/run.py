@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from dfscan.cli import show, show_judging  # noqa: F401 (it registers more tables with show)
 from dfscan.cli.progress import pick_progress
-from dfscan.config import VERBS, resolve
+from dfscan.config.loading import config_class, resolve
 
 
 def run_verb(
@@ -31,7 +31,7 @@ def run_verb(
     :raises DfscanError: the job could not start or finish.
     :raises KeyboardInterrupt: the user stopped it; the same command continues.
     """
-    settings = resolve(VERBS[verb], flags, config_file=config, preset=preset, sets=sets)
+    settings = resolve(config_class(verb), flags, config_file=config, preset=preset, sets=sets)
     if not verbose:
         os.environ.setdefault("RAY_LOGGER_LEVEL", "error")
     with _stdout_aside(as_json) as out:

@@ -31,7 +31,7 @@ from dfscan.pipeline.results import (
     TrainResult,
     VerifyResult,
 )
-from dfscan.schemas.records import SUCCEEDED
+from dfscan.schemas.status import SUCCEEDED
 from dfscan.verdicts.diff import KINDS, Change
 from dfscan.verdicts.table import open_verdicts
 

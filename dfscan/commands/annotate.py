@@ -11,7 +11,8 @@ from typing import Any, Final
 import numpy as np
 
 from dfscan import storage
-from dfscan.config import AnnotateConfig, ScoreConfig
+from dfscan.config.annotate import AnnotateConfig
+from dfscan.config.score import ScoreConfig
 from dfscan.errors import ConfigError, DfscanError, OutputError, SourceError, VideoError
 from dfscan.models.modelfile import read_header
 from dfscan.pipeline.extraction.extractor import Seen
@@ -25,8 +26,9 @@ from dfscan.pipeline.scoring_setup import make_score_task
 from dfscan.rendering.drawing import Drawing, Drawn, Face, Person, Watch, draw_picture, draw_video
 from dfscan.rendering.overlay import NO_FACE, label_of
 from dfscan.schemas.recipe import NetworkInput
-from dfscan.schemas.records import SUCCEEDED, UNREAD, FaceRow, FrameScore, VideoRef, VideoRow
+from dfscan.schemas.records import FaceRow, FrameScore, VideoRef, VideoRow
 from dfscan.schemas.scoring import Aggregation
+from dfscan.schemas.status import SUCCEEDED, UNREAD
 from dfscan.scoring.decision import Decision, DecisionRule, decide
 from dfscan.video.pictures import is_picture_file
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from dfscan import __version__, storage
-from dfscan.config import ExtractConfig
+from dfscan.config.extract import ExtractConfig
 from dfscan.datasets.card import dataset_card
 from dfscan.datasets.face_dataset import MARKER, Committed, FaceSet
 from dfscan.errors import DfscanError, OutputError

@@ -6,7 +6,7 @@ The file is read once, as data; nothing is written unless every tensor of it fou
 from typing import Any, Final
 
 from dfscan import storage
-from dfscan.config import ImportModelConfig
+from dfscan.config.import_model import ImportModelConfig
 from dfscan.errors import ConfigError, ModelError, OutputError, VideoError, did_you_mean
 from dfscan.models.importers import IMPORTERS, Imported
 from dfscan.models.modelfile import ModelHeader, read_header, save_model

@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from dfscan import storage
-from dfscan.config import CONFIG_FILE
+from dfscan.config.loading import CONFIG_FILE
 from dfscan.corpora.base import MEDIA_SUFFIXES
 from dfscan.errors import OutputError
 

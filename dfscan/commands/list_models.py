@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dfscan.config import ListModelsConfig
+from dfscan.config.list_models import ListModelsConfig
 from dfscan.models.importers import IMPORTERS
 from dfscan.models.importers.catalogue import Published
 from dfscan.models.importers.mapping import load_mapping, shipped

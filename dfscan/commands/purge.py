@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dfscan import storage
-from dfscan.config import PurgeConfig
+from dfscan.config.purge import PurgeConfig
 from dfscan.datasets.card import dataset_card
 from dfscan.datasets.face_dataset import MARKER, FaceSet
 from dfscan.errors import SourceError

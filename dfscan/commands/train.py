@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from dfscan import storage
-from dfscan.config import TrainConfig
+from dfscan.config.train import TrainConfig
 from dfscan.datasets.splits import SIDES
 from dfscan.errors import (
     OutputError,

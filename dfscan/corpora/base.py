@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from dfscan import storage
 from dfscan.errors import SourceError, VideoError
-from dfscan.schemas.records import Label, VideoRef
+from dfscan.schemas.records import VideoRef
+from dfscan.schemas.status import Label
 from dfscan.storage import MEMBER, Entry, is_archive
 
 VIDEO_SUFFIXES: Final = frozenset(

@@ -21,7 +21,8 @@ from dfscan.corpora.base import (
     parts,
     video_ref,
 )
-from dfscan.schemas.records import Label, VideoRef
+from dfscan.schemas.records import VideoRef
+from dfscan.schemas.status import Label
 from dfscan.storage import Entry
 
 _ROOTS: Final[dict[str, Label]] = {

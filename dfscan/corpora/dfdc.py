@@ -30,7 +30,8 @@ from dfscan.corpora.base import (
     video_ref,
 )
 from dfscan.errors import SourceError
-from dfscan.schemas.records import Label, VideoRef
+from dfscan.schemas.records import VideoRef
+from dfscan.schemas.status import Label
 from dfscan.storage import Entry
 
 _TRUTHS: Final = frozenset(["labels.csv", "metadata.json"])

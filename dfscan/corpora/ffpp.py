@@ -12,7 +12,8 @@ import re
 from typing import Final
 
 from dfscan.corpora.base import Layout, Source, clip_names, connected, parts, video_ref
-from dfscan.schemas.records import Label, VideoRef
+from dfscan.schemas.records import VideoRef
+from dfscan.schemas.status import Label
 from dfscan.storage import Entry
 
 _ROOTS: Final[dict[str, Label]] = {"original_sequences": "REAL", "manipulated_sequences": "FAKE"}

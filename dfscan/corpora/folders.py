@@ -10,7 +10,8 @@ import re
 from typing import Final
 
 from dfscan.corpora.base import Layout, Source, parts, video_ref
-from dfscan.schemas.records import Label, VideoRef
+from dfscan.schemas.records import VideoRef
+from dfscan.schemas.status import Label
 from dfscan.storage import is_archive
 
 _NAMES: Final[dict[Label, str]] = {

@@ -15,7 +15,7 @@ from typing import Final
 
 from dfscan.corpora.base import clip_names, connected, parts
 from dfscan.errors import ConfigError, UsageError
-from dfscan.schemas.records import LABELS
+from dfscan.schemas.status import LABELS
 
 PER_FILE: Final = "file"
 """What ``--group-by`` says where every file is a group of its own."""

@@ -15,7 +15,7 @@ from scipy.special import expit
 from dfscan.errors import ConfigError, did_you_mean
 from dfscan.evaluation.metrics import Judged, collapsed, compare, log_losses, measured, rows_of
 from dfscan.evaluation.verdict_data import Truth, Videos
-from dfscan.schemas.records import LABELS
+from dfscan.schemas.status import LABELS
 from dfscan.scoring.aggregation import logit_of
 
 REAL, FAKE = LABELS

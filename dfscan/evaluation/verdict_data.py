@@ -14,7 +14,7 @@ from scipy.special import logit
 from dfscan.corpora.base import NO_ATTRIBUTES, Given, part_of
 from dfscan.corpora.labels import PART, groups, match, read_truth
 from dfscan.errors import SourceError
-from dfscan.schemas.records import LABELS
+from dfscan.schemas.status import LABELS
 from dfscan.verdicts.provenance import completed
 from dfscan.verdicts.table import open_verdicts
 

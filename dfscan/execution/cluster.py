@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dfscan import __version__, storage
-from dfscan.config import VerbConfig
+from dfscan.config.base import CommandConfig
 from dfscan.errors import ClusterError, ConfigError
 from dfscan.pipeline.work_units import Task, Unit, UnitResult
 
@@ -89,7 +89,7 @@ def requirements_of(
     return NodeRequirements((*files, *chosen), str(folder))
 
 
-def check_nodes(config: VerbConfig, requirements: NodeRequirements) -> None:
+def check_nodes(config: CommandConfig, requirements: NodeRequirements) -> None:
     """Ask every node that may get work, in a Ray session. A Ray started here is this machine alone.
 
     :raises ClusterError: one of them lacks something; the message is a table of those that do.
@@ -108,7 +108,7 @@ def check_nodes(config: VerbConfig, requirements: NodeRequirements) -> None:
         raise ClusterError(_told(bad, len(answers), requirements))
 
 
-def runtime_environment(config: VerbConfig) -> dict[str, Any]:
+def runtime_environment(config: CommandConfig) -> dict[str, Any]:
     """What ``ray.init`` takes for ``ship_code`` and ``runtime_env``; nothing where neither is given.
 
     dfscan goes as a folder, since Ray would install a wheel with all the libraries that it names.
@@ -222,7 +222,7 @@ def _looker(patience_s: float = 5.0) -> Callable[[Sequence[str], str | None], di
 
 
 def _ask(
-    config: VerbConfig, requirements: NodeRequirements, probe: str | None
+    config: CommandConfig, requirements: NodeRequirements, probe: str | None
 ) -> list[dict[str, str]]:
     """An answer of every node that may get work; one that has left meanwhile is left out."""
     import ray

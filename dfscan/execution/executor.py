@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Final
 
-from dfscan.config import VerbConfig
+from dfscan.config.base import CommandConfig
 from dfscan.errors import ClusterError, ConfigError, DfscanError
 from dfscan.execution.cluster import (
     CheckedTask,
@@ -53,7 +53,7 @@ def _never() -> bool:
 def run_units(
     task: Task,
     units: Sequence[Unit],
-    config: VerbConfig,
+    config: CommandConfig,
     progress: Progress,
     lease: Lease,
     stop: Callable[[], bool] = _never,
@@ -104,7 +104,7 @@ def _work(task: Task, unit: Unit) -> UnitResult:
 def _on_ray(
     task: Task,
     units: Sequence[Unit],
-    config: VerbConfig,
+    config: CommandConfig,
     progress: Progress,
     stop: Callable[[], bool],
     requirements: NodeRequirements | None,
@@ -144,7 +144,7 @@ def _on_ray(
             pool.stop(list(running))  # nothing may commit once the output is unlocked
 
 
-def _worker_pool(config: VerbConfig, cpus: int, progress: Progress) -> "_Tasks | _Actors":
+def _worker_pool(config: CommandConfig, cpus: int, progress: Progress) -> "_Tasks | _Actors":
     """Who does the units."""
     decoders: int = getattr(config, "decoders", None) or 0
     if config.gpus:
@@ -312,7 +312,7 @@ def _describe(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def ray_session(config: VerbConfig) -> Iterator[int]:
+def ray_session(config: CommandConfig) -> Iterator[int]:
     """A Ray to work on, and how many slots it has: the user's cluster, or one started here.
 
     :raises ClusterError: the address does not answer.
@@ -355,7 +355,7 @@ def ray_session(config: VerbConfig) -> Iterator[int]:
             ray.shutdown()
 
 
-def check_cluster(config: VerbConfig) -> None:
+def check_cluster(config: CommandConfig) -> None:
     """Find out that there is no cluster before anything is written.
 
     :raises ClusterError: nothing listens at the address.
@@ -368,7 +368,7 @@ def check_cluster(config: VerbConfig) -> None:
         raise _no_cluster(config, error) from None
 
 
-def _no_cluster(config: VerbConfig, error: Exception) -> ClusterError:
+def _no_cluster(config: CommandConfig, error: Exception) -> ClusterError:
     return ClusterError(
         f"no Ray cluster at {config.ray_address!r} ({_first_line(error)}): check the address "
         "(--ray-address, RAY_ADDRESS); if the cluster uses token authentication, set "

@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from dfscan.config import InputConfig
+from dfscan.config.train import InputConfig
 from dfscan.errors import ConfigError, did_you_mean
 from dfscan.models.dctresnet import DctResNet
 from dfscan.models.heads import TimmClassifier, classifiers, make_head

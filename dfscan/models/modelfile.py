@@ -20,8 +20,8 @@ from dfscan.errors import ConfigError, ModelError, VideoError
 from dfscan.models.backbones import create_network
 from dfscan.models.weights import refuse_pickle
 from dfscan.schemas.recipe import FaceRecipe, Head, SamplingMode, Strict
-from dfscan.schemas.records import LABELS
 from dfscan.schemas.scoring import Aggregation
+from dfscan.schemas.status import LABELS
 from dfscan.scoring.calibration import Calibration
 from dfscan.scoring.operating_point import OperatingPoint
 

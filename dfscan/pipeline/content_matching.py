@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dfscan import storage
-from dfscan.config import ScoreConfig
+from dfscan.config.score import ScoreConfig
 from dfscan.corpora.base import PICTURE_SUFFIXES, VIDEO_SUFFIXES, suffix
 from dfscan.errors import VideoError
 from dfscan.pipeline.progress import Progress

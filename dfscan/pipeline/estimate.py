@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Final
 
-from dfscan.config import LookConfig
+from dfscan.config.base import VideoInputConfig
 from dfscan.pipeline.extraction.extractor import Looker, Seen
 from dfscan.pipeline.resources import worker_count
 from dfscan.pipeline.results import PlanResult
@@ -23,7 +23,7 @@ LONGEST_S: Final = 30.0
 
 
 def estimate(
-    config: LookConfig,
+    config: VideoInputConfig,
     videos: Sequence[VideoRef],
     todo: Sequence[VideoRef],
     units: Sequence[Unit],

@@ -19,7 +19,8 @@ from dfscan.pipeline.work_units import (
     make_unit,
     split_per_video,
 )
-from dfscan.schemas.records import SUCCEEDED, FaceRow, VideoRef, VideoRow
+from dfscan.schemas.records import FaceRow, VideoRef, VideoRow
+from dfscan.schemas.status import SUCCEEDED
 
 UNSEEN: Final = frozenset({"timeout", "crashed", "missing"})
 """Statuses that say nothing about a file; ``--retry`` looks at it again, its fakes with it."""

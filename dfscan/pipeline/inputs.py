@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from dfscan.config import LookConfig
+from dfscan.config.base import VideoInputConfig
 from dfscan.corpora import list_videos
 from dfscan.errors import SourceError
 from dfscan.pipeline.extraction.extractor import Look, Looker
@@ -14,14 +14,15 @@ from dfscan.pipeline.resources import cpu_count, pick_device
 from dfscan.pipeline.sandbox import seccomp as sandbox
 from dfscan.pipeline.sandbox.process import IsolatedLook, Limits
 from dfscan.schemas.recipe import FaceRecipe
-from dfscan.schemas.records import RETRIED, VideoRef
+from dfscan.schemas.records import VideoRef
+from dfscan.schemas.status import RETRIED
 from dfscan.video import ORDERS
 
 GONE_LIMIT: Final = 0.05
 """More than this share of known videos missing at once looks like an unmounted disk."""
 
 
-def list_sources(config: LookConfig, progress: Progress) -> list[VideoRef]:
+def list_sources(config: VideoInputConfig, progress: Progress) -> list[VideoRef]:
     """The videos a command names; says what was recognised.
 
     :raises SourceError: no source was given, or one is missing or empty.
@@ -48,7 +49,7 @@ def list_sources(config: LookConfig, progress: Progress) -> list[VideoRef]:
     return listing.videos
 
 
-def make_looker(config: LookConfig, recipe: FaceRecipe, progress: Progress) -> Looker:
+def make_looker(config: VideoInputConfig, recipe: FaceRecipe, progress: Progress) -> Looker:
     """How to look at videos: in a child process, unless told otherwise.
 
     :raises ConfigError: GPUs are asked for and there are none.
@@ -64,7 +65,7 @@ def make_looker(config: LookConfig, recipe: FaceRecipe, progress: Progress) -> L
     return IsolatedLook(look, Limits(config.timeout, memory, config.recycle), decoders(config))
 
 
-def decoders(config: LookConfig) -> int:
+def decoders(config: VideoInputConfig) -> int:
     """Decoding processes that feed one worker's detector; 0: each finds its own faces."""
     if config.decoders is not None:
         return config.decoders

@@ -3,7 +3,7 @@
 import os
 import time
 
-from dfscan.config import VerbConfig
+from dfscan.config.base import CommandConfig
 from dfscan.errors import ConfigError
 
 
@@ -23,7 +23,7 @@ class TimeLimit:
         return time.monotonic() - self._started
 
 
-def worker_count(config: VerbConfig) -> int:
+def worker_count(config: CommandConfig) -> int:
     """Processes to use on this machine."""
     return config.workers or cpu_count()
 
@@ -35,7 +35,7 @@ def cpu_count() -> int:
     return os.cpu_count() or 1
 
 
-def pick_device(config: VerbConfig) -> str:
+def pick_device(config: CommandConfig) -> str:
     """``"cuda"`` where GPUs are asked for, else ``"cpu"``.
 
     :raises ConfigError: this machine is to do the work and has no CUDA GPU.

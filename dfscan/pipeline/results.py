@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from dfscan.schemas.records import SUCCEEDED
+from dfscan.schemas.status import SUCCEEDED
 from dfscan.verdicts.diff import Change
 
 

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dfscan import storage
-from dfscan.config import ScoreConfig
+from dfscan.config.score import ScoreConfig
 from dfscan.errors import ConfigError, OutputError
 from dfscan.pipeline.inputs import GONE_LIMIT
-from dfscan.schemas.records import RETRIED, VERDICT_SCHEMA, VideoRef
+from dfscan.schemas.records import VERDICT_SCHEMA, VideoRef
+from dfscan.schemas.status import RETRIED
 from dfscan.verdicts.files import (
     Mask,
     brief,

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from dfscan import __version__, storage
-from dfscan.config import Precision
+from dfscan.config.types import Precision
 from dfscan.errors import ModelError
 from dfscan.faces.crops import cut_out, decode
 from dfscan.faces.quality import sharpness
@@ -26,7 +26,6 @@ from dfscan.pipeline.concurrency import in_lanes
 from dfscan.pipeline.extraction.extractor import Looker, Seen, empty_row
 from dfscan.pipeline.work_units import Unit, UnitResult, split_per_video
 from dfscan.schemas.records import (
-    UNREAD,
     VERDICT_SCHEMA,
     Custody,
     FaceRow,
@@ -36,6 +35,7 @@ from dfscan.schemas.records import (
     VideoRow,
     to_table,
 )
+from dfscan.schemas.status import UNREAD
 from dfscan.scoring.calibration import Calibration
 from dfscan.scoring.decision import DecisionRule, decide, face_px, fuse_scores
 from dfscan.storage import Lease

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dfscan import storage
-from dfscan.config import ScoreConfig
+from dfscan.config.score import ScoreConfig
 from dfscan.errors import ConfigError
 from dfscan.models.modelfile import ModelHeader, find_model, load_model
 from dfscan.pipeline.inputs import make_looker
@@ -86,7 +86,7 @@ def score_task_of(
     """The task that scores with these models; see :func:`make_score_task`."""
     header = models[0].header
     mode = config.sampling or header.recipe.sampling.mode
-    recipe = header.recipe.model_copy(update={"sampling": config.frames_of(mode)})
+    recipe = header.recipe.model_copy(update={"sampling": config.select(mode)})
     calibrations = _calibrations(config, models, mode)
     calibration = fuse_calibrations(calibrations)
     threshold = _threshold(config, models, calibrations)
@@ -174,7 +174,7 @@ def _quick(
         f"key frames first: of fakes that the full look flags at least {known.recall:.1%} go there "
         f"(95 % bound, {known.flagged} fakes)"
     )
-    recipe = header.recipe.model_copy(update={"sampling": config.frames_of("keyframes")})
+    recipe = header.recipe.model_copy(update={"sampling": config.select("keyframes")})
     quick = replace(rule, calibration=known.calibration, threshold=known.deep_if)
     if config.prevalence is not None:
         moved = known.calibration.model_copy(update={"threshold": known.deep_if})

@@ -7,7 +7,8 @@ from itertools import groupby
 from typing import Protocol
 
 from dfscan.schemas.recipe import fingerprint
-from dfscan.schemas.records import SUCCEEDED, VideoRef
+from dfscan.schemas.records import VideoRef
+from dfscan.schemas.status import SUCCEEDED
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from dfscan import storage
-from dfscan.config import ReportConfig
+from dfscan.config.report import ReportConfig
 from dfscan.datasets.face_dataset import MARKER
 from dfscan.errors import OutputError, SourceError
 from dfscan.evaluation.verdict_data import MARKER as EVALUATION

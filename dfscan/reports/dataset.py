@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dfscan import storage
-from dfscan.config import ReportConfig
+from dfscan.config.report import ReportConfig
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.pipeline.progress import Progress
 from dfscan.rendering.page import (
@@ -27,7 +27,8 @@ from dfscan.rendering.page import (
 )
 from dfscan.reports.tallies import by_reason, by_value, failed, in_words, listed, resolution
 from dfscan.reports.thumbnails import rows_at, thumbnail
-from dfscan.schemas.records import LABELS, STATUSES, entries_to_dict
+from dfscan.schemas.records import entries_to_dict
+from dfscan.schemas.status import LABELS, STATUSES
 
 MAX_ROWS: Final = 50_000
 _BINS: Final = 25

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from dfscan import storage
-from dfscan.config import ReportConfig
+from dfscan.config.report import ReportConfig
 from dfscan.datasets.face_dataset import MARKER as FACES
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import SourceError
@@ -35,7 +35,8 @@ from dfscan.reports.verdicts import (
     read_brief,
     wanted_of,
 )
-from dfscan.schemas.records import LABELS, STATUSES, entries_to_dict
+from dfscan.schemas.records import entries_to_dict
+from dfscan.schemas.status import LABELS, STATUSES
 from dfscan.verdicts.table import open_verdicts
 
 FALSE_ALARM: Final = "false alarm"

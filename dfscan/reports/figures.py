@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from dfscan.evaluation.metrics import DECISION, SCALARS, TITLES
 from dfscan.rendering.page import Cell, Table
-from dfscan.schemas.records import LABELS
+from dfscan.schemas.status import LABELS
 
 _WAYS: Final = {"by_video": "by video", "by_frame": "by frame"}
 

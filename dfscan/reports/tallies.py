@@ -7,7 +7,7 @@ from typing import Any, Final
 from dfscan import storage
 from dfscan.evaluation.summaries import kind_of
 from dfscan.rendering.page import Cell, Counts, Plot, Table
-from dfscan.schemas.records import SUCCEEDED
+from dfscan.schemas.status import SUCCEEDED
 
 MANY: Final = 12
 """Up to so many values of one property are drawn as bars."""

@@ -18,7 +18,10 @@ import pyarrow as pa
 from PIL import Image
 
 from dfscan import storage
-from dfscan.config import ExtractConfig, OpenConfig, ReportConfig, build
+from dfscan.config.base import DecodingConfig
+from dfscan.config.extract import ExtractConfig
+from dfscan.config.loading import build
+from dfscan.config.report import ReportConfig
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import SourceError, StoreError
 from dfscan.faces.crops import Box, PictureError, cut
@@ -28,7 +31,8 @@ from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.resources import worker_count
 from dfscan.pipeline.sandbox.process import IsolatedLook
 from dfscan.schemas.recipe import Crop, Detector, FaceRecipe, NetworkInput, Sampling, Stride
-from dfscan.schemas.records import SUCCEEDED, FaceRow, VideoRef
+from dfscan.schemas.records import FaceRow, VideoRef
+from dfscan.schemas.status import SUCCEEDED
 
 SIDE: Final = 112
 """Pixels of a thumbnail's side."""
@@ -134,7 +138,7 @@ def from_videos(
 
 def _opening(config: ReportConfig) -> ExtractConfig:
     """How videos are opened: as this verb is told to, on the CPU, since no network runs."""
-    shared = {name: getattr(config, name) for name in OpenConfig.model_fields}
+    shared = {name: getattr(config, name) for name in DecodingConfig.model_fields}
     return build(ExtractConfig, {**shared, "gpus": 0, "decoders": 0})
 
 

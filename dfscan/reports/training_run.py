@@ -6,14 +6,15 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from dfscan import storage
-from dfscan.config import ReportConfig
+from dfscan.config.report import ReportConfig
 from dfscan.errors import SourceError
 from dfscan.pipeline.progress import Progress
 from dfscan.rendering.page import Cell, Column, Face, Gallery, Page, Table, Tile, Videos
 from dfscan.reports.figures import breakdown_table, figure, side_table
 from dfscan.reports.tallies import by_value, in_words, plots_of
 from dfscan.reports.thumbnails import FaceKey, Picture, from_datasets
-from dfscan.schemas.records import LABELS, entries_to_dict
+from dfscan.schemas.records import entries_to_dict
+from dfscan.schemas.status import LABELS
 
 A_VIDEO: Final = 3
 """Faces of one video at most: one video's mistake would else fill the page."""

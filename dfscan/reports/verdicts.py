@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from scipy.special import expit, logit
 
 from dfscan import storage
-from dfscan.config import ReportConfig
+from dfscan.config.report import ReportConfig
 from dfscan.corpora.base import part_of
 from dfscan.evaluation.verdict_data import score_map
 from dfscan.pipeline.progress import Progress
@@ -39,7 +39,8 @@ from dfscan.reports.tallies import (
     resolution,
 )
 from dfscan.reports.thumbnails import Picture, Spot, Wanted, from_videos
-from dfscan.schemas.records import LABELS, STATUSES, VideoRef
+from dfscan.schemas.records import VideoRef
+from dfscan.schemas.status import LABELS, STATUSES
 from dfscan.verdicts.provenance import completed, records
 from dfscan.verdicts.table import OpenFiles, open_verdicts, verdict_files
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dfscan.schemas.records import SUCCEEDED, FrameScore
+from dfscan.schemas.records import FrameScore
 from dfscan.schemas.scoring import Aggregation, Evidence
+from dfscan.schemas.status import SUCCEEDED
 from dfscan.scoring.aggregation import aggregate, logit_of, long_tracks, sigmoid
 from dfscan.scoring.calibration import Calibration
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from dfscan import storage
-from dfscan.config import Identities
+from dfscan.config.train import Identities
 from dfscan.datasets.splits import connected_groups
 from dfscan.errors import UsageError
 from dfscan.models.weights import load_weights

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from dfscan import storage
-from dfscan.config import Phase
+from dfscan.config.train import Phase
 from dfscan.errors import UsageError
 from dfscan.evaluation.metrics import binary_metrics, by_video
 from dfscan.models.backbones import create_network, normalise

@@ -9,7 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim import Optimizer, lr_scheduler
 from torchvision.ops import sigmoid_focal_loss
 
-from dfscan.config import Loss, Phase
+from dfscan.config.train import Loss, Phase
 
 
 def make_optimiser(phase: Phase, parameters: Iterable[nn.Parameter]) -> Optimizer:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dfscan import storage
-from dfscan.config import TrainConfig
+from dfscan.config.train import TrainConfig
 from dfscan.datasets.face_dataset import FaceSet, open_facesets
 from dfscan.datasets.splits import SIDES, Sides, fold_groups, split_groups
 from dfscan.errors import ConfigError, SourceError, UsageError

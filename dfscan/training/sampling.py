@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from dfscan.config import Balance, TrainConfig
+from dfscan.config.train import Balance, TrainConfig
 from dfscan.errors import UsageError
 from dfscan.training.augment import SELF_BLENDED
 from dfscan.training.index import FaceIndex

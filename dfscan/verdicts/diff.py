@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dfscan.schemas.records import SUCCEEDED
+from dfscan.schemas.status import SUCCEEDED
 from dfscan.verdicts.files import Mask, find, latest, same, truth
 
 Kind = Literal["new", "changed", "gone", "came_back"]

@@ -17,7 +17,7 @@ from support.verdicts import apart, make_model, verdicts
 from dfscan import storage
 from dfscan.commands import score as score_job
 from dfscan.commands.quickstart.synthetic import Corpus
-from dfscan.config import ScoreConfig
+from dfscan.config.score import ScoreConfig
 from dfscan.pipeline.progress import Progress
 from dfscan.verdicts.files import history_folder, parts_folder
 

@@ -14,7 +14,8 @@ from dfscan import storage
 from dfscan.cli import show, show_judging
 from dfscan.commands import annotate as annotate_job
 from dfscan.commands import score as score_job
-from dfscan.config import AnnotateConfig, ScoreConfig
+from dfscan.config.annotate import AnnotateConfig
+from dfscan.config.score import ScoreConfig
 from dfscan.errors import ConfigError, DfscanError, OutputError, SourceError
 from dfscan.models.modelfile import load_model, save_model
 from dfscan.pipeline.progress import Progress

@@ -14,7 +14,8 @@ from dfscan import calibrate, storage
 from dfscan.cli import main
 from dfscan.commands import score as score_job
 from dfscan.commands.quickstart.synthetic import Corpus
-from dfscan.config import InputConfig, ScoreConfig
+from dfscan.config.score import ScoreConfig
+from dfscan.config.train import InputConfig
 from dfscan.errors import ConfigError, ModelError, OutputError, SourceError
 from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, Triage, load_model, read_header, save_model

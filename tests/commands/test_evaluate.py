@@ -17,7 +17,7 @@ from dfscan.cli import main
 from dfscan.commands.evaluate import MARKER, ROW_SCHEMA
 from dfscan.commands.evaluate.face_data import judge_faces, list_faces
 from dfscan.commands.quickstart.synthetic import Corpus
-from dfscan.config import EvaluateConfig
+from dfscan.config.evaluate import EvaluateConfig
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ConfigError, OutputError, SourceError
 from dfscan.evaluation.summaries import Case
@@ -526,7 +526,7 @@ def test_faces_get_the_logits_that_scoring_gives(
     faceset: FaceSet, corpus: Corpus, two_models: tuple[str, str], tmp_path: Path
 ) -> None:
     from dfscan.commands import score as score_job
-    from dfscan.config import ScoreConfig
+    from dfscan.config.score import ScoreConfig
     from dfscan.schemas.recipe import Stride
 
     out = str(tmp_path / "v.parquet")

@@ -13,7 +13,8 @@ from dfscan.cli import main
 from dfscan.commands import export as export_job
 from dfscan.commands import extract as extract_job
 from dfscan.commands.export.samples import choose_faces
-from dfscan.config import ExtractConfig, InputConfig
+from dfscan.config.extract import ExtractConfig
+from dfscan.config.train import InputConfig
 from dfscan.errors import ConfigError, DfscanError, OutputError
 from dfscan.models.backbones import create_network, network_input
 from dfscan.models.exporters import EXPORTERS

@@ -10,7 +10,7 @@ import pytest
 from dfscan import storage
 from dfscan.commands import extract as extract_job
 from dfscan.commands.quickstart.synthetic import Corpus
-from dfscan.config import ExtractConfig
+from dfscan.config.extract import ExtractConfig
 from dfscan.corpora import list_videos
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ClusterError, ConfigError, OutputError, SourceError

@@ -4,7 +4,10 @@ from pathlib import Path
 import pytest
 
 from dfscan.commands.init import guess_source, init
-from dfscan.config import ExtractConfig, ScoreConfig, TrainConfig, resolve
+from dfscan.config.extract import ExtractConfig
+from dfscan.config.loading import resolve
+from dfscan.config.score import ScoreConfig
+from dfscan.config.train import TrainConfig
 from dfscan.errors import OutputError
 
 

@@ -22,7 +22,8 @@ from dfscan.cli import show
 from dfscan.commands import score as score_job
 from dfscan.commands.quickstart.synthetic import Corpus
 from dfscan.commands.score import event_log as score_log
-from dfscan.config import InputConfig, ScoreConfig
+from dfscan.config.score import ScoreConfig
+from dfscan.config.train import InputConfig
 from dfscan.errors import ConfigError, DfscanError, OutputError
 from dfscan.execution import executor
 from dfscan.models.backbones import create_network, network_input

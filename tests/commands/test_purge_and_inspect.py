@@ -22,7 +22,7 @@ from dfscan.commands import extract as extract_job
 from dfscan.commands import stress as stress_job
 from dfscan.commands import train as train_job
 from dfscan.commands.quickstart.synthetic import Corpus
-from dfscan.config import ExtractConfig
+from dfscan.config.extract import ExtractConfig
 from dfscan.errors import ModelError, OutputError, SourceError
 from dfscan.evaluation import verdict_data as evaluate_rows
 from dfscan.models.exporters.litert import with_facts

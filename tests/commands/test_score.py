@@ -15,7 +15,9 @@ from dfscan import storage
 from dfscan.commands import score as score_job
 from dfscan.commands.quickstart.synthetic import Corpus
 from dfscan.commands.verify.reproducibility import HALF
-from dfscan.config import InputConfig, ScoreConfig, build
+from dfscan.config.loading import build
+from dfscan.config.score import ScoreConfig
+from dfscan.config.train import InputConfig
 from dfscan.errors import ConfigError, ModelError, OutputError, UsageError
 from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, Triage, load_model, save_model

@@ -20,7 +20,8 @@ from dfscan.commands import stress as stress_job
 from dfscan.commands import verify as verify_job
 from dfscan.commands.quickstart.synthetic import Corpus
 from dfscan.commands.stress import as_csv, choose
-from dfscan.config import StressConfig, build
+from dfscan.config.loading import build
+from dfscan.config.stress import StressConfig
 from dfscan.corpora import list_videos
 from dfscan.errors import ConfigError, OutputError
 from dfscan.models.modelfile import load_model, save_model

@@ -11,7 +11,7 @@ import torch
 
 from dfscan import storage
 from dfscan.commands import train as train_job
-from dfscan.config import InputConfig, Phase, TrainConfig
+from dfscan.config.train import InputConfig, Phase, TrainConfig
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import OutputError, SourceError, UsageError
 from dfscan.models.backbones import create_network, normalise
@@ -357,7 +357,7 @@ def test_faces_that_cannot_be_blended_end_the_run(
     corpus: Any, settings: Settings, tmp_path: Path
 ) -> None:
     from dfscan.commands import extract as extract_job
-    from dfscan.config import ExtractConfig
+    from dfscan.config.extract import ExtractConfig
     from dfscan.schemas.recipe import Detector
 
     whole = ExtractConfig(

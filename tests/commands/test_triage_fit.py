@@ -10,7 +10,7 @@ from pyarrow import Table
 from dfscan import calibrate, score, storage
 from dfscan.commands.calibrate.triage_fit import LEVEL, RECALL, choose_pass_threshold
 from dfscan.commands.quickstart.synthetic import Corpus
-from dfscan.config import InputConfig
+from dfscan.config.train import InputConfig
 from dfscan.errors import ConfigError
 from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, load_model, save_model

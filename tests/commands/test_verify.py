@@ -15,7 +15,7 @@ import torch
 import dfscan
 from dfscan import storage
 from dfscan.commands.quickstart.synthetic import Corpus
-from dfscan.config import InputConfig
+from dfscan.config.train import InputConfig
 from dfscan.errors import ConfigError, ModelError, SourceError
 from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, Triage, save_model

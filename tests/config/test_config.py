@@ -1,19 +1,19 @@
+import subprocess
+import sys
 from typing import get_args
 
 import pytest
 
-from dfscan import config, corpora
-from dfscan.config import (
-    VERBS,
-    AnnotateConfig,
-    ExtractConfig,
-    QuickstartConfig,
-    ScoreConfig,
-    StressConfig,
-    TrainConfig,
-    VerifyConfig,
-    resolve,
-)
+from dfscan import corpora
+from dfscan.config import loading, types
+from dfscan.config.annotate import AnnotateConfig
+from dfscan.config.extract import ExtractConfig
+from dfscan.config.loading import command_names, config_class, preset_names, resolve, section_name
+from dfscan.config.quickstart import QuickstartConfig
+from dfscan.config.score import ScoreConfig
+from dfscan.config.stress import StressConfig
+from dfscan.config.train import TrainConfig
+from dfscan.config.verify import VerifyConfig
 from dfscan.errors import ConfigError
 from dfscan.schemas.recipe import SamplingMode
 from dfscan.video import ORDERS
@@ -34,7 +34,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def own_presets(folder, monkeypatch):
-    monkeypatch.setattr(config, "configs_folder", lambda: folder / "presets")
+    monkeypatch.setattr(loading, "configs_folder", lambda: folder / "presets")
 
 
 def write(folder, text):
@@ -153,7 +153,7 @@ def test_a_file_of_another_shape_is_one_clear_error(folder, text):
 )
 def test_what_is_wrong_in_a_section_stops_every_verb(folder, text, message):
     write(folder, text)
-    for verb in VERBS.values():
+    for verb in map(config_class, command_names()):
         with pytest.raises(ConfigError) as caught:
             resolve(verb, {})
         assert str(caught.value).startswith(f"dfscan.yaml: {message}")
@@ -222,13 +222,14 @@ def test_an_unknown_preset_suggests():
 
 
 @pytest.mark.parametrize(
-    ("verb", "preset"), [(verb, preset) for verb in VERBS for preset in config.preset_names(verb)]
+    ("verb", "preset"),
+    [(verb, preset) for verb in command_names() for preset in preset_names(verb)],
 )
 def test_every_shipped_preset_is_valid(verb, preset):
-    resolve(VERBS[verb], {}, preset=preset)
+    resolve(config_class(verb), {}, preset=preset)
 
 
-@pytest.mark.parametrize("verb", VERBS.values())
+@pytest.mark.parametrize("verb", [config_class(name) for name in command_names()])
 def test_every_verb_has_valid_defaults(verb):
     assert resolve(verb, {}) == verb()
 
@@ -239,13 +240,13 @@ def test_one_path_stands_for_a_list(tmp_path):
 
 
 def test_layout_takes_the_names_of_the_layouts_that_exist():
-    assert set(get_args(config.Layout)) == {"auto", *corpora.LAYOUTS}
+    assert set(get_args(types.Layout)) == {"auto", *corpora.LAYOUTS}
 
 
 def test_scoring_looks_at_32_frames_unless_told_otherwise():
-    assert resolve(ScoreConfig, {}).frames_of("exact").frames == 32
-    assert resolve(ScoreConfig, {"every": "1.5s"}).frames_of("exact").every_s == 1.5
-    assert resolve(ScoreConfig, {"stride": "10"}).frames_of("exact").stride.of("FAKE") == 10
+    assert resolve(ScoreConfig, {}).select("exact").frames == 32
+    assert resolve(ScoreConfig, {"every": "1.5s"}).select("exact").every_s == 1.5
+    assert resolve(ScoreConfig, {"stride": "10"}).select("exact").stride.of("FAKE") == 10
 
 
 def test_two_ways_of_sampling_exclude_each_other():
@@ -277,7 +278,7 @@ def test_the_recipe_samples_as_configured(folder, mode):
     assert recipe.sampling.mode == mode
     assert recipe.sampling.stride.real == 7
     assert resolve(ExtractConfig, {"sampling": "exact"}).recipe().sampling.mode == "exact"
-    assert resolve(ScoreConfig, {}).frames_of(mode).mode == mode
+    assert resolve(ScoreConfig, {}).select(mode).mode == mode
 
 
 def test_recipes_of_different_sampling_have_different_hashes():
@@ -329,9 +330,9 @@ def test_verifying_takes_from_the_file_what_scoring_says(folder):
     assert resolve(ScoreConfig, {}).model == ("m",)
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", command_names())
 def test_what_a_verb_takes_from_score_is_there(folder, verb):
-    config = VERBS[verb]
+    config = config_class(verb)
     assert config.from_score.keys() <= config.model_fields.keys()
     assert set(config.from_score.values()) <= ScoreConfig.model_fields.keys()
 
@@ -365,3 +366,26 @@ def test_triage_is_known_of_one_model_and_the_mean():
     for flags in ({"model": ["a", "b"]}, {"sampling": "nearest"}, {"aggregation": "trimmed"}):
         with pytest.raises(ConfigError, match="triage is known of one model"):
             resolve(ScoreConfig, {"triage": True, **flags})
+
+
+COMMANDS = (
+    *("annotate", "calibrate", "evaluate", "export", "extract", "import_model", "inspect"),
+    *("list_models", "purge", "quickstart", "report", "score", "stress", "train", "verify"),
+)
+
+
+def test_a_command_has_a_module_and_a_model_of_its_name():
+    assert sorted(command_names()) == sorted(COMMANDS)
+    for name in COMMANDS:
+        assert section_name(config_class(name)) == name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_configuration_loads_neither_the_others_nor_heavy_libraries(name):
+    program = f"import sys, dfscan.config.{name}; print(*sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+    others = {f"dfscan.config.{other}" for other in COMMANDS if other != name}
+    assert not others & set(found)
+    assert not {"pyarrow", "torch", "ray", "rich", "numpy"} & set(found)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dfscan.config import InputConfig
+from dfscan.config.train import InputConfig
 from dfscan.models.backbones import OWN, create_network, network_input, normalise
 
 BACKBONES = [*OWN, "mobilenetv3_small_050", "resnet10t", "vit_tiny_patch16_224"]

@@ -18,7 +18,7 @@ from support.weights import (
 )
 from torch import Tensor, nn
 
-from dfscan.config import configs_folder
+from dfscan.config.loading import configs_folder
 from dfscan.errors import ModelError
 from dfscan.models.importers import IMPORTERS
 from dfscan.models.importers.mapping import FOLDER, load_mapping, shipped

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from dfscan.config import InputConfig
+from dfscan.config.train import InputConfig
 from dfscan.models.backbones import OWN, create_network, network_input
 from dfscan.models.exporters import EXPORTERS
 from dfscan.models.exporters.base import PixelNetwork

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from dfscan.commands import train as train_job
-from dfscan.config import TrainConfig, build, configs_folder, preset_names, resolve
+from dfscan.config.loading import build, configs_folder, preset_names, resolve
+from dfscan.config.train import TrainConfig
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.models.modelfile import read_header
 from dfscan.pipeline.progress import Progress

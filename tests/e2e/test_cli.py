@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from dfscan.commands.quickstart.synthetic import Corpus
-from dfscan.config import InputConfig
+from dfscan.config.train import InputConfig
 from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, read_header, save_model
 from dfscan.schemas.recipe import FaceRecipe, Sampling

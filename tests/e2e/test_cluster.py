@@ -18,7 +18,8 @@ from dfscan import storage
 from dfscan.commands import extract as extract_job
 from dfscan.commands import train as train_job
 from dfscan.commands.quickstart.synthetic import Corpus
-from dfscan.config import ExtractConfig, InputConfig, TrainConfig
+from dfscan.config.extract import ExtractConfig
+from dfscan.config.train import InputConfig, TrainConfig
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ClusterError, ConfigError
 from dfscan.execution import cluster as nodes

@@ -18,7 +18,9 @@ import yaml
 
 from dfscan import storage
 from dfscan.commands.quickstart.synthetic import Corpus
-from dfscan.config import InputConfig, ScoreConfig, build
+from dfscan.config.loading import build
+from dfscan.config.score import ScoreConfig
+from dfscan.config.train import InputConfig
 from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, save_model
 from dfscan.schemas.recipe import FaceRecipe, Sampling

@@ -11,7 +11,7 @@ from support.verdicts import make_model
 import dfscan
 from dfscan import storage
 from dfscan.commands.quickstart.synthetic import Corpus
-from dfscan.config import InputConfig
+from dfscan.config.train import InputConfig
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import OutputError
 from dfscan.models.modelfile import load_model

@@ -17,7 +17,10 @@ from dfscan.commands import score as score_job
 from dfscan.commands import train as train_job
 from dfscan.commands import verify as verify_job
 from dfscan.commands.quickstart.synthetic import Corpus
-from dfscan.config import ExtractConfig, InputConfig, ScoreConfig, TrainConfig, VerifyConfig
+from dfscan.config.extract import ExtractConfig
+from dfscan.config.score import ScoreConfig
+from dfscan.config.train import InputConfig, TrainConfig
+from dfscan.config.verify import VerifyConfig
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ClusterError, ConfigError, DfscanError
 from dfscan.execution import executor as pool

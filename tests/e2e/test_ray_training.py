@@ -18,7 +18,8 @@ from PIL import Image
 from support.faces import person, write_faces
 
 from dfscan.commands import train as train_job
-from dfscan.config import ExtractConfig, InputConfig, Phase, TrainConfig
+from dfscan.config.extract import ExtractConfig
+from dfscan.config.train import InputConfig, Phase, TrainConfig
 from dfscan.execution.executor import ray_session
 from dfscan.models.modelfile import load_model
 from dfscan.pipeline.progress import Progress

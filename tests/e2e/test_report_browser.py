@@ -16,7 +16,7 @@ from selenium.webdriver.support.ui import Select
 from support.faces import picture
 from support.reports import verdict, write_verdicts
 
-from dfscan.config import ReportConfig
+from dfscan.config.report import ReportConfig
 from dfscan.pipeline.progress import Progress
 from dfscan.rendering.page import Face, Gallery, render
 from dfscan.reports import verdicts as report_verdicts

@@ -10,7 +10,9 @@ from dfscan import storage
 from dfscan.commands import extract as extract_job
 from dfscan.commands import score as score_job
 from dfscan.commands import train as train_job
-from dfscan.config import ExtractConfig, ScoreConfig, TrainConfig
+from dfscan.config.extract import ExtractConfig
+from dfscan.config.score import ScoreConfig
+from dfscan.config.train import TrainConfig
 from dfscan.pipeline.progress import Progress
 
 

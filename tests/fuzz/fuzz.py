@@ -37,7 +37,7 @@ from PIL import Image
 
 from dfscan import storage
 from dfscan.commands import extract as extract_job
-from dfscan.config import ExtractConfig
+from dfscan.config.extract import ExtractConfig
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.sandbox import process as isolation

@@ -19,7 +19,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dfscan.config import VERBS, ExtractConfig, ScoreConfig, TrainConfig, resolve
+from dfscan.config.extract import ExtractConfig
+from dfscan.config.loading import resolve, section_name
+from dfscan.config.score import ScoreConfig
+from dfscan.config.train import TrainConfig
 from dfscan.corpora import Listing, list_videos
 from dfscan.corpora.labels import read_labels
 from dfscan.errors import UsageError
@@ -201,7 +204,7 @@ VERBS_TRIED = (ExtractConfig, ScoreConfig, TrainConfig)
 @bounded
 @given(st.sampled_from(VERBS_TRIED), st.data())
 def test_any_value_is_taken_or_refused(verb: type, data: st.DataObject) -> None:
-    name = next(n for n, model in VERBS.items() if model is verb)
+    name = section_name(verb)
     keys = st.one_of(st.sampled_from(sorted(verb.model_fields)), st.text(max_size=8))  # type: ignore[attr-defined]
     section = data.draw(st.dictionaries(keys, JSON, max_size=3))
     with folder() as place:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dfscan.config import InputConfig
+from dfscan.config.train import InputConfig
 from dfscan.errors import ConfigError
 from dfscan.models import backbones
 from dfscan.models.backbones import count_parameters, create_network, network_input, normalise

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import dfscan
-from dfscan.config import InputConfig
+from dfscan.config.train import InputConfig
 from dfscan.errors import ConfigError, ModelError
 from dfscan.models.backbones import create_network, network_input, normalise
 from dfscan.models.exporters import EXPORTERS, litert, onnx, torchscript

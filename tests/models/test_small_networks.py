@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from dfscan.config import InputConfig
+from dfscan.config.train import InputConfig
 from dfscan.errors import ConfigError
 from dfscan.models.backbones import OWN, count_parameters, create_network, network_input
 from dfscan.models.plaincnn import TwoOutputs

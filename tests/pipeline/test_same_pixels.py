@@ -9,7 +9,9 @@ import torch
 from dfscan import storage
 from dfscan.commands import extract as extract_job
 from dfscan.commands import score as score_job
-from dfscan.config import ExtractConfig, InputConfig, ScoreConfig
+from dfscan.config.extract import ExtractConfig
+from dfscan.config.score import ScoreConfig
+from dfscan.config.train import InputConfig
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.models.backbones import create_network, network_input, normalise
 from dfscan.models.modelfile import ModelHeader, save_model

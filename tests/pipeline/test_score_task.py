@@ -8,7 +8,7 @@ import torch
 from support.faces import face, picture
 from torch import nn
 
-from dfscan.config import InputConfig
+from dfscan.config.train import InputConfig
 from dfscan.errors import ModelError
 from dfscan.models.backbones import network_input
 from dfscan.models.modelfile import Model, ModelHeader

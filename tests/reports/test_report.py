@@ -19,7 +19,8 @@ from support.reports import BOX, MODEL, p_fake, verdict, write_verdicts
 from dfscan import report, storage
 from dfscan.cli import main
 from dfscan.commands import evaluate as evaluate_job
-from dfscan.config import EvaluateConfig, ReportConfig
+from dfscan.config.evaluate import EvaluateConfig
+from dfscan.config.report import ReportConfig
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import OutputError, SourceError
 from dfscan.pipeline.progress import Progress

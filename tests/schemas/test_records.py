@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import pyarrow.parquet as pq
 import pytest
 
-from dfscan.schemas import records
+from dfscan.schemas import records, status
 from dfscan.schemas.records import (
     FACE_SCHEMA,
     VERDICT_SCHEMA,
@@ -193,5 +193,5 @@ def test_rows_are_frozen():
 
 
 def test_healthy_statuses_are_those_of_the_contract():
-    assert sorted(records.SUCCEEDED) == ["no_face", "ok", "partial"]
-    assert set(records.STATUSES) > records.SUCCEEDED
+    assert sorted(status.SUCCEEDED) == ["no_face", "ok", "partial"]
+    assert set(status.STATUSES) > status.SUCCEEDED

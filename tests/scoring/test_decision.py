@@ -3,8 +3,9 @@ import math
 import pytest
 
 from dfscan.schemas.recipe import Sampling
-from dfscan.schemas.records import STATUSES, SUCCEEDED, FrameScore
+from dfscan.schemas.records import FrameScore
 from dfscan.schemas.scoring import Evidence
+from dfscan.schemas.status import STATUSES, SUCCEEDED
 from dfscan.scoring.calibration import Calibration
 from dfscan.scoring.decision import (
     TOP_FRAMES,

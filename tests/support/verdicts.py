@@ -10,7 +10,7 @@ from support.faces import picture
 from torch import nn
 
 from dfscan import storage
-from dfscan.config import InputConfig
+from dfscan.config.train import InputConfig
 from dfscan.faces.crops import decode
 from dfscan.models.backbones import create_network, network_input, normalise
 from dfscan.models.modelfile import ModelHeader, save_model

@@ -12,7 +12,7 @@ from PIL import Image
 from support.faces import face, person, picture, write_faces
 
 from dfscan.commands import train as train_job
-from dfscan.config import InputConfig, TrainConfig
+from dfscan.config.train import InputConfig, TrainConfig
 from dfscan.datasets import face_dataset as facesets
 from dfscan.datasets.audit import NO_HASH, perceptual_hash, picture_digest
 from dfscan.datasets.splits import SIDES

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dfscan.config import Loss, Phase
+from dfscan.config.train import Loss, Phase
 from dfscan.errors import OutputError
 from dfscan.models.modelfile import ModelHeader, save_model
 from dfscan.schemas.recipe import FaceRecipe, Sampling

@@ -10,7 +10,7 @@ from facenet_pytorch import InceptionResnetV1
 from safetensors.torch import save_file
 
 from dfscan import storage
-from dfscan.config import Identities, InputConfig, TrainConfig
+from dfscan.config.train import Identities, InputConfig, TrainConfig
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ModelError, UsageError
 from dfscan.training.identities import join_people

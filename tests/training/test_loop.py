@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dfscan.commands import train as train_job
-from dfscan.config import InputConfig, Phase, TrainConfig
+from dfscan.config.train import InputConfig, Phase, TrainConfig
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ConfigError, UsageError
 from dfscan.models.modelfile import load_model

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from dfscan.config import Loss, Phase
+from dfscan.config.train import Loss, Phase
 from dfscan.training.optimising import face_weights, loss_of, make_optimiser, make_schedule
 
 OPTIMISERS = get_args(Phase.model_fields["optimizer"].annotation)

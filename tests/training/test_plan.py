@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from support.faces import RECIPE, face, person, write_faces
 
-from dfscan.config import InputConfig, TrainConfig, build
+from dfscan.config.loading import build
+from dfscan.config.train import InputConfig, TrainConfig
 from dfscan.datasets.splits import SIDES
 from dfscan.errors import ConfigError, SourceError, UsageError
 from dfscan.schemas.recipe import Crop, Sampling

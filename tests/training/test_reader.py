@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.faces import face, person, write_faces
 
-from dfscan.config import TrainConfig
+from dfscan.config.train import TrainConfig
 from dfscan.datasets import face_dataset as facesets
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import SourceError

@@ -17,7 +17,7 @@ from support.faces import RECIPE, face, write_faces
 
 from dfscan import storage
 from dfscan.commands import train as train_job
-from dfscan.config import InputConfig, TrainConfig
+from dfscan.config.train import InputConfig, TrainConfig
 from dfscan.models.modelfile import load_model
 from dfscan.pipeline.progress import Progress
 from dfscan.schemas.records import FaceRow

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.faces import BOX, face, person, write_faces
 
-from dfscan.config import TrainConfig
+from dfscan.config.train import TrainConfig
 from dfscan.errors import UsageError
 from dfscan.training.index import FaceIndex, Video, build_index
 from dfscan.training.sampling import Sampler, make_sampler, pairs, uniform_shares

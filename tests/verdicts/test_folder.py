@@ -20,7 +20,8 @@ import dfscan
 from dfscan import storage
 from dfscan.commands import score as score_job
 from dfscan.commands.quickstart.synthetic import Corpus
-from dfscan.config import ReportConfig, ScoreConfig
+from dfscan.config.report import ReportConfig
+from dfscan.config.score import ScoreConfig
 from dfscan.errors import ConfigError, OutputError, SourceError
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.results import ScoreResult

@@ -22,7 +22,7 @@ from dfscan.commands.calibrate.calibration_fit import (
     summary_metrics,
 )
 from dfscan.commands.calibrate.triage_fit import fit_triage
-from dfscan.config import CalibrateConfig
+from dfscan.config.calibrate import CalibrateConfig
 from dfscan.errors import ConfigError, OutputError
 from dfscan.models.modelfile import (
     FORMAT,

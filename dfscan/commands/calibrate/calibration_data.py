@@ -14,14 +14,14 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from dfscan.commands.calibrate.calibration_fit import Videos
-from dfscan.config import CalibrateConfig
+from dfscan.config.calibrate import CalibrateConfig
 from dfscan.corpora.base import Given
 from dfscan.corpora.labels import Matched, groups, match, read_labels
 from dfscan.errors import ConfigError, SourceError
 from dfscan.models.modelfile import Model
 from dfscan.schemas.recipe import FaceRecipe, Sampling
-from dfscan.schemas.records import LABELS
 from dfscan.schemas.scoring import AGGREGATIONS
+from dfscan.schemas.status import LABELS
 from dfscan.scoring.aggregation import TRACK_FACES, aggregate
 from dfscan.verdicts.provenance import KEY
 from dfscan.verdicts.table import OpenFiles, open_verdicts

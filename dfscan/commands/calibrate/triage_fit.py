@@ -9,7 +9,8 @@ from scipy.special import betaincinv, expit
 
 from dfscan.commands.calibrate.calibration_data import CalibrationData, read_calibration_data
 from dfscan.commands.calibrate.calibration_fit import Fit, ThresholdTarget, fit, logits
-from dfscan.config import CalibrateConfig, ScoreConfig
+from dfscan.config.calibrate import CalibrateConfig
+from dfscan.config.score import ScoreConfig
 from dfscan.errors import ConfigError
 from dfscan.models.modelfile import Model, Triage
 

@@ -25,7 +25,9 @@ from scipy.special import expit
 
 from dfscan import __version__, storage
 from dfscan.commands.evaluate.face_data import judge_faces, list_faces
-from dfscan.config import EvaluateConfig, ReportConfig, VerbConfig
+from dfscan.config.base import CommandConfig
+from dfscan.config.evaluate import EvaluateConfig
+from dfscan.config.report import ReportConfig
 from dfscan.datasets.face_dataset import MARKER as FACES
 from dfscan.errors import ConfigError, OutputError, SourceError
 from dfscan.evaluation.summaries import (
@@ -206,7 +208,7 @@ def _compared(
 
 def _marker(config: EvaluateConfig, finished: bool) -> dict[str, Any]:
     """What the folder says of itself; not where it was made, whose environment may hold secrets."""
-    where = {*VerbConfig.model_fields, "out"}
+    where = {*CommandConfig.model_fields, "out"}
     return {
         "schema_version": SCHEMA_VERSION,
         "dfscan": __version__,

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from dfscan import storage
-from dfscan.config import EvaluateConfig
+from dfscan.config.evaluate import EvaluateConfig
 from dfscan.corpora.base import Given
 from dfscan.corpora.labels import PART
 from dfscan.datasets.face_dataset import FaceSet

@@ -13,7 +13,7 @@ import torch
 
 from dfscan import __version__, storage
 from dfscan.commands.export.samples import Faces, choose_faces
-from dfscan.config import ExportConfig
+from dfscan.config.export import ExportConfig
 from dfscan.errors import ConfigError, DfscanError, OutputError
 from dfscan.evaluation.metrics import binary_metrics
 from dfscan.models.exporters import EXPORTERS

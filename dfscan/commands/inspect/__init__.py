@@ -9,7 +9,8 @@ import pyarrow as pa
 from dfscan import storage
 from dfscan.commands.inspect.folders import MODEL, inspect_folder
 from dfscan.commands.inspect.models import WEIGHTS, inspect_model, inspect_weights
-from dfscan.config import ExtractConfig, InspectConfig
+from dfscan.config.extract import ExtractConfig
+from dfscan.config.inspect import InspectConfig
 from dfscan.corpora import list_videos
 from dfscan.corpora.base import suffix
 from dfscan.datasets.face_dataset import MARKER, FaceSet

@@ -15,13 +15,11 @@ from dfscan.commands import extract as extract_job
 from dfscan.commands import score as score_job
 from dfscan.commands import train as train_job
 from dfscan.commands.quickstart.synthetic import Corpus, CorpusSpec, make_corpus
-from dfscan.config import (
-    EvaluateConfig,
-    ExtractConfig,
-    QuickstartConfig,
-    ScoreConfig,
-    TrainConfig,
-)
+from dfscan.config.evaluate import EvaluateConfig
+from dfscan.config.extract import ExtractConfig
+from dfscan.config.quickstart import QuickstartConfig
+from dfscan.config.score import ScoreConfig
+from dfscan.config.train import TrainConfig
 from dfscan.errors import OutputError
 from dfscan.evaluation.metrics import binary_metrics
 from dfscan.execution.executor import ray_session

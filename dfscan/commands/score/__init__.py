@@ -19,7 +19,7 @@ from dfscan.commands.score.event_log import (
     totals,
     write_metrics,
 )
-from dfscan.config import ScoreConfig
+from dfscan.config.score import ScoreConfig
 from dfscan.corpora.base import is_picture
 from dfscan.execution.executor import check_cluster, run_units
 from dfscan.pipeline.content_matching import ContentMatcher

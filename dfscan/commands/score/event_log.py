@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dfscan import __version__, storage
-from dfscan.config import ScoreConfig
+from dfscan.config.score import ScoreConfig
 from dfscan.errors import DfscanError, OutputError
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.results import ScoreResult
 from dfscan.pipeline.work_units import UnitResult
-from dfscan.schemas.records import STATUSES
+from dfscan.schemas.status import STATUSES
 
 _GOOD_CODES: Final = frozenset({0, 4})
 """Exit codes of a run that did all its work."""

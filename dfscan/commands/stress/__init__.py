@@ -22,7 +22,10 @@ import pyarrow.compute as pc
 
 from dfscan import __version__, storage
 from dfscan.commands.stress.robustness import Truth, outcomes, stress_rows
-from dfscan.config import OpenConfig, ScoreConfig, StressConfig, build
+from dfscan.config.base import DecodingConfig
+from dfscan.config.loading import build
+from dfscan.config.score import ScoreConfig
+from dfscan.config.stress import StressConfig
 from dfscan.corpora import labels
 from dfscan.corpora.base import Given
 from dfscan.errors import ConfigError, DfscanError, OutputError, did_you_mean
@@ -111,7 +114,7 @@ def _conditions(config: StressConfig) -> list[str]:
 
 def _scoring(config: StressConfig) -> ScoreConfig:
     """As ``score`` does it: 32 frames spread evenly over a clip, whatever its content."""
-    shared = {key: getattr(config, key) for key in OpenConfig.model_fields}
+    shared = {key: getattr(config, key) for key in DecodingConfig.model_fields}
     keys = (
         "model",
         "source",

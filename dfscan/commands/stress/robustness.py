@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from dfscan.evaluation.metrics import Judged, compare, measure
-from dfscan.schemas.records import SUCCEEDED
+from dfscan.schemas.status import SUCCEEDED
 from dfscan.video.altering import CONDITIONS, NOT_APPLICABLE, ORIGINAL
 
 _DECIDED: Final = ("REAL", "FAKE")

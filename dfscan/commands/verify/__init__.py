@@ -16,7 +16,10 @@ import pyarrow.compute as pc
 
 from dfscan import storage
 from dfscan.commands.verify.reproducibility import HALF, Tolerance, changed_since, compare
-from dfscan.config import OpenConfig, ScoreConfig, VerifyConfig, build
+from dfscan.config.base import DecodingConfig
+from dfscan.config.loading import build
+from dfscan.config.score import ScoreConfig
+from dfscan.config.verify import VerifyConfig
 from dfscan.errors import ConfigError, DfscanError, SourceError, VideoError, did_you_mean
 from dfscan.execution.executor import check_cluster, ray_session, run_units
 from dfscan.models.modelfile import find_model, read_header
@@ -327,7 +330,7 @@ def _replayed(
     if not record.get("forced"):
         decided.pop("threshold", None)  # it follows from the models
     triage = "triage" in record  # what is recorded of it follows from the model too
-    running = {key: getattr(config, key) for key in (*OpenConfig.model_fields, "batch_size")}
+    running = {key: getattr(config, key) for key in (*DecodingConfig.model_fields, "batch_size")}
     frames = {
         "stride": sampling.stride,
         "frames": sampling.frames,

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from dfscan.pipeline.results import Difference
-from dfscan.schemas.records import SUCCEEDED, entries_to_dict
+from dfscan.schemas.records import entries_to_dict
+from dfscan.schemas.status import SUCCEEDED
 
 BOX_PX: Final = 0.1
 """Pixels that two boxes of one face may lie apart."""

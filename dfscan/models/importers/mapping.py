@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from dfscan import storage
-from dfscan.config import configs_folder, preset_names
+from dfscan.config.loading import configs_folder, preset_names
 from dfscan.errors import ConfigError, ModelError, did_you_mean
 from dfscan.models.checkpoints import read_checkpoint
 from dfscan.models.heads import TimmClassifier, classifiers

@@ -19,7 +19,7 @@ from typing import IO, Any, Final, TypeVar
 
 from dfscan.errors import DfscanError, VideoError
 from dfscan.pipeline.sandbox.process import TRIES, environment
-from dfscan.schemas.records import STATUSES
+from dfscan.schemas.status import STATUSES
 
 SLOWER: Final = 5
 """Encoding a whole clip may take so many times as long as looking at its frames."""

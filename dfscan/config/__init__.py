@@ -1,0 +1,1 @@
+"""Configuration: one validated model per command, loaded only when that command is used."""
