@@ -131,8 +131,8 @@ def dfscan(mode: str, decoder: str = "auto") -> Callable[[Path], Callable[[list[
     def start(folder: Path) -> Callable[[list[str]], int]:
         from dfscan.datasets.face_dataset import FaceSet
         from dfscan.pipeline.extract_task import ExtractTask
-        from dfscan.pipeline.extraction.extractor import Look
-        from dfscan.pipeline.sandbox.process import IsolatedLook, Limits
+        from dfscan.pipeline.extraction.extractor import InProcessExtractor
+        from dfscan.pipeline.sandbox.process import Limits, SandboxedExtractor
         from dfscan.pipeline.work_units import make_unit
         from dfscan.schemas.recipe import Detector, FaceRecipe, Sampling
         from dfscan.schemas.records import VideoRef
@@ -140,9 +140,9 @@ def dfscan(mode: str, decoder: str = "auto") -> Callable[[Path], Callable[[list[
 
         sampling = Sampling(mode=mode, stride=STRIDE, phase=0)
         recipe = FaceRecipe(sampling=sampling, detector=Detector())
-        look = Look(recipe, "cpu", 1 << 32, ORDERS[decoder])
+        extractor = InProcessExtractor(recipe, "cpu", 1 << 32, ORDERS[decoder])
         target = FaceSet(folder / f"{mode}-{os.getpid()}")
-        task = ExtractTask(IsolatedLook(look, Limits(600)), target, "run")
+        task = ExtractTask(SandboxedExtractor(extractor, Limits(600)), target, "run")
 
         def work(paths: list[str]) -> int:
             refs = [

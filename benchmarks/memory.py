@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image
 from skimage.data import astronaut
 
-from dfscan.pipeline.extraction.extractor import Look
-from dfscan.pipeline.sandbox import process as isolation
-from dfscan.pipeline.sandbox.process import IsolatedLook, Limits
+from dfscan.pipeline.extraction.extractor import InProcessExtractor
+from dfscan.pipeline.sandbox import process
+from dfscan.pipeline.sandbox.process import Limits, SandboxedExtractor
 from dfscan.schemas.recipe import FaceRecipe, Sampling
 from dfscan.schemas.records import VideoRef
 
@@ -54,7 +54,9 @@ def pss(pid: int | str) -> int:
 
 def peak(path: Path, decoders: int) -> None:
     sampling = Sampling(stride=STRIDE, phase=0)
-    look = IsolatedLook(Look(FaceRecipe(sampling=sampling), "cpu", 1 << 34), Limits(7200), decoders)
+    extractor = SandboxedExtractor(
+        InProcessExtractor(FaceRecipe(sampling=sampling), "cpu", 1 << 34), Limits(7200), decoders
+    )
     ref = VideoRef(str(path), str(path), "part", None, None, "g", path.stat().st_size, "v")
     highest = {"worker": 0, "child": 0}
     done = threading.Event()
@@ -62,17 +64,17 @@ def peak(path: Path, decoders: int) -> None:
     def watch() -> None:
         while not done.wait(0.1):
             highest["worker"] = max(highest["worker"], pss("self"))
-            with isolation._LOCK:
-                children = list(isolation._BUSY)
+            with process._LOCK:
+                children = list(process._BUSY)
             highest["child"] = max([highest["child"], *(pss(child.pid) for child in children)])
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     began = time.perf_counter()
-    row = look.see(ref).row
+    row = extractor.extract(ref).row
     done.set()
     watcher.join()
-    isolation.end_child()
+    process.end_child()
     print(
         f"| {path.stem}{', fed' if decoders else ''} | {row.width}x{row.height}, {row.duration_s:.0f} s | {row.frames_sampled} | "
         f"{row.faces} | {highest['child'] / 2**30:.2f} | {highest['worker'] / 2**30:.2f} | "

@@ -91,7 +91,7 @@ def do_noop(source: str, out: str, mode: str) -> dict[str, float]:
     from dfscan.datasets.face_dataset import FaceSet
     from dfscan.execution.executor import run_units
     from dfscan.pipeline.extract_task import ExtractTask
-    from dfscan.pipeline.extraction.extractor import Seen, empty_row
+    from dfscan.pipeline.extraction.extractor import ExtractionResult, failed_row
     from dfscan.pipeline.progress import Progress
     from dfscan.pipeline.work_units import plan_units
     from dfscan.schemas.recipe import FaceRecipe, Sampling, Stride
@@ -104,12 +104,12 @@ def do_noop(source: str, out: str, mode: str) -> dict[str, float]:
 
         recipe: FaceRecipe
         device: str = "cpu"
-        lanes: int = 1
+        max_concurrent: int = 1
 
-        def see(self, ref: VideoRef, also=(), reference=None) -> Seen:  # type: ignore[no-untyped-def]
-            return Seen(empty_row(ref, "no_face", "not opened"), [])
+        def extract(self, ref: VideoRef, extra_frames=(), reference=None) -> ExtractionResult:  # type: ignore[no-untyped-def]
+            return ExtractionResult(failed_row(ref, "no_face", "not opened"), [])
 
-        def survey(self, ref: VideoRef) -> list[int]:
+        def sample_frames(self, ref: VideoRef) -> list[int]:
             return []
 
     recipe = FaceRecipe(sampling=Sampling(stride=Stride()))
@@ -137,23 +137,26 @@ def do_noop(source: str, out: str, mode: str) -> dict[str, float]:
 
 
 def do_child(count: str) -> dict[str, float]:
-    from dfscan.pipeline.extraction.extractor import Look
-    from dfscan.pipeline.sandbox.process import IsolatedLook, Limits
+    from dfscan.pipeline.extraction.extractor import InProcessExtractor
+    from dfscan.pipeline.sandbox.process import Limits, SandboxedExtractor
     from dfscan.schemas.recipe import Detector, FaceRecipe, Sampling, Stride
     from dfscan.schemas.records import VideoRef
 
     recipe = FaceRecipe(sampling=Sampling(stride=Stride()), detector=Detector(name="none"))
-    look = Look(recipe, "cpu", 1 << 30)
+    extractor = InProcessExtractor(recipe, "cpu", 1 << 30)
     times: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "empty.mp4"
         path.touch()
         ref = VideoRef("empty.mp4", str(path), "p", None, None, "g", 0, "0")
-        for name, looker in (("inside", look), ("child", IsolatedLook(look, Limits(60)))):
-            looker.see(ref)
+        for name, each in (
+            ("inside", extractor),
+            ("child", SandboxedExtractor(extractor, Limits(60))),
+        ):
+            each.extract(ref)
             started = time.perf_counter()
             for _ in range(int(count)):
-                looker.see(ref)
+                each.extract(ref)
             times[name] = (time.perf_counter() - started) / int(count) * 1000
     return times
 

@@ -70,18 +70,18 @@ def record(folder: str) -> None:
     import torch
 
     from dfscan.corpora import list_videos
-    from dfscan.pipeline.extraction.extractor import Look
+    from dfscan.pipeline.extraction.extractor import InProcessExtractor
     from dfscan.schemas.recipe import FaceRecipe, Sampling, Stride
 
     torch.set_num_threads(1)
-    look = Look(FaceRecipe(sampling=Sampling(stride=Stride())), "cpu", 1 << 32)
+    extractor = InProcessExtractor(FaceRecipe(sampling=Sampling(stride=Stride())), "cpu", 1 << 32)
     videos = list_videos([folder]).videos
-    look.see(videos[0])
+    extractor.extract(videos[0])
     for video in videos:
         seconds = []
         for _ in range(3):
             began = time.process_time()
-            seen = look.see(video)
+            seen = extractor.extract(video)
             seconds.append(time.process_time() - began)
         size = sum(len(face.image) for face in seen.faces)
         print(
@@ -237,10 +237,16 @@ def do_run(source: str, out: str, options: str) -> dict[str, float]:
     target = FaceSet(Path(out))
     with Lock(target.root / ".dfscan.lock", target.root) as lock:
         target = replace(target, check=lock.lease.check)
-        look = no_look(FaceRecipe(sampling=Sampling(stride=Stride())), given["face_bytes"])
+        extractor = fake_extractor(
+            FaceRecipe(sampling=Sampling(stride=Stride())), given["face_bytes"]
+        )
         with in_place_of_ray(cluster):
             total = run_units(
-                ExtractTask(look, target, "run"), units, ExtractConfig(), Progress(), lock.lease
+                ExtractTask(extractor, target, "run"),
+                units,
+                ExtractConfig(),
+                Progress(),
+                lock.lease,
             )
         assert total.videos == len(videos)
         worked_mb = peak_mb()
@@ -264,9 +270,9 @@ def do_run(source: str, out: str, options: str) -> dict[str, float]:
     }  # fmt: skip
 
 
-def no_look(recipe: Any, face_bytes: int) -> Any:
+def fake_extractor(recipe: Any, face_bytes: int) -> Any:
     """Opens nothing; finds FACES faces of so many bytes in each video, or none."""
-    from dfscan.pipeline.extraction.extractor import Seen, empty_row
+    from dfscan.pipeline.extraction.extractor import ExtractionResult, failed_row
     from dfscan.schemas.records import FaceRow, VideoRef
 
     numbers = random.Random(0)
@@ -286,15 +292,17 @@ def no_look(recipe: Any, face_bytes: int) -> Any:
     class NoLook:
         recipe: Any
         device: str = "cpu"
-        lanes: int = 1
+        max_concurrent: int = 1
 
-        def see(self, ref: VideoRef, also: Any = (), reference: Any = None) -> Seen:
+        def extract(
+            self, ref: VideoRef, extra_frames: Any = (), reference: Any = None
+        ) -> ExtractionResult:
             if not face_bytes:
-                return Seen(empty_row(ref, "no_face", "not opened"), [])
-            row = replace(empty_row(ref, "ok"), faces=FACES)
-            return Seen(row, [face(ref, index) for index in range(FACES)])
+                return ExtractionResult(failed_row(ref, "no_face", "not opened"), [])
+            row = replace(failed_row(ref, "ok"), faces=FACES)
+            return ExtractionResult(row, [face(ref, index) for index in range(FACES)])
 
-        def survey(self, ref: VideoRef) -> list[int]:
+        def sample_frames(self, ref: VideoRef) -> list[int]:
             return []
 
     return NoLook(recipe)

@@ -42,9 +42,9 @@ from making import make_model
 from dfscan.corpora import list_videos
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.pipeline.extract_task import ExtractTask
-from dfscan.pipeline.extraction.extractor import Look
-from dfscan.pipeline.sandbox import process as isolation
-from dfscan.pipeline.sandbox.process import IsolatedLook, Limits, end_child
+from dfscan.pipeline.extraction.extractor import InProcessExtractor
+from dfscan.pipeline.sandbox import process
+from dfscan.pipeline.sandbox.process import Limits, SandboxedExtractor, end_child
 from dfscan.pipeline.work_units import Unit, make_unit
 from dfscan.schemas.recipe import Detector, FaceRecipe, Sampling, Stride
 from dfscan.schemas.records import VideoRef
@@ -134,11 +134,11 @@ def soak(folder: Path, units: int, seconds: float, detector: str) -> bool:
     recipe = FaceRecipe(
         sampling=Sampling(stride=Stride(real=4, fake=4)), detector=Detector(name=detector)
     )
-    look = IsolatedLook(Look(recipe, "cpu", 1 << 30), Limits(120))
+    extractor = SandboxedExtractor(InProcessExtractor(recipe, "cpu", 1 << 30), Limits(120))
     clips = list_videos([str(folder / "clips")]).videos
     target = FaceSet(folder / "out")
     started, seen = time.monotonic(), list[Measured]()
-    task = ExtractTask(look, target, "soak")
+    task = ExtractTask(extractor, target, "soak")
     kinds = ("worker", "child")
     head(kinds)
     for number in range(units):
@@ -146,7 +146,7 @@ def soak(folder: Path, units: int, seconds: float, detector: str) -> bool:
         passed = time.monotonic() - started
         if number % max(1, units // TOLD) == 0 or passed > seconds or number == units - 1:
             gc.collect()
-            now = {os.getpid(): "worker"} | {c.pid: "child" for c in isolation._IDLE}
+            now = {os.getpid(): "worker"} | {c.pid: "child" for c in process._IDLE}
             looked = measured(number + 1, passed, now)
             tell(looked, kinds)
             seen += looked

@@ -15,12 +15,12 @@ from dfscan.config.annotate import AnnotateConfig
 from dfscan.config.score import ScoreConfig
 from dfscan.errors import ConfigError, DfscanError, OutputError, SourceError, VideoError
 from dfscan.models.modelfile import read_header
-from dfscan.pipeline.extraction.extractor import Seen
-from dfscan.pipeline.inputs import make_looker
+from dfscan.pipeline.extraction.extractor import ExtractionResult
+from dfscan.pipeline.inputs import make_extractor
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.results import AnnotateResult
 from dfscan.pipeline.sandbox.process import FRAME_S, Limits
-from dfscan.pipeline.sandbox.transcoding import DRAWING, ENCODER_BYTES, SLOWER, one_line, rewrite
+from dfscan.pipeline.sandbox.transcoding import DRAWING, ENCODER_BYTES, SLOWER, one_line, transcode
 from dfscan.pipeline.score_task import ScoreTask
 from dfscan.pipeline.scoring_setup import make_score_task
 from dfscan.rendering.drawing import Drawing, Drawn, Face, Person, Watch, draw_picture, draw_video
@@ -197,7 +197,7 @@ class _Judged:
     ``memory``, bytes.
     """
 
-    seen: Seen
+    seen: ExtractionResult
     decision: Decision
     people: Sequence[_Person]
     rule: DecisionRule
@@ -240,12 +240,12 @@ def _judge(
     :raises DfscanError: the file cannot be used; see :func:`_unusable`.
     """
     try:
-        looks = 1 if picture else len(task.look.survey(ref))
+        looks = 1 if picture else len(task.extractor.sample_frames(ref))
     except VideoError as error:
         raise _unusable(ref, error.status, error.reason) from None
     # as many frames as here are no part of the usual deadline
     patient = scoring.model_copy(update={"timeout": scoring.timeout + looks * FRAME_S})
-    seen = make_looker(patient, task.look.recipe, Progress()).see(ref)
+    seen = make_extractor(patient, task.extractor.recipe, Progress()).extract(ref)
     row = seen.row
     if row.status not in SUCCEEDED:
         raise _unusable(ref, row.status, row.reason)
@@ -299,7 +299,7 @@ def _notes(judged: _Judged) -> list[str]:
 
 
 def _decision(
-    seen: Seen, frames: Sequence[FrameScore], sharp: Sequence[float], rule: DecisionRule
+    seen: ExtractionResult, frames: Sequence[FrameScore], sharp: Sequence[float], rule: DecisionRule
 ) -> Decision:
     return decide(
         seen.row.status,
@@ -312,7 +312,7 @@ def _decision(
 
 
 def _people(
-    seen: Seen,
+    seen: ExtractionResult,
     frames: Sequence[FrameScore],
     sharp: Sequence[float],
     rule: DecisionRule,
@@ -430,7 +430,7 @@ def _apart(data: bytes, judged: _Judged, drawing: Drawing, path: FilePath, watch
         "drawing": drawing.model_dump_json(),
         "memory": judged.memory,
     }
-    return rewrite(DRAWING, request, lambda: [data], judged.deadline_s, _told, watch)
+    return transcode(DRAWING, request, lambda: [data], judged.deadline_s, _told, watch)
 
 
 def _told(said: Any) -> Drawn:

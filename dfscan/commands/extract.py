@@ -15,8 +15,8 @@ from dfscan.errors import DfscanError, OutputError
 from dfscan.execution.executor import check_cluster, run_units
 from dfscan.pipeline.estimate import estimate
 from dfscan.pipeline.extract_task import ExtractTask
-from dfscan.pipeline.extraction.extractor import Looker
-from dfscan.pipeline.inputs import GONE_LIMIT, list_sources, make_looker, pending_videos
+from dfscan.pipeline.extraction.extractor import FaceExtractor
+from dfscan.pipeline.inputs import GONE_LIMIT, list_sources, make_extractor, pending_videos
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.results import ExtractResult, PlanResult
 from dfscan.pipeline.work_units import NOTHING, UnitResult, family, plan_units
@@ -54,21 +54,21 @@ def run(config: ExtractConfig, progress: Progress) -> ExtractResult | PlanResult
     videos = list_sources(config, progress)
     target = FaceSet(storage.place(config.out).absolute())
     header = _header(config, config.recipe())
-    looker = make_looker(config, config.recipe(), progress)
+    extractor = make_extractor(config, config.recipe(), progress)
     if config.dry_run:
-        return _plan(config, videos, target, header, looker)
+        return _plan(config, videos, target, header, extractor)
     with storage.Lock(target.root / ".dfscan.lock", target.root) as lock:
         target = replace(target, check=lock.lease.check)
         if not config.overwrite:
             _choose(config, videos, target.committed(videos))  # refuses before anything is written
         target.prepare(header, config.overwrite)
         target.sweep(lock.now)
-        run_ = _Run(config, videos, header["config_hash"], looker, lock, progress)
+        run_ = _Run(config, videos, header["config_hash"], extractor, lock, progress)
         new, done, target, known = run_.work(target)
         target.compact()
         counts = target.counts()
         left = sum(v.video_id not in known.known for v in videos)
-        faults.reach("finish")
+        faults.fault_point("finish")
         target.finish(header, counts, dataset_card(config.recipe(), counts), not left)
     _tell(config, known, left, progress)
     return ExtractResult(
@@ -91,7 +91,7 @@ class _Run:
     config: ExtractConfig
     videos: Sequence[VideoRef]
     config_hash: str
-    looker: Looker
+    extractor: FaceExtractor
     lock: storage.Lock
     progress: Progress
 
@@ -127,7 +127,7 @@ class _Run:
 
     def _round(self, todo: Sequence[VideoRef], target: FaceSet, after: float) -> UnitResult:
         paired = self.config.boxes_from == "original"
-        task = ExtractTask(self.looker, target, self.lock.lease.token[:8], after, paired)
+        task = ExtractTask(self.extractor, target, self.lock.lease.token[:8], after, paired)
         units = plan_units(todo, self.config.unit_size, self.config_hash, paired)
         self.progress.start("extract", len(todo), "videos")
         result = run_units(task, units, self.config, self.progress, self.lock.lease)
@@ -192,7 +192,7 @@ def _plan(
     videos: Sequence[VideoRef],
     target: FaceSet,
     header: dict[str, Any],
-    looker: Looker,
+    extractor: FaceExtractor,
 ) -> PlanResult:
     """What there is to do; nothing is written."""
     todo = list(videos)
@@ -200,7 +200,7 @@ def _plan(
         target.compare(header)
         todo = _choose(config, videos, target.committed(videos))
     units = plan_units(todo, config.unit_size, "", config.boxes_from == "original")
-    return estimate(config, videos, todo, units, looker)
+    return estimate(config, videos, todo, units, extractor)
 
 
 def _header(config: ExtractConfig, recipe: FaceRecipe) -> dict[str, Any]:

@@ -194,7 +194,7 @@ class FaceSet:
         by another while it committed), and face files that no committed unit names.
         """
         for path, stale in self._superseded().items():
-            faults.reach("reconcile.file")
+            faults.fault_point("reconcile.file")
             self._rewrite(path, storage.read_table(path), stale)
         committed = {p.name for p in storage.parquet_files(self.videos)}
         for path_ in storage.parquet_files(self.faces):
@@ -256,9 +256,9 @@ class FaceSet:
                 if faces.num_rows:
                     target = self.faces / f"{name}.parquet"
                     storage.commit_table(target, faces, ROW_GROUP, self.check)
-            faults.reach("rewrite.faces")
+            faults.fault_point("rewrite.faces")
             storage.commit_table(self.videos / f"{name}.parquet", rest, check=self.check)
-            faults.reach("rewrite.videos")
+            faults.fault_point("rewrite.videos")
         self._remove(path)
         self._remove(faces_path)
 
@@ -277,15 +277,15 @@ class FaceSet:
                 faces = pa.concat_tables(t for _, t in storage.each(storage.read_table, paths))
                 target = self.faces / f"{name}.parquet"
                 storage.commit_table(target, faces, ROW_GROUP, self.check)
-                faults.reach("compact.faces")
+                faults.fault_point("compact.faces")
             storage.commit_table(self.videos / f"{name}.parquet", videos, check=self.check)
-            faults.reach("compact.videos")
+            faults.fault_point("compact.videos")
             for _ in storage.each(self._remove_unit, batch):
                 pass
 
     def _remove_unit(self, path: storage.Place) -> None:
         self._remove(path)
-        faults.reach("compact.removing")
+        faults.fault_point("compact.removing")
         self._remove(self.faces / path.name)
 
     def _batches(self) -> Iterator[list[storage.Place]]:

@@ -97,7 +97,7 @@ def _inline(
 
 def _work(task: Task, unit: Unit) -> UnitResult:
     """One unit; what runs as a Ray task."""
-    faults.reach("worker.unit")
+    faults.fault_point("worker.unit")
     return task(unit)
 
 

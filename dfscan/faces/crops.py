@@ -39,7 +39,7 @@ def grow(box: Box, share: float) -> Box:
     return x0 - dx, y0 - dy, x1 + dx, y1 + dy
 
 
-def store(frame: npt.NDArray[np.uint8], box: Box, recipe: Crop) -> StoredCrop | None:
+def crop_face(frame: npt.NDArray[np.uint8], box: Box, recipe: Crop) -> StoredCrop | None:
     """Cut a face with its context out of a frame and encode it.
 
     :param frame: (H, W, 3) uint8 RGB.
@@ -72,7 +72,9 @@ def _encode(picture: Image.Image, recipe: Crop) -> bytes:
     return sink.getvalue()
 
 
-def cut(image: bytes, crop_box: Box, box: Box, recipe: NetworkInput) -> npt.NDArray[np.uint8]:
+def crop_for_network(
+    image: bytes, crop_box: Box, box: Box, recipe: NetworkInput
+) -> npt.NDArray[np.uint8]:
     """What the network sees of a stored crop, before scaling to [0, 1]: (size, size, 3) uint8.
 
     :param crop_box: what the stored picture shows, in pixels of the frame.
@@ -96,7 +98,7 @@ def decode(image: bytes) -> npt.NDArray[np.uint8]:
 def cut_out(
     crop: npt.NDArray[np.uint8], crop_box: Box, box: Box, recipe: NetworkInput
 ) -> npt.NDArray[np.uint8]:
-    """As :func:`cut`, of a crop that is decoded already: (H, W, 3) uint8."""
+    """As :func:`crop_for_network`, of a crop that is decoded already: (H, W, 3) uint8."""
     picture = Image.fromarray(crop)
     region = region_of(picture.size, crop_box, wanted_region(box, recipe))
     size, resample = recipe.size, _FILTERS[recipe.interpolation]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from dfscan.config.base import VideoInputConfig
-from dfscan.pipeline.extraction.extractor import Looker, Seen
+from dfscan.pipeline.extraction.extractor import ExtractionResult, FaceExtractor
 from dfscan.pipeline.resources import worker_count
 from dfscan.pipeline.results import PlanResult
 from dfscan.pipeline.work_units import Unit
@@ -27,27 +27,27 @@ def estimate(
     videos: Sequence[VideoRef],
     todo: Sequence[VideoRef],
     units: Sequence[Unit],
-    look: Looker,
+    extractor: FaceExtractor,
 ) -> PlanResult:
     """Counts of what is left to do, and what a look at a few videos says of the rest.
 
     The figures of a label come from its own videos, where any of those could be looked at.
     """
-    seen: dict[str, list[Seen]] = defaultdict(list)
+    results: dict[str, list[ExtractionResult]] = defaultdict(list)
     until = time.monotonic() + LONGEST_S
     for ref in _pick(todo):
         if time.monotonic() < until:
-            result = look.see(ref)
+            result = extractor.extract(ref)
             if result.row.frames_sampled:
-                seen[ref.label or "unlabelled"].append(result)
-    everything = [s for group in seen.values() for s in group]
+                results[ref.label or "unlabelled"].append(result)
+    everything = [s for group in results.values() for s in group]
     labels = Counter(v.label or "unlabelled" for v in todo)
 
     def total(of: str) -> float | None:
         if not everything:
             return None
         means = {
-            label: statistics.fmean(_measure(s)[of] for s in seen.get(label) or everything)
+            label: statistics.fmean(_measure(s)[of] for s in results.get(label) or everything)
             for label in labels
         }
         return sum(means[label] * number for label, number in labels.items())
@@ -71,12 +71,12 @@ def estimate(
     )
 
 
-def _measure(seen: Seen) -> dict[str, float]:
+def _measure(result: ExtractionResult) -> dict[str, float]:
     return {
-        "frames": seen.row.frames_sampled or 0,
-        "faces": len(seen.faces),
-        "bytes": sum(len(f.image) for f in seen.faces),
-        "seconds": seen.row.elapsed_s or 0.0,
+        "frames": result.row.frames_sampled or 0,
+        "faces": len(result.faces),
+        "bytes": sum(len(f.image) for f in result.faces),
+        "seconds": result.row.elapsed_s or 0.0,
     }
 
 

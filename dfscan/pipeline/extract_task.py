@@ -9,8 +9,13 @@ from typing import Final
 
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import VideoError
-from dfscan.pipeline.concurrency import in_lanes
-from dfscan.pipeline.extraction.extractor import Looker, Seen, as_reference, empty_row
+from dfscan.pipeline.concurrency import map_concurrent
+from dfscan.pipeline.extraction.extractor import (
+    ExtractionResult,
+    FaceExtractor,
+    as_reference,
+    failed_row,
+)
 from dfscan.pipeline.work_units import (
     NOTHING,
     Unit,
@@ -38,7 +43,7 @@ class ExtractTask:
     epoch) is earlier than every commit of this run, whatever a worker's clock says.
     """
 
-    look: Looker
+    extractor: FaceExtractor
     target: FaceSet
     run: str
     after: float = 0.0
@@ -49,24 +54,24 @@ class ExtractTask:
 
         :raises DfscanError: it cannot be written, or another run has taken over.
         """
-        total, seen = NOTHING, list[Seen]()
+        total, results = NOTHING, list[ExtractionResult]()
         videos: list[VideoRef] = []
         together = self._together(unit)
-        with contextlib.closing(in_lanes(self.look, self._family, together)) as found:
+        with contextlib.closing(map_concurrent(self.extractor, self._family, together)) as found:
             for members, family in zip(together, found, strict=True):
-                seen += family
+                results += family
                 videos += members
-                if sum(len(f.image) for s in seen for f in s.faces) > COMMIT_BYTES:
-                    total += self._commit(make_unit(videos, unit.name).name, seen)
-                    seen, videos = [], []
-        if not seen:
+                if sum(len(f.image) for s in results for f in s.faces) > COMMIT_BYTES:
+                    total += self._commit(make_unit(videos, unit.name).name, results)
+                    results, videos = [], []
+        if not results:
             return total
         name = unit.name if not total.videos else make_unit(videos, unit.name).name
-        return total + self._commit(name, seen)
+        return total + self._commit(name, results)
 
     def record_failure(self, unit: Unit, status: str, reason: str) -> UnitResult:
         """Commit a row with this status for every video, without opening any."""
-        rows = [Seen(empty_row(ref, status, reason), []) for ref in unit.videos]
+        rows = [ExtractionResult(failed_row(ref, status, reason), []) for ref in unit.videos]
         return self._commit(unit.name, rows)
 
     def split(self, unit: Unit) -> list[Unit]:
@@ -82,20 +87,20 @@ class ExtractTask:
             else [[video] for video in unit.videos]
         )
 
-    def _family(self, members: Sequence[VideoRef]) -> list[Seen]:
+    def _family(self, members: Sequence[VideoRef]) -> list[ExtractionResult]:
         """An original and its fakes, or videos that have nothing to do with each other."""
         original, fakes = members[0], members[1:]
         if original.original is not None or not fakes:
-            return [self.look.see(ref) for ref in members]
+            return [self.extractor.extract(ref) for ref in members]
         frames: dict[str, list[int]] = {}
         failed: dict[str, VideoError] = {}
         for fake in fakes:
             try:
-                frames[fake.video_id] = self.look.survey(fake)
+                frames[fake.video_id] = self.extractor.sample_frames(fake)
             except VideoError as error:
                 failed[fake.video_id] = error
         wanted = {i for indices in frames.values() for i in indices}
-        first = self.look.see(original, also=sorted(wanted))
+        first = self.extractor.extract(original, extra_frames=sorted(wanted))
         if first.row.status in UNSEEN:
             why = VideoError(first.row.status, f"its original was not seen: {first.row.reason}")
             failed = {fake.video_id: why for fake in fakes}
@@ -104,21 +109,21 @@ class ExtractTask:
     def _fake(
         self,
         fake: VideoRef,
-        original: Seen,
+        original: ExtractionResult,
         frames: Mapping[str, list[int]],
         failed: VideoError | None,
-    ) -> Seen:
+    ) -> ExtractionResult:
         """A fake with its original's boxes; what hangs once is not opened again."""
         if failed is not None and failed.status in UNSEEN:
-            return Seen(empty_row(fake, failed.status, failed.reason), [])
+            return ExtractionResult(failed_row(fake, failed.status, failed.reason), [])
         reference = as_reference(original, frames.get(fake.video_id, ()))
-        return self.look.see(fake, reference=reference)
+        return self.extractor.extract(fake, reference=reference)
 
-    def _commit(self, name: str, seen: Sequence[Seen]) -> UnitResult:
+    def _commit(self, name: str, results: Sequence[ExtractionResult]) -> UnitResult:
         now = max(time.time(), self.after + 1e-3)
         file = f"{name}-{self.run}"
-        rows: list[VideoRow] = [replace(s.row, unit=name, committed_at=now) for s in seen]
-        faces: list[FaceRow] = [face for s in seen for face in s.faces]
+        rows: list[VideoRow] = [replace(s.row, unit=name, committed_at=now) for s in results]
+        faces: list[FaceRow] = [face for s in results for face in s.faces]
         self.target.commit(file, rows, faces)
         return UnitResult(
             videos=len(rows),
@@ -126,5 +131,5 @@ class ExtractTask:
             status=Counter(row.status for row in rows),
             frames=sum(row.frames_sampled or 0 for row in rows),
             look_s=sum(row.elapsed_s or 0.0 for row in rows if row.status in SUCCEEDED),
-            faces_s=sum(s.faces_s for s in seen),
+            faces_s=sum(s.faces_s for s in results),
         )

@@ -8,11 +8,11 @@ from typing import Final
 from dfscan.config.base import VideoInputConfig
 from dfscan.corpora import list_videos
 from dfscan.errors import SourceError
-from dfscan.pipeline.extraction.extractor import Look, Looker
+from dfscan.pipeline.extraction.extractor import FaceExtractor, InProcessExtractor
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.resources import cpu_count, pick_device
-from dfscan.pipeline.sandbox import seccomp as sandbox
-from dfscan.pipeline.sandbox.process import IsolatedLook, Limits
+from dfscan.pipeline.sandbox import seccomp
+from dfscan.pipeline.sandbox.process import Limits, SandboxedExtractor
 from dfscan.schemas.recipe import FaceRecipe
 from dfscan.schemas.records import VideoRef
 from dfscan.schemas.status import RETRIED
@@ -49,20 +49,26 @@ def list_sources(config: VideoInputConfig, progress: Progress) -> list[VideoRef]
     return listing.videos
 
 
-def make_looker(config: VideoInputConfig, recipe: FaceRecipe, progress: Progress) -> Looker:
+def make_extractor(
+    config: VideoInputConfig, recipe: FaceRecipe, progress: Progress
+) -> FaceExtractor:
     """How to look at videos: in a child process, unless told otherwise.
 
     :raises ConfigError: GPUs are asked for and there are none.
     """
-    look = Look(recipe, pick_device(config), config.max_bytes, ORDERS[config.decoder])
+    extractor = InProcessExtractor(
+        recipe, pick_device(config), config.max_bytes, ORDERS[config.decoder]
+    )
     if not config.isolate:
-        return look
+        return extractor
     if not sys.platform.startswith("linux"):
         progress.note(f"{sys.platform}: no limit on a decoder's memory here, only on its time")
-    for what in sandbox.lacking():
+    for what in seccomp.lacking():
         progress.note(f"{what} (SECURITY.md)")
     memory = None if config.max_memory is None else int(config.max_memory)
-    return IsolatedLook(look, Limits(config.timeout, memory, config.recycle), decoders(config))
+    return SandboxedExtractor(
+        extractor, Limits(config.timeout, memory, config.recycle), decoders(config)
+    )
 
 
 def decoders(config: VideoInputConfig) -> int:

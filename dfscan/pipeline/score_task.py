@@ -22,8 +22,8 @@ from dfscan.faces.crops import cut_out, decode
 from dfscan.faces.quality import sharpness
 from dfscan.models.backbones import normalise
 from dfscan.models.modelfile import Model, load_model
-from dfscan.pipeline.concurrency import in_lanes
-from dfscan.pipeline.extraction.extractor import Looker, Seen, empty_row
+from dfscan.pipeline.concurrency import map_concurrent
+from dfscan.pipeline.extraction.extractor import ExtractionResult, FaceExtractor, failed_row
 from dfscan.pipeline.work_units import Unit, UnitResult, split_per_video
 from dfscan.schemas.records import (
     VERDICT_SCHEMA,
@@ -56,7 +56,7 @@ class ScoringPass:
     """A way to a verdict; ``name`` is the column ``look``: ``full``, or ``quick`` for key frames."""
 
     name: str
-    look: Looker
+    extractor: FaceExtractor
     rule: DecisionRule
 
 
@@ -73,7 +73,7 @@ class ScoreTask:
     :param batch_size: faces that go through a network together, where so many fit.
     """
 
-    look: Looker
+    extractor: FaceExtractor
     models: tuple[NamedModel, ...]
     calibrations: tuple[Calibration | None, ...]
     rule: DecisionRule
@@ -88,7 +88,7 @@ class ScoreTask:
     @property
     def full(self) -> ScoringPass:
         """The way that every video goes that is not settled before."""
-        return ScoringPass("full", self.look, self.rule)
+        return ScoringPass("full", self.extractor, self.rule)
 
     def __call__(self, unit: Unit) -> UnitResult:
         """Do and commit the unit."""
@@ -107,9 +107,9 @@ class ScoreTask:
     def _look_at(self, videos: Sequence[VideoRef], scoring_pass: ScoringPass) -> list[Verdict]:
         """A verdict for each; the networks see the faces of several videos together."""
         verdicts: list[Verdict] = []
-        waiting: list[Seen] = []
+        waiting: list[ExtractionResult] = []
         with contextlib.closing(
-            in_lanes(scoring_pass.look, scoring_pass.look.see, videos)
+            map_concurrent(scoring_pass.extractor, scoring_pass.extractor.extract, videos)
         ) as found:
             for seen in found:
                 waiting.append(seen)
@@ -120,14 +120,16 @@ class ScoreTask:
 
     def record_failure(self, unit: Unit, status: str, reason: str) -> UnitResult:
         """Commit a null verdict with this status for every video, without opening any."""
-        rows = [empty_row(ref, status, reason) for ref in unit.videos]
+        rows = [failed_row(ref, status, reason) for ref in unit.videos]
         return self._commit(unit, [self._verdict(row, [], [], [], self.full) for row in rows])
 
     def split(self, unit: Unit) -> list[Unit]:
         """See :class:`~dfscan.pipeline.work_units.Task`."""
         return split_per_video(unit)
 
-    def _verdicts(self, videos: Sequence[Seen], scoring_pass: ScoringPass) -> list[Verdict]:
+    def _verdicts(
+        self, videos: Sequence[ExtractionResult], scoring_pass: ScoringPass
+    ) -> list[Verdict]:
         faces = [face for seen in videos for face in seen.faces]
         scores, sharp = self.scores(faces)
         verdicts, begin = [], 0
@@ -142,7 +144,7 @@ class ScoreTask:
     @torch.inference_mode()
     def scores(self, faces: Sequence[FaceRow]) -> tuple[list[float], list[float]]:
         """The combined logit of each face, from the stored crop as training reads it; its sharpness."""
-        models = [_model(m.path, m.sha256, self.look.device) for m in self.models]
+        models = [_model(m.path, m.sha256, self.extractor.device) for m in self.models]
         logits: list[list[float]] = [[] for _ in models]
         sharp: list[float] = []
         for start in range(0, len(faces), self.batch_size):
@@ -164,7 +166,7 @@ class ScoreTask:
 
         :raises ModelError: not even one does.
         """
-        key = (model.sha256, self.look.device, self.precision)
+        key = (model.sha256, self.extractor.device, self.precision)
         found: list[float] = []
         while len(found) < len(shown):
             some = shown[len(found) :][: min(self.batch_size, _fitting.get(key, self.batch_size))]
@@ -191,10 +193,10 @@ class ScoreTask:
         """
         recipe, dtype = model.header.recipe.input, getattr(torch, self.precision)
         assert recipe is not None
-        pixels = normalise(torch.from_numpy(shown).to(self.look.device), recipe)
+        pixels = normalise(torch.from_numpy(shown).to(self.extractor.device), recipe)
         if dtype is torch.float32:
             return _as_floats(model.network(pixels))
-        with torch.autocast(self.look.device, dtype):
+        with torch.autocast(self.extractor.device, dtype):
             logits = _as_floats(model.network(pixels))
         beyond = [place for place, logit in enumerate(logits) if not math.isfinite(logit)]
         if beyond:
@@ -255,11 +257,11 @@ class ScoreTask:
     def _custody(self, decoder: str | None, scoring_pass: ScoringPass) -> Custody:
         return Custody(
             dfscan=__version__,
-            recipe_hash=scoring_pass.look.recipe.hash(),
+            recipe_hash=scoring_pass.extractor.recipe.hash(),
             config_hash=self.config_hash,
             models=tuple(model.sha256 for model in self.models),
             decoder=decoder,
-            device=self.look.device,
+            device=self.extractor.device,
             precision=self.precision,
             libraries=_versions(),
         )

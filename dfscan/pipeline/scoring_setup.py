@@ -9,7 +9,7 @@ from dfscan import storage
 from dfscan.config.score import ScoreConfig
 from dfscan.errors import ConfigError
 from dfscan.models.modelfile import ModelHeader, find_model, load_model
-from dfscan.pipeline.inputs import make_looker
+from dfscan.pipeline.inputs import make_extractor
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.score_task import NamedModel, ScoreTask, ScoringPass
 from dfscan.schemas.recipe import SamplingMode, differences, fingerprint
@@ -20,7 +20,7 @@ from dfscan.scoring.decision import DecisionRule, fuse_calibrations
 
 def record_of(task: ScoreTask) -> dict[str, Any]:
     """What a task makes verdicts with, by its ``config_hash``."""
-    recipe = task.look.recipe.model_dump(mode="json")
+    recipe = task.extractor.recipe.model_dump(mode="json")
     return {task.config_hash: {**task.fingerprint_inputs, "recipe": recipe}}
 
 
@@ -118,7 +118,7 @@ def score_task_of(
     if quick is not None:
         fingerprint_inputs["triage"] = quick.rule.threshold
     return ScoreTask(
-        look=make_looker(config, recipe, progress),
+        extractor=make_extractor(config, recipe, progress),
         models=tuple(m.named for m in models),
         calibrations=calibrations,
         rule=rule,
@@ -181,7 +181,7 @@ def _quick(
         moved = moved.at_prior(config.prevalence)
         assert moved.threshold is not None
         quick = replace(rule, calibration=moved, threshold=moved.threshold)
-    return ScoringPass("quick", make_looker(config, recipe, progress), quick)
+    return ScoringPass("quick", make_extractor(config, recipe, progress), quick)
 
 
 def _threshold(

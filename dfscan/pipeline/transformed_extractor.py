@@ -13,9 +13,14 @@ from pathlib import Path
 
 from dfscan import storage
 from dfscan.errors import VideoError
-from dfscan.pipeline.extraction.extractor import Looker, Reference, Seen, empty_row
+from dfscan.pipeline.extraction.extractor import (
+    ExtractionResult,
+    FaceExtractor,
+    ReferenceFaces,
+    failed_row,
+)
 from dfscan.pipeline.sandbox.process import Limits
-from dfscan.pipeline.sandbox.transcoding import ALTERING, ENCODER_BYTES, SLOWER, end_all, rewrite
+from dfscan.pipeline.sandbox.transcoding import ALTERING, ENCODER_BYTES, SLOWER, end_all, transcode
 from dfscan.schemas.recipe import FaceRecipe
 from dfscan.schemas.records import VideoRef
 from dfscan.video.altering import CONDITIONS
@@ -34,7 +39,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class AlteredLook:
+class TransformedExtractor:
     """``look`` at what becomes of each video under a condition.
 
     Rows speak of the original file (``uri``, ``version``, ``content_sha256``, ``bytes``), but for
@@ -47,7 +52,7 @@ class AlteredLook:
     :param decoders: ways to read a clip in the order in which they are tried.
     """
 
-    look: Looker
+    extractor: FaceExtractor
     condition: str
     folder: Path
     limits: Limits
@@ -56,43 +61,48 @@ class AlteredLook:
 
     @property
     def recipe(self) -> FaceRecipe:
-        """See :class:`~dfscan.pipeline.extraction.extractor.Looker`."""
-        return self.look.recipe
+        """See :class:`~dfscan.pipeline.extraction.extractor.FaceExtractor`."""
+        return self.extractor.recipe
 
     @property
     def device(self) -> str:
-        """See :class:`~dfscan.pipeline.extraction.extractor.Looker`."""
-        return self.look.device
+        """See :class:`~dfscan.pipeline.extraction.extractor.FaceExtractor`."""
+        return self.extractor.device
 
     @property
-    def lanes(self) -> int:
-        """See :class:`~dfscan.pipeline.extraction.extractor.Looker`."""
-        return self.look.lanes
+    def max_concurrent(self) -> int:
+        """See :class:`~dfscan.pipeline.extraction.extractor.FaceExtractor`."""
+        return self.extractor.max_concurrent
 
     def abandon(self) -> None:
-        """See :class:`~dfscan.pipeline.extraction.extractor.Looker`."""
+        """See :class:`~dfscan.pipeline.extraction.extractor.FaceExtractor`."""
         end_all()
-        self.look.abandon()
+        self.extractor.abandon()
 
-    def see(
-        self, ref: VideoRef, also: Sequence[int] = (), reference: Reference | None = None
-    ) -> Seen:
-        """See :class:`~dfscan.pipeline.extraction.extractor.Looker`.
+    def extract(
+        self,
+        ref: VideoRef,
+        extra_frames: Sequence[int] = (),
+        reference: ReferenceFaces | None = None,
+    ) -> ExtractionResult:
+        """See :class:`~dfscan.pipeline.extraction.extractor.FaceExtractor`.
 
         :raises DfscanError: no child can be started, or nothing can be written.
         """
         started = time.monotonic()
         try:
             with self._altered(ref) as (made, there):
-                seen = _as_original(ref, made, self.look.see(there, also, reference))
+                result = _as_original(
+                    ref, made, self.extractor.extract(there, extra_frames, reference)
+                )
         except VideoError as failed:
-            seen = Seen(empty_row(ref, failed.status, failed.reason), [])
-        return replace(seen, row=replace(seen.row, elapsed_s=time.monotonic() - started))
+            result = ExtractionResult(failed_row(ref, failed.status, failed.reason), [])
+        return replace(result, row=replace(result.row, elapsed_s=time.monotonic() - started))
 
-    def survey(self, ref: VideoRef) -> list[int]:
-        """See :class:`~dfscan.pipeline.extraction.extractor.Looker`; indices of the altered clip's frames."""
+    def sample_frames(self, ref: VideoRef) -> list[int]:
+        """See :class:`~dfscan.pipeline.extraction.extractor.FaceExtractor`; indices of the altered clip's frames."""
         with self._altered(ref) as (_, there):
-            return self.look.survey(there)
+            return self.extractor.sample_frames(there)
 
     @contextlib.contextmanager
     def _altered(self, ref: VideoRef) -> Iterator[tuple[Made, VideoRef]]:
@@ -116,7 +126,7 @@ class AlteredLook:
         if ref.bytes > self.max_bytes:
             raise VideoError("too_large", f"{ref.bytes:,} bytes, more than max_bytes")
         read = _Read(ref.uri, self.max_bytes)
-        lost = rewrite(
+        lost = transcode(
             ALTERING,
             {
                 "uri": ref.uri,
@@ -152,10 +162,10 @@ class _Read:
             yield piece
 
 
-def _as_original(ref: VideoRef, made: Made, seen: Seen) -> Seen:
+def _as_original(ref: VideoRef, made: Made, result: ExtractionResult) -> ExtractionResult:
     """What was seen of the altered file, as of the video that it was made of."""
     row = replace(
-        seen.row,
+        result.row,
         uri=ref.uri,
         bytes=made.bytes,
         version=ref.version,
@@ -163,4 +173,4 @@ def _as_original(ref: VideoRef, made: Made, seen: Seen) -> Seen:
     )
     if made.lost and row.status in ("ok", "no_face"):
         row = replace(row, status="partial", reason=f"{made.lost} frame(s) lost before re-encoding")
-    return replace(seen, row=row, faces=[replace(face, uri=ref.uri) for face in seen.faces])
+    return replace(result, row=row, faces=[replace(face, uri=ref.uri) for face in result.faces])

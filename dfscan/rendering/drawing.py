@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import ConfigDict
 
 from dfscan.errors import DfscanError, VideoError
-from dfscan.faces.crops import Box, cut
+from dfscan.faces.crops import Box, crop_for_network
 from dfscan.rendering.interpolation import Path, Placed, in_shots
 from dfscan.rendering.overlay import Artist, Mark, results
 from dfscan.schemas.recipe import NetworkInput, Strict
@@ -111,7 +111,7 @@ def draw_picture(data: bytes, drawing: Drawing, out: FilePath | Opened) -> Drawn
     for person in drawing.people:
         for face in person.faces:
             marks.append(drawing.mark(person, Placed(face.box, face.score_raw)))
-            inputs.append(cut(face.image, face.crop_box, face.box, drawing.input))
+            inputs.append(crop_for_network(face.image, face.crop_box, face.box, drawing.input))
     sheet = results(batch[0].rgb, marks, inputs, drawing.heading, drawing.seen_by)
     if isinstance(out, Opened):
         sheet.save(out.begin(), "PNG")

@@ -24,12 +24,17 @@ from dfscan.config.loading import build
 from dfscan.config.report import ReportConfig
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import SourceError, StoreError
-from dfscan.faces.crops import Box, PictureError, cut
-from dfscan.pipeline.extraction.extractor import Look, Looker, Reference, Seen
-from dfscan.pipeline.inputs import make_looker
+from dfscan.faces.crops import Box, PictureError, crop_for_network
+from dfscan.pipeline.extraction.extractor import (
+    ExtractionResult,
+    FaceExtractor,
+    InProcessExtractor,
+    ReferenceFaces,
+)
+from dfscan.pipeline.inputs import make_extractor
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.resources import worker_count
-from dfscan.pipeline.sandbox.process import IsolatedLook
+from dfscan.pipeline.sandbox.process import SandboxedExtractor
 from dfscan.schemas.recipe import Crop, Detector, FaceRecipe, NetworkInput, Sampling, Stride
 from dfscan.schemas.records import FaceRow, VideoRef
 from dfscan.schemas.status import SUCCEEDED
@@ -90,7 +95,7 @@ def thumbnail(image: bytes, crop_box: Box, box: Box) -> Picture:
     :param crop_box: what ``image`` shows, and ``box`` the face, in pixels of the frame.
     """
     try:
-        pixels = cut(image, crop_box, _square(box), _VIEW)
+        pixels = crop_for_network(image, crop_box, _square(box), _VIEW)
     except PictureError:
         return Picture(None, "the stored picture does not decode")
     sink = io.BytesIO()
@@ -118,18 +123,18 @@ def from_videos(
     """
     if not wanted:
         return []
-    look = make_looker(_opening(config), _recipe(0), progress)
+    extractor = make_extractor(_opening(config), _recipe(0), progress)
     found = []
     progress.start("faces", len(wanted), "videos")
     try:
         with ThreadPoolExecutor(worker_count(config) if config.isolate else 1) as threads:
             try:
-                for pictures in threads.map(lambda one: _of_video(one, look), wanted):
+                for pictures in threads.map(lambda one: _of_video(one, extractor), wanted):
                     found.append(pictures)
                     progress.advance(1)
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
-                look.abandon()
+                extractor.abandon()
     finally:
         progress.stop()
         storage.forget()
@@ -147,21 +152,25 @@ def _recipe(frame_index: int) -> FaceRecipe:
     return FaceRecipe(sampling=sampling, detector=Detector(name="none"), crop=_STORED)
 
 
-def _of_video(wanted: Wanted, looker: Looker) -> list[Picture]:
+def _of_video(wanted: Wanted, extractor: FaceExtractor) -> list[Picture]:
     frames = sorted({spot.frame_index for spot in wanted.spots})
-    look = _with_recipe(looker, _recipe(frames[0]))
+    own = _with_recipe(extractor, _recipe(frames[0]))
     faces = tuple(_known(wanted.ref, number, spot) for number, spot in enumerate(wanted.spots))
     times = {spot.frame_index: spot.pts_s for spot in wanted.spots}
-    seen = look.see(wanted.ref, frames[1:], Reference(wanted.width, wanted.height, times, faces))
+    seen = own.extract(
+        wanted.ref, frames[1:], ReferenceFaces(wanted.width, wanted.height, times, faces)
+    )
     return [_picture(number, spot, seen, wanted) for number, spot in enumerate(wanted.spots)]
 
 
-def _with_recipe(looker: Looker, recipe: FaceRecipe) -> Looker:
-    if isinstance(looker, IsolatedLook):
-        inner = Look(recipe, looker.device, looker.look.max_bytes, looker.look.decoders)
-        return IsolatedLook(inner, looker.limits, looker.decoders)
-    assert isinstance(looker, Look)
-    return Look(recipe, looker.device, looker.max_bytes, looker.decoders)
+def _with_recipe(extractor: FaceExtractor, recipe: FaceRecipe) -> FaceExtractor:
+    if isinstance(extractor, SandboxedExtractor):
+        inner = InProcessExtractor(
+            recipe, extractor.device, extractor.extractor.max_bytes, extractor.extractor.decoders
+        )
+        return SandboxedExtractor(inner, extractor.limits, extractor.decoders)
+    assert isinstance(extractor, InProcessExtractor)
+    return InProcessExtractor(recipe, extractor.device, extractor.max_bytes, extractor.decoders)
 
 
 def _known(ref: VideoRef, number: int, spot: Spot) -> FaceRow:
@@ -174,7 +183,7 @@ def _known(ref: VideoRef, number: int, spot: Spot) -> FaceRow:
     )  # fmt: skip
 
 
-def _picture(number: int, spot: Spot, seen: Seen, wanted: Wanted) -> Picture:
+def _picture(number: int, spot: Spot, seen: ExtractionResult, wanted: Wanted) -> Picture:
     row = seen.row
     if row.status not in SUCCEEDED:
         gone = row.status == "missing"

@@ -59,14 +59,14 @@ def commit_bytes(
 def _put(target: ObjectPath, data: bytes | pa.Buffer, check: Callable[[], None] | None) -> None:
     folder = target.parent.name
     for point in ("begun", "written", "synced"):
-        faults.reach(f"commit.{point}", folder)
+        faults.fault_point(f"commit.{point}", folder)
     if check is not None:
         check()
     try:
         places.put(str(target), data)
     except places.STORE_ERRORS as error:
         raise write_error(target, error) from None
-    faults.reach("commit.renamed", folder)
+    faults.fault_point("commit.renamed", folder)
 
 
 def commit_file(
@@ -82,15 +82,15 @@ def commit_file(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _refuse_special(target)
-        faults.reach("commit.begun", target.parent.name)
+        faults.fault_point("commit.begun", target.parent.name)
         write(temporary)
-        faults.reach("commit.written", target.parent.name)
+        faults.fault_point("commit.written", target.parent.name)
         _sync(temporary)
-        faults.reach("commit.synced", target.parent.name)
+        faults.fault_point("commit.synced", target.parent.name)
         if check is not None:
             check()
         temporary.replace(target)
-        faults.reach("commit.renamed", target.parent.name)
+        faults.fault_point("commit.renamed", target.parent.name)
         _sync(target.parent)
     except OSError as error:
         raise write_error(target, error) from None

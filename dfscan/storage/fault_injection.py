@@ -3,7 +3,7 @@
 ``DFSCAN_FAULTS="commit.synced=kill;child.look@abc.mp4=sleep"`` makes a process die, hang, eat memory
 or stop at a named point; ``point#3=kill`` at the third time any process gets there. Each fault
 strikes once for all processes that share the folder ``DFSCAN_FAULTS_DIR``, or every time where
-that is not set. Without the variable :func:`reach` does nothing.
+that is not set. Without the variable :func:`fault_point` does nothing.
 
 Actions: ``kill`` (SIGKILL to itself), ``killparent``, ``sleep`` (for ever), ``spin`` (holding the
 interpreter), ``eat`` (memory, without end), ``exit`` (status 7), ``raise`` (an unexpected error).
@@ -33,13 +33,13 @@ def _parse(text: str) -> dict[str, list[tuple[str, int, str]]]:
     return faults
 
 
-def reach(point: str, name: str = "") -> None:
+def fault_point(point: str, name: str = "") -> None:
     """Say that this process is at ``point`` with ``name``; strikes if a fault is set there."""
-    for action in due(point, name):
-        strike(action)
+    for action in pending_faults(point, name):
+        trigger(action)
 
 
-def due(point: str, name: str = "") -> list[str]:
+def pending_faults(point: str, name: str = "") -> list[str]:
     """What is to strike at ``point``, for a process that cannot look for itself."""
     text = os.environ.get(VARIABLE)
     return [
@@ -64,7 +64,7 @@ def _is_turn(fault: str, count: int) -> bool:
     return False
 
 
-def strike(action: str) -> None:
+def trigger(action: str) -> None:
     """Do what a fault does.
 
     :raises ValueError: there is no such action.

@@ -124,7 +124,7 @@ def merge(
         if there:
             own, made = read_verdicts(path), {**records(path), **made_with}
             keep_in_history(out, with_records(own.take(pa.array(change.lost)), made), check)
-            faults.reach("merge.history", path.name)
+            faults.fault_point("merge.history", path.name)
         table = pa.concat_tables([own.take(pa.array(change.stay)), new.take(change.come)])
         table = with_gone(table.take(pc.sort_indices(table.column("video_id"))), gone)
         if table.num_rows or not number:  # the first says what the folder is, rows or not
@@ -132,7 +132,7 @@ def merge(
         else:
             check()
             storage.remove(path)
-        faults.reach("merge.file", path.name)
+        faults.fault_point("merge.file", path.name)
         rows.append(brief(table))
         faces.append(_faces_of(table))
     after = pa.concat_tables(rows)

@@ -19,7 +19,7 @@ from dfscan.config.score import ScoreConfig
 from dfscan.errors import ConfigError, DfscanError, OutputError, SourceError
 from dfscan.models.modelfile import load_model, save_model
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.sandbox import transcoding as rewriting
+from dfscan.pipeline.sandbox import transcoding
 from dfscan.pipeline.score_task import ScoreTask
 from dfscan.rendering import drawing
 from dfscan.rendering.overlay import COLOURS
@@ -347,8 +347,8 @@ def looks_here(monkeypatch):
     for job in (annotate_job, score_job):
         monkeypatch.setattr(
             job,
-            "make_looker",
-            lambda config, *a, usual=annotate_job.make_looker: usual(
+            "make_extractor",
+            lambda config, *a, usual=annotate_job.make_extractor: usual(
                 config.model_copy(update={"isolate": False}), *a
             ),
         )
@@ -367,7 +367,7 @@ class Killing(Progress):
         self.at += by
         if self.at == 3 and self.left:
             self.left -= 1
-            for there in rewriting._RUNNING:
+            for there in transcoding._RUNNING:
                 there.kill()
 
 
@@ -407,7 +407,7 @@ def test_what_the_process_that_draws_notes_is_fit_for_a_screen(
         "open(there, 'w').close(); sys.stdin.buffer.read(); "
         r"""print('{"made": {"frames": 1, "seconds": 1, "notes": ["\\u001b[2J"]}}')"""
     )
-    monkeypatch.setattr(rewriting, "_CHILD", ("-c", program))
+    monkeypatch.setattr(transcoding, "_CHILD", ("-c", program))
     config = AnnotateConfig(file=str(write_clip(frames=4)), model=(str(model),))
     assert annotate_job.run(config, Progress()).notes == ["?[2J"]
 

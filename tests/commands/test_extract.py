@@ -14,7 +14,7 @@ from dfscan.config.extract import ExtractConfig
 from dfscan.corpora import list_videos
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ClusterError, ConfigError, OutputError, SourceError
-from dfscan.pipeline.extraction.extractor import Look
+from dfscan.pipeline.extraction.extractor import InProcessExtractor
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.results import ExtractResult, PlanResult
 from dfscan.pipeline.sandbox.process import end_child
@@ -119,19 +119,19 @@ def test_an_exception_nobody_expected_costs_one_video_its_row(
 ) -> None:
     source = write_clip("src/a.mp4").parent
     write_clip("src/b.mp4", frames=9)
-    look = Look._look
+    extract = InProcessExtractor._extract
 
-    def fails(self: Look, row: Any, *args: Any) -> Any:
+    def fails(self: InProcessExtractor, row: Any, *args: Any) -> Any:
         if row.video_id == "src/b.mp4":
             raise MemoryError("no room")
-        return look(self, row, *args)
+        return extract(self, row, *args)
 
-    monkeypatch.setattr(Look, "_look", fails)
+    monkeypatch.setattr(InProcessExtractor, "_extract", fails)
     extract(str(source), tmp_path / "faces", isolate=False)
     found = {v["video_id"]: (v["status"], v["reason"]) for v in rows(tmp_path / "faces" / "videos")}
     assert found["src/b.mp4"] == ("crashed", "MemoryError: no room")
     assert found["src/a.mp4"][0] == "no_face"
-    monkeypatch.setattr(Look, "_look", look)
+    monkeypatch.setattr(InProcessExtractor, "_extract", extract)
     assert extract(str(source), tmp_path / "faces").new == 0
     assert extract(str(source), tmp_path / "faces", retry="timeout").new == 0
     result = extract(str(source), tmp_path / "faces", retry="timeout,crashed")

@@ -234,7 +234,7 @@ def test_a_merge_that_breaks_off_leaves_every_row_once(faceset, monkeypatch, poi
         if where == point:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(facesets.faults, "reach", strike)
+    monkeypatch.setattr(facesets.faults, "fault_point", strike)
     with pytest.raises(KeyboardInterrupt):
         faceset.compact()
     monkeypatch.undo()

@@ -7,7 +7,7 @@ from PIL import Image, ImageFilter
 from skimage.data import astronaut
 from skimage.metrics import structural_similarity
 
-from dfscan.faces.crops import StoredCrop, store
+from dfscan.faces.crops import StoredCrop, crop_face
 from dfscan.faces.detectors import load_detector
 from dfscan.faces.similarity import face_difference, ssim
 from dfscan.schemas.recipe import Crop, Detector
@@ -74,12 +74,12 @@ def test_pictures_smaller_than_the_window_have_none() -> None:
 
 @pytest.mark.parametrize("recipe", [Crop(), Crop(codec="png"), Crop(face_size=224)])
 def test_a_face_does_not_differ_from_itself(recipe: Crop) -> None:
-    crop = store(astronaut(), FACE, recipe)
+    crop = crop_face(astronaut(), FACE, recipe)
     assert difference(crop, crop) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_recompression_is_little_and_another_face_is_much() -> None:
-    crop = store(astronaut(), FACE, Crop())
+    crop = crop_face(astronaut(), FACE, Crop())
     again = {q: recompressed(crop.image, q) for q in (95, 75, 50)}
     little = {q: difference(StoredCrop(i, crop.crop_box), crop) for q, i in again.items()}
     assert 0 < little[95] < little[75] < 0.05
@@ -89,7 +89,7 @@ def test_recompression_is_little_and_another_face_is_much() -> None:
         frame = astronaut().copy()
         face = frame[y0:y1, x0:x1]
         frame[y0:y1, x0:x1] = share * face[:, ::-1] + (1 - share) * face
-        assert difference(store(frame, FACE, Crop()), crop) > least
+        assert difference(crop_face(frame, FACE, Crop()), crop) > least
 
 
 def test_only_the_face_counts() -> None:
@@ -98,34 +98,34 @@ def test_only_the_face_counts() -> None:
     frame = frame.copy()
     frame[y0:y1, x0:x1] = astronaut()[y0:y1, x0:x1]
     png = Crop(codec="png")
-    assert difference(store(frame, FACE, png), store(astronaut(), FACE, png)) < 1e-9
+    assert difference(crop_face(frame, FACE, png), crop_face(astronaut(), FACE, png)) < 1e-9
 
 
 def test_scale_is_no_difference() -> None:
     """Blown up again, the small one would differ by 0.10."""
-    large, small = (store(astronaut(), FACE, Crop(max_size=s, codec="png")) for s in (512, 120))
+    large, small = (crop_face(astronaut(), FACE, Crop(max_size=s, codec="png")) for s in (512, 120))
     assert difference(large, small) < 0.005
     assert difference(small, large) == pytest.approx(difference(large, small))
     doubled = np.asarray(
         Image.fromarray(astronaut()).resize((1024, 1024), Image.Resampling.BICUBIC)
     )
-    crop = store(doubled, tuple(2 * v for v in FACE), Crop(codec="png"))
+    crop = crop_face(doubled, tuple(2 * v for v in FACE), Crop(codec="png"))
     here = StoredCrop(crop.image, tuple(v / 2 for v in crop.crop_box))
     assert difference(here, large) < 0.01
 
 
 def test_crops_that_show_different_parts_are_laid_over_one_another() -> None:
     png = Crop(codec="png")
-    whole = store(astronaut(), FACE, png)
-    shifted = store(astronaut(), (180.0, 83.0, 300.0, 220.0), png)
+    whole = crop_face(astronaut(), FACE, png)
+    shifted = crop_face(astronaut(), (180.0, 83.0, 300.0, 220.0), png)
     assert whole.crop_box != shifted.crop_box
     assert difference(whole, shifted) < 1e-9
-    cut = store(astronaut()[:150], FACE, png)  # the lower part of the face is not there
+    cut = crop_face(astronaut()[:150], FACE, png)  # the lower part of the face is not there
     assert difference(whole, cut) < 1e-9
 
 
 def test_none_where_nothing_can_be_said() -> None:
-    crop = store(astronaut(), FACE, Crop())
+    crop = crop_face(astronaut(), FACE, Crop())
     say = face_difference
     image, shown = crop.image, crop.crop_box
     assert say(b"no picture", shown, image, shown, FACE) is None
@@ -145,7 +145,7 @@ def test_a_real_fake_differs_more_than_a_recompressed_original(samples: Path) ->
     for real, forged, found in zip(original, fake, detections, strict=True):
         for row in found.boxes:
             box = tuple(float(v) for v in row)
-            ours, theirs = store(forged, box, Crop()), store(real, box, Crop())
+            ours, theirs = crop_face(forged, box, Crop()), crop_face(real, box, Crop())
             again = StoredCrop(recompressed(theirs.image, 75), theirs.crop_box)
             assert difference(ours, theirs, box) > 0.2
             assert difference(again, theirs, box) < 0.05

@@ -40,7 +40,7 @@ from dfscan.commands import extract as extract_job
 from dfscan.config.extract import ExtractConfig
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.sandbox import process as isolation
+from dfscan.pipeline.sandbox import process
 from dfscan.schemas.recipe import Detector, Stride
 
 SOUND_EVERY = 20
@@ -405,7 +405,7 @@ class Children:
 @contextlib.contextmanager
 def counted() -> Iterator[Children]:
     """Count the decoding processes of this one."""
-    children, child = Children(), isolation._Child
+    children, child = Children(), process._Child
     start, death = child.__init__, child._death
 
     def started(self, *arguments):  # type: ignore[no-untyped-def]
@@ -475,7 +475,7 @@ def run(folder: Path, count: int, seed: int, timeout_s: float = 120.0) -> Outcom
     started = time.monotonic()
     with counted() as children, _at_home_in(outside):
         rows = _extract(source, out, timeout_s)
-        isolation.end_child()
+        process.end_child()
     seconds = time.monotonic() - started
     opened, calls = watch.touched()
     if opened or calls:
@@ -536,7 +536,7 @@ def _rows_alone(folder: Path, sound: dict[str, bytes]) -> dict[str, tuple[object
     for name, data in sound.items():
         (place / name).write_bytes(data)
     rows = _extract(place, folder / "alone-out", 60)
-    isolation.end_child()
+    process.end_child()
     shutil.rmtree(folder / "alone-out")
     told = {str(r["uri"]).rpartition("/")[2]: _told(r) for r in rows}
     bad = {n: t for n, t in told.items() if t[0] != "ok"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dfscan.pipeline.sandbox import transcoding as rewriting
+from dfscan.pipeline.sandbox import transcoding
 
 
 @pytest.fixture
@@ -15,20 +15,20 @@ def says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Non
 
     def replace(said: str) -> None:
         program = "import sys; sys.stdin.buffer.read(); print(sys.argv[1])"
-        monkeypatch.setattr(rewriting, "_CHILD", ("-c", program, said))
+        monkeypatch.setattr(transcoding, "_CHILD", ("-c", program, said))
 
     return replace
 
 
 @pytest.fixture
 def taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Let the child run some code before it begins, with ``rewriting_child`` at hand."""
+    """Let the child run some code before it begins, with ``transcoding_worker`` at hand."""
 
     def replace(code: str) -> None:
         program = tmp_path / "child.py"
-        begin = "from dfscan.pipeline.sandbox import transcoding_worker as rewriting_child\n"
-        end = "\nrewriting_child.main()\n"
+        begin = "from dfscan.pipeline.sandbox import transcoding_worker\n"
+        end = "\ntranscoding_worker.main()\n"
         program.write_text(begin + textwrap.dedent(code) + end)
-        monkeypatch.setattr(rewriting, "_CHILD", ("-P", str(program)))
+        monkeypatch.setattr(transcoding, "_CHILD", ("-P", str(program)))
 
     return replace

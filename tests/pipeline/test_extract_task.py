@@ -10,7 +10,7 @@ from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import VideoError
 from dfscan.pipeline import extract_task as extract
 from dfscan.pipeline.extract_task import ExtractTask
-from dfscan.pipeline.extraction.extractor import Reference, Seen, empty_row
+from dfscan.pipeline.extraction.extractor import ExtractionResult, ReferenceFaces, failed_row
 from dfscan.pipeline.work_units import make_unit
 from dfscan.schemas.recipe import FaceRecipe, Sampling, Stride
 from dfscan.schemas.records import VideoRef
@@ -33,65 +33,70 @@ class Scripted:
         default_factory=lambda: FaceRecipe(sampling=Sampling(stride=Stride()))
     )
     device: str = "cpu"
-    lanes: int = 1
+    max_concurrent: int = 1
 
     def abandon(self) -> None:
         pass
 
-    def see(
-        self, ref: VideoRef, also: Sequence[int] = (), reference: Reference | None = None
-    ) -> Seen:
+    def extract(
+        self,
+        ref: VideoRef,
+        extra_frames: Sequence[int] = (),
+        reference: ReferenceFaces | None = None,
+    ) -> ExtractionResult:
         known = None if reference is None else tuple(reference.times)
-        self.asked.append((ref.video_id, tuple(also), known))
+        self.asked.append((ref.video_id, tuple(extra_frames), known))
         status = self.status.get(ref.video_id, "no_face")
-        row = replace(empty_row(ref, status, "why"), width=8, height=8)
-        return Seen(row, [], {i: i / 10 for i in (0, *also)} if status == "no_face" else {})
+        row = replace(failed_row(ref, status, "why"), width=8, height=8)
+        return ExtractionResult(
+            row, [], {i: i / 10 for i in (0, *extra_frames)} if status == "no_face" else {}
+        )
 
-    def survey(self, ref: VideoRef) -> list[int]:
+    def sample_frames(self, ref: VideoRef) -> list[int]:
         if ref.video_id in self.hangs:
             raise VideoError("timeout", "not done after 1 s")
         return {"f1": [1, 5], "f2": [2]}[ref.video_id]
 
 
-def run(look: Scripted, tmp_path: Path, paired: bool = True) -> dict[str, tuple[str, str]]:
-    task = ExtractTask(look, FaceSet(tmp_path), "run", paired=paired)
+def run(extractor: Scripted, tmp_path: Path, paired: bool = True) -> dict[str, tuple[str, str]]:
+    task = ExtractTask(extractor, FaceSet(tmp_path), "run", paired=paired)
     assert task(make_unit(REFS, "c")).videos == 4
     rows = [r for _, t in read_tables(tmp_path / "videos") for r in t.to_pylist()]
     return {r["video_id"]: (r["status"], r["reason"]) for r in rows}
 
 
 def test_an_original_is_asked_for_its_fakes_frames_and_they_for_its_boxes(tmp_path: Path) -> None:
-    look = Scripted()
-    run(look, tmp_path)
-    assert look.asked == [
+    extractor = Scripted()
+    run(extractor, tmp_path)
+    assert extractor.asked == [
         ("o", (1, 2, 5), None), ("f1", (), (1, 5)), ("f2", (), (2,)), ("x", (), None),
     ]  # fmt: skip
 
 
 def test_without_pairing_every_video_is_alone(tmp_path: Path) -> None:
-    look = Scripted()
-    run(look, tmp_path, paired=False)
-    assert look.asked == [(r.video_id, (), None) for r in REFS]
+    extractor = Scripted()
+    run(extractor, tmp_path, paired=False)
+    assert extractor.asked == [(r.video_id, (), None) for r in REFS]
 
 
 @pytest.mark.parametrize("status", ["timeout", "crashed", "missing"])
 def test_fakes_share_the_fate_of_an_original_that_was_not_seen(tmp_path: Path, status: str) -> None:
-    look = Scripted({"o": status})
-    rows = run(look, tmp_path)
+    extractor = Scripted({"o": status})
+    rows = run(extractor, tmp_path)
     assert rows["f1"] == rows["f2"] == (status, "its original was not seen: why")
     assert rows["x"][0] == "no_face"
 
 
 def test_the_fakes_of_a_broken_original_are_looked_at_themselves(tmp_path: Path) -> None:
-    look = Scripted({"o": "decode_error"})
-    assert run(look, tmp_path)["f1"][0] == "no_face"
-    assert ("f1", (), None) in look.asked
+    extractor = Scripted({"o": "decode_error"})
+    assert run(extractor, tmp_path)["f1"][0] == "no_face"
+    assert ("f1", (), None) in extractor.asked
 
 
 def test_a_fake_that_hangs_is_not_opened_twice(tmp_path: Path) -> None:
-    look = Scripted(hangs=frozenset({"f1"}))
-    assert run(look, tmp_path)["f1"] == ("timeout", "not done after 1 s")
-    assert [name for name, *_ in look.asked] == ["o", "f2", "x"]
+    extractor = Scripted(hangs=frozenset({"f1"}))
+    assert run(extractor, tmp_path)["f1"] == ("timeout", "not done after 1 s")
+    assert [name for name, *_ in extractor.asked] == ["o", "f2", "x"]
 
 
 def test_a_unit_is_split_into_families_or_single_videos(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from dfscan.errors import ModelError
 from dfscan.models.backbones import network_input
 from dfscan.models.modelfile import Model, ModelHeader
 from dfscan.pipeline import score_task as score
-from dfscan.pipeline.extraction.extractor import Look
+from dfscan.pipeline.extraction.extractor import InProcessExtractor
 from dfscan.pipeline.score_task import NamedModel, ScoreTask
 from dfscan.schemas.recipe import FaceRecipe, Sampling
 from dfscan.scoring.decision import DecisionRule
@@ -57,7 +57,7 @@ def task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Score
         model = Model(ModelHeader(backbone="mesoinception4", recipe=RECIPE), network, "0" * 64)
         monkeypatch.setattr(score, "_model", lambda *_: model)
         values: dict[str, Any] = {
-            "look": Look(RECIPE, "cpu", 1 << 30), "models": (NamedModel(tmp_path, "0" * 64),),
+            "extractor": InProcessExtractor(RECIPE, "cpu", 1 << 30), "models": (NamedModel(tmp_path, "0" * 64),),
             "calibrations": (None,), "rule": DecisionRule(None, 0.5), "precision": "float32",
             "batch_size": 16, "config_hash": "c", "fingerprint_inputs": {}, "target": tmp_path,
         }  # fmt: skip

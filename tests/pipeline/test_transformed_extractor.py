@@ -12,16 +12,16 @@ from PIL import Image
 from dfscan import storage
 from dfscan.corpora import list_videos
 from dfscan.errors import DfscanError
-from dfscan.pipeline.extraction.extractor import Look, Seen
-from dfscan.pipeline.sandbox import transcoding as rewriting
+from dfscan.pipeline.extraction.extractor import ExtractionResult, InProcessExtractor
+from dfscan.pipeline.sandbox import transcoding
 from dfscan.pipeline.sandbox.process import Limits
-from dfscan.pipeline.transformed_extractor import AlteredLook
+from dfscan.pipeline.transformed_extractor import TransformedExtractor
 from dfscan.schemas.recipe import Detector, FaceRecipe, Sampling
 from dfscan.schemas.records import VideoRef
 from dfscan.video.altering import NOT_APPLICABLE
 
 RECIPE = FaceRecipe(sampling=Sampling(frames=4), detector=Detector(name="none"))
-WHOLE = Look(RECIPE, "cpu", 1 << 30)
+WHOLE = InProcessExtractor(RECIPE, "cpu", 1 << 30)
 
 
 @pytest.fixture
@@ -41,17 +41,17 @@ def only(path: Path) -> VideoRef:
     return found
 
 
-def look(condition: str, folder: Path, limits: Limits = Limits(60)) -> AlteredLook:  # noqa: B008
-    return AlteredLook(WHOLE, condition, folder, limits, 1 << 30, WHOLE.decoders)
+def extractor(condition: str, folder: Path, limits: Limits = Limits(60)) -> TransformedExtractor:  # noqa: B008
+    return TransformedExtractor(WHOLE, condition, folder, limits, 1 << 30, WHOLE.decoders)
 
 
-def names(seen: Seen) -> list[str]:
+def names(seen: ExtractionResult) -> list[str]:
     return [seen.row.uri, *(face.uri for face in seen.faces)]
 
 
 def test_a_row_speaks_of_the_original(ref: VideoRef, folder: Path) -> None:
-    before = WHOLE.see(ref)
-    seen = look("half", folder).see(ref)
+    before = WHOLE.extract(ref)
+    seen = extractor("half", folder).extract(ref)
     half = {"width": 32, "height": 24, "elapsed_s": seen.row.elapsed_s}
     assert seen.row == replace(before.row, **half)
     assert names(seen) == names(before)
@@ -60,33 +60,33 @@ def test_a_row_speaks_of_the_original(ref: VideoRef, folder: Path) -> None:
 
 
 def test_moments_do_not_depend_on_the_condition(ref: VideoRef, folder: Path) -> None:
-    before = WHOLE.see(ref)
+    before = WHOLE.extract(ref)
     for condition in ("fps15", "crf40", "jpeg"):
-        after = look(condition, folder).see(ref)
+        after = extractor(condition, folder).extract(ref)
         apart = zip(before.times.values(), after.times.values(), strict=True)
         assert max(abs(one - other) for one, other in apart) <= 1 / 15, condition
-    fifteen = look("fps15", folder).see(ref).row
+    fifteen = extractor("fps15", folder).extract(ref).row
     assert fifteen.frames_decoded == 15
     assert fifteen.fps == pytest.approx(15, abs=1)
-    assert look("fps15", folder).survey(ref) == [1, 5, 9, 13]
+    assert extractor("fps15", folder).sample_frames(ref) == [1, 5, 9, 13]
 
 
 def test_what_cannot_be_altered_is_a_row(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     Image.new("RGB", (64, 48), "red").save(tmp_path / "picture.png")
     text, picture = only(tmp_path / "text.mp4"), only(tmp_path / "picture.png")
-    row = look("crf23", folder).see(text).row
+    row = extractor("crf23", folder).extract(text).row
     assert (row.status, row.reason) == ("not_video", "a text file, not a video")
     assert (row.uri, row.version) == (text.uri, text.version)
     gone = replace(text, uri=text.uri + ".gone")
-    assert look("crf23", folder).see(gone).row.status == "missing"
-    row = look("crf23", folder).see(picture).row
+    assert extractor("crf23", folder).extract(gone).row.status == "missing"
+    row = extractor("crf23", folder).extract(picture).row
     assert (row.status, row.reason) == ("unsupported", NOT_APPLICABLE)
-    row = look("border", folder).see(picture).row
+    row = extractor("border", folder).extract(picture).row
     assert (row.status, row.codec, row.width, row.faces) == ("ok", "png", 80, 1)
     assert row.content_sha256 == storage.sha256((tmp_path / "picture.png").read_bytes())
     large = replace(text, bytes=2 << 30)
-    assert look("crf23", folder).see(large).row.status == "too_large"
+    assert extractor("crf23", folder).extract(large).row.status == "too_large"
     assert not list(folder.iterdir())
 
 
@@ -97,7 +97,10 @@ def test_lost_frames_are_not_forgotten(write_clip: Callable[..., Path], folder: 
     size = int.from_bytes(data[start - 8 : start - 4]) - 8
     data[start + size * 6 // 10 : start + size * 7 // 10] = bytes(size * 7 // 10 - size * 6 // 10)
     path.write_bytes(data)
-    before, after = WHOLE.see(only(path)).row, look("crf23", folder).see(only(path)).row
+    before, after = (
+        WHOLE.extract(only(path)).row,
+        extractor("crf23", folder).extract(only(path)).row,
+    )
     assert before.status == after.status == "partial"
     assert after.reason == f"{before.frames_lost} frame(s) lost before re-encoding"
 
@@ -122,7 +125,7 @@ def test_what_a_video_does_to_its_child_costs_its_own_row_only(
     reason: str,
 ) -> None:
     monkeypatch.setenv("DFSCAN_FAULTS", f"child.alter@clip={action}")
-    row = look("crf23", folder, limits).see(ref).row
+    row = extractor("crf23", folder, limits).extract(ref).row
     assert (row.status, row.uri) == (status, ref.uri)
     assert (row.reason or "").startswith(reason)
     assert not list(folder.iterdir())
@@ -133,17 +136,17 @@ def test_a_child_killed_from_outside_is_replaced(
 ) -> None:
     monkeypatch.setenv("DFSCAN_FAULTS", "child.alter@clip=kill")
     monkeypatch.setenv("DFSCAN_FAULTS_DIR", str(tmp_path))
-    assert look("crf23", folder).see(ref).row.status == "ok"
+    assert extractor("crf23", folder).extract(ref).row.status == "ok"
 
 
 def test_what_other_threads_wait_for_can_be_given_up(
     ref: VideoRef, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DFSCAN_FAULTS", "child.alter@clip=sleep")
-    looking, rows = look("crf23", folder), list[Seen]()
-    thread = threading.Thread(target=lambda: rows.append(looking.see(ref)))
+    looking, rows = extractor("crf23", folder), list[ExtractionResult]()
+    thread = threading.Thread(target=lambda: rows.append(looking.extract(ref)))
     thread.start()
-    while not rewriting._RUNNING:
+    while not transcoding._RUNNING:
         time.sleep(0.05)
     looking.abandon()
     thread.join(20)
@@ -152,7 +155,7 @@ def test_what_other_threads_wait_for_can_be_given_up(
 
 def test_where_nothing_can_be_written_the_run_ends(ref: VideoRef, tmp_path: Path) -> None:
     with pytest.raises(DfscanError, match="cannot write"):
-        look("crf23", tmp_path / "nowhere").see(ref)
+        extractor("crf23", tmp_path / "nowhere").extract(ref)
 
 
 def test_where_the_encoder_is_missing_the_run_ends(
@@ -161,13 +164,13 @@ def test_where_the_encoder_is_missing_the_run_ends(
     taken_over(
         """
         from dataclasses import replace
-        there = rewriting_child.CONDITIONS
+        there = transcoding_worker.CONDITIONS
         crf23 = there["crf23"]
         there["crf23"] = replace(crf23, encoding=replace(crf23.encoding, codec="libnowhere"))
         """
     )
     with pytest.raises(DfscanError, match=r"'libnowhere'.*install PyAV from PyPI"):
-        look("crf23", folder).see(ref)
+        extractor("crf23", folder).extract(ref)
     assert not list(folder.iterdir())
 
 
@@ -182,7 +185,7 @@ def test_an_answer_that_makes_no_sense(
     said: str, ref: VideoRef, folder: Path, says: Callable[[str], None]
 ) -> None:
     says(said)
-    row = look("crf23", folder).see(ref).row
+    row = extractor("crf23", folder).extract(ref).row
     assert row.status == "crashed"
     assert "makes no sense" in (row.reason or "")
     assert not list(folder.iterdir())

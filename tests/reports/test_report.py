@@ -268,7 +268,7 @@ def test_without_faces_no_video_is_opened(tmp_path: Path, monkeypatch: pytest.Mo
     def refuse(*_: Any) -> None:
         raise AssertionError("a video would be opened")
 
-    monkeypatch.setattr("dfscan.reports.thumbnails.make_looker", refuse)
+    monkeypatch.setattr("dfscan.reports.thumbnails.make_extractor", refuse)
     path = write_verdicts(tmp_path / "v.parquet", [verdict("a.mp4", {0: [1.0]})])
     assert report(str(path), faces=0).faces == 0
     with pytest.raises(AssertionError, match="would be opened"):

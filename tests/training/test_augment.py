@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
-from dfscan.faces.crops import Box, cut, store
+from dfscan.faces.crops import Box, crop_face, crop_for_network
 from dfscan.schemas.recipe import Crop, NetworkInput
 from dfscan.training.augment import (
     CLASSIC,
@@ -368,9 +368,9 @@ def test_landmarks_fall_where_cut_puts_them(square: str, box: Box, max_size: int
         frame = np.zeros((400, 620, 3), np.uint8)
         rows, columns = np.mgrid[0:400, 0:620] + 0.5
         frame[np.hypot(columns - x, rows - y) < 5] = 255
-        crop = store(frame, box, Crop(context=0.6, codec="png", max_size=max_size))
+        crop = crop_face(frame, box, Crop(context=0.6, codec="png", max_size=max_size))
         assert crop is not None
-        seen = cut(crop.image, crop.crop_box, box, recipe)[..., 0].astype(float)
+        seen = crop_for_network(crop.image, crop.crop_box, box, recipe)[..., 0].astype(float)
         v, u = np.mgrid[0:200, 0:200] + 0.5
         painted = ((u * seen).sum() / seen.sum(), (v * seen).sum() / seen.sum())
         size = Image.open(io.BytesIO(crop.image)).size

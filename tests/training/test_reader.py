@@ -14,7 +14,7 @@ from dfscan.config.train import TrainConfig
 from dfscan.datasets import face_dataset as facesets
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import SourceError
-from dfscan.faces.crops import cut
+from dfscan.faces.crops import crop_for_network
 from dfscan.schemas.recipe import NetworkInput
 from dfscan.schemas.records import FaceRow
 from dfscan.training import reader as reading
@@ -89,7 +89,9 @@ def test_ranks_share_a_side(index: FaceIndex, world: int) -> None:
                 row = rows[index.files[index.file[position]]][
                     64 * index.row_group[position] + index.row[position]
                 ]
-                seen_by_scoring = cut(row["image"]["bytes"], row["crop_box"], row["box"], INPUT)
+                seen_by_scoring = crop_for_network(
+                    row["image"]["bytes"], row["crop_box"], row["box"], INPUT
+                )
                 np.testing.assert_array_equal(shown, seen_by_scoring)
             seen += batch.position.tolist()
     assert seen == side.tolist()  # in file order, and every face once

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from skimage.transform import SimilarityTransform
 
-from dfscan.faces.crops import store
+from dfscan.faces.crops import crop_face
 from dfscan.faces.detectors import load_detector
 from dfscan.faces.similarity import ssim
 from dfscan.schemas.recipe import Crop, Detector
@@ -158,7 +158,7 @@ def faces(samples: Path) -> list[tuple[np.ndarray, np.ndarray, tuple[float, floa
         frame = next(iter(video.read([5])))[0].rgb
         faces = detector.detect([frame], 40)[0]
         box = tuple(faces.boxes[0].tolist())
-        stored = store(frame, box, Crop(codec="png", max_size=4096))
+        stored = crop_face(frame, box, Crop(codec="png", max_size=4096))
         assert stored is not None
         left, top, right, bottom = (int(v) for v in stored.crop_box)
         corner = np.array([left, top], np.float32)

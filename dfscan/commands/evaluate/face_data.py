@@ -19,7 +19,7 @@ from dfscan.errors import ConfigError, SourceError
 from dfscan.evaluation.verdict_data import Frames, Videos
 from dfscan.faces.crops import PictureError
 from dfscan.models.modelfile import Model, find_model, load_model
-from dfscan.pipeline.extraction.extractor import Look
+from dfscan.pipeline.extraction.extractor import InProcessExtractor
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.resources import cpu_count, pick_device
 from dfscan.pipeline.score_task import NamedModel, ScoreTask
@@ -172,7 +172,7 @@ def _judge(config: EvaluateConfig, model: Model, path: storage.Place, stored: Fa
     device = pick_device(config)
     size = config.batch_size
     task = ScoreTask(
-        look=Look(header.recipe, device, 0),
+        extractor=InProcessExtractor(header.recipe, device, 0),
         models=(NamedModel(path, model.sha256),),
         calibrations=(calibration,),
         rule=DecisionRule(
@@ -197,7 +197,7 @@ def _judge_unit(
 ) -> None:
     """Judge the videos of one unit by its faces."""
     found: Scores = defaultdict(lambda: ([], []))
-    threads = 1 if own.task.look.device == "cuda" else cpu_count()
+    threads = 1 if own.task.extractor.device == "cuda" else cpu_count()
     with ThreadPoolExecutor(threads) as pool:
         for batches in _batches(faces, own.task.batch_size, threads * _AHEAD):
             for batch, (logits, sharp) in zip(

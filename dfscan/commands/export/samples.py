@@ -13,7 +13,7 @@ from dfscan import storage
 from dfscan.datasets.face_dataset import FaceSet, open_facesets
 from dfscan.datasets.splits import split_groups
 from dfscan.errors import ConfigError, SourceError
-from dfscan.faces.crops import PictureError, check_margin, cut
+from dfscan.faces.crops import PictureError, check_margin, crop_for_network
 from dfscan.models.exporters.base import Pixels
 from dfscan.reports.training_run import MARKER
 from dfscan.schemas.recipe import NetworkInput
@@ -143,7 +143,9 @@ def _cut(index: FaceIndex, positions: npt.NDArray[np.int64], recipe: NetworkInpu
         for place in places:
             row = table.slice(int(index.row[positions[place]]), 1).to_pylist()[0]
             try:
-                made[place] = cut(row["image"]["bytes"], row["crop_box"], row["box"], recipe)
+                made[place] = crop_for_network(
+                    row["image"]["bytes"], row["crop_box"], row["box"], recipe
+                )
             except PictureError:
                 raise SourceError(
                     f"{index.name(int(positions[place]))}: the face does not decode: extract again",

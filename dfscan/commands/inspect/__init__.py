@@ -15,7 +15,7 @@ from dfscan.corpora import list_videos
 from dfscan.corpora.base import suffix
 from dfscan.datasets.face_dataset import MARKER, FaceSet
 from dfscan.errors import SourceError
-from dfscan.pipeline.inputs import make_looker
+from dfscan.pipeline.inputs import make_extractor
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.results import InspectResult
 from dfscan.schemas.records import VideoRef
@@ -144,7 +144,7 @@ def _source(path: str, progress: Progress) -> InspectResult:
 def _media(ref: VideoRef, progress: Progress) -> InspectResult:
     """What ``dfscan extract`` would make of one video or picture."""
     config = ExtractConfig()
-    seen = make_looker(config, config.recipe(), progress).see(ref)
+    seen = make_extractor(config, config.recipe(), progress).extract(ref)
     row = dataclasses.asdict(seen.row)
     hidden = {"video_id", "part", "group", "unit", "committed_at", "attributes", "elapsed_s"}
     facts = {k: v for k, v in row.items() if k not in hidden and v is not None}

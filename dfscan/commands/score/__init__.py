@@ -195,7 +195,7 @@ def _plan(
     plan = make_plan(known.rows, videos, config, task.config_hash)
     counts = {"videos": len(videos), "new": len(plan.new), "stale": len(plan.stale)}
     log.write("planned", config_hash=task.config_hash, **counts)
-    sampling, check = task.look.recipe.sampling, task.lease.check
+    sampling, check = task.extractor.recipe.sampling, task.lease.check
     matcher = ContentMatcher(out, known, sampling, task.config_hash, check)
     recognised = matcher.reuse_verdicts(plan.todo, config, progress, stop)
     written = briefs(read_parts(out, task.config_hash)) if recognised else known.left

@@ -36,7 +36,7 @@ from dfscan.pipeline.results import StressResult
 from dfscan.pipeline.sandbox.process import Limits
 from dfscan.pipeline.score_task import ScoreTask
 from dfscan.pipeline.scoring_setup import make_score_task, record_of
-from dfscan.pipeline.transformed_extractor import AlteredLook
+from dfscan.pipeline.transformed_extractor import TransformedExtractor
 from dfscan.pipeline.work_units import plan_units
 from dfscan.rendering.robustness_plot import robustness
 from dfscan.schemas.recipe import differences, fingerprint
@@ -239,7 +239,7 @@ class _Run:
     def _header(self, names: Sequence[str]) -> dict[str, Any]:
         fingerprint_inputs = {
             **self.task.fingerprint_inputs,
-            "recipe": self.task.look.recipe.model_dump(mode="json"),
+            "recipe": self.task.extractor.recipe.model_dump(mode="json"),
             "source": [storage.absolute(s) for s in self.config.source],
             "layout": self.config.layout,
             "conditions": list(names),
@@ -307,8 +307,8 @@ class _Run:
             return task
         config = self.config
         memory = None if config.max_memory is None else int(config.max_memory)
-        look = AlteredLook(
-            look=task.look,
+        extractor = TransformedExtractor(
+            extractor=task.extractor,
             condition=name,
             folder=self.temporary,
             limits=Limits(config.timeout, memory, config.recycle),
@@ -318,7 +318,7 @@ class _Run:
         fingerprint_inputs = {**task.fingerprint_inputs, "altered": CONDITIONS[name].settings()}
         return replace(
             task,
-            look=look,
+            extractor=extractor,
             fingerprint_inputs=fingerprint_inputs,
             config_hash=fingerprint(fingerprint_inputs),
         )

@@ -12,7 +12,7 @@ from dfscan import storage
 from dfscan.errors import VideoError
 from dfscan.faces import tracks
 from dfscan.faces.base import FaceDetector
-from dfscan.faces.crops import Box, store
+from dfscan.faces.crops import Box, crop_face
 from dfscan.faces.detectors import load_detector
 from dfscan.faces.similarity import face_difference
 from dfscan.schemas.recipe import FaceRecipe
@@ -26,7 +26,7 @@ ASPECT_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
-class Seen:
+class ExtractionResult:
     """What became of one video, its faces, and when its sampled frames are shown.
 
     ``times``: frame index → seconds, of every frame that was looked at, with a face or without.
@@ -48,7 +48,7 @@ class Content:
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceFaces:
     """An original, as far as its fakes need it: where its faces are, frame by frame."""
 
     width: int
@@ -57,8 +57,8 @@ class Reference:
     faces: tuple[FaceRow, ...]
 
 
-class Looker(Protocol):
-    """Looks at videos: in this process (:class:`Look`) or in a child that can be ended."""
+class FaceExtractor(Protocol):
+    """Looks at videos: in this process (:class:`InProcessExtractor`) or in a child that can be ended."""
 
     @property
     def recipe(self) -> FaceRecipe:
@@ -69,30 +69,33 @@ class Looker(Protocol):
         """Where the detector runs."""
 
     @property
-    def lanes(self) -> int:
+    def max_concurrent(self) -> int:
         """How many videos may be looked at at once, each in a thread of its own."""
 
     def abandon(self) -> None:
         """Give up what is being looked at in other threads."""
 
-    def see(
-        self, ref: VideoRef, also: Sequence[int] = (), reference: Reference | None = None
-    ) -> Seen:
+    def extract(
+        self,
+        ref: VideoRef,
+        extra_frames: Sequence[int] = (),
+        reference: ReferenceFaces | None = None,
+    ) -> ExtractionResult:
         """One video's row and its faces; whatever goes wrong with the file ends in the row.
 
-        :param also: indices of frames to look at besides those of the recipe.
+        :param extra_frames: indices of frames to look at besides those of the recipe.
         :param reference: take the boxes of this original instead of detecting faces.
         """
 
-    def survey(self, ref: VideoRef) -> list[int]:
-        """Indices of the frames that :meth:`see` would look at.
+    def sample_frames(self, ref: VideoRef) -> list[int]:
+        """Indices of the frames that :meth:`extract` would look at.
 
         :raises VideoError: the video cannot be read.
         """
 
 
 @dataclass(frozen=True)
-class Look:
+class InProcessExtractor:
     """How to look at videos: the recipe, the detector's device, the size limit, the decoders.
 
     ``detector`` finds the faces instead of the recipe's own, which is loaded into this process.
@@ -105,54 +108,57 @@ class Look:
     detector: FaceDetector | None = None
 
     @property
-    def lanes(self) -> int:
-        """See :class:`Looker`."""
+    def max_concurrent(self) -> int:
+        """See :class:`FaceExtractor`."""
         return 1
 
     def abandon(self) -> None:
-        """See :class:`Looker`: there are no other threads."""
+        """See :class:`FaceExtractor`: there are no other threads."""
 
     def load(self) -> FaceDetector:
         """The detector, its networks loaded."""
         return self.detector or load_detector(self.recipe.detector, self.device)
 
-    def see(
-        self, ref: VideoRef, also: Sequence[int] = (), reference: Reference | None = None
-    ) -> Seen:
-        """See :meth:`Looker.see`."""
+    def extract(
+        self,
+        ref: VideoRef,
+        extra_frames: Sequence[int] = (),
+        reference: ReferenceFaces | None = None,
+    ) -> ExtractionResult:
+        """See :meth:`FaceExtractor.extract`."""
         started = time.monotonic()
         try:
             content = self._read(ref)
         except VideoError as error:
-            row = empty_row(ref, error.status, error.reason)
-            return Seen(replace(row, elapsed_s=time.monotonic() - started), [])
-        return self.see_content(ref, content, started, also, reference)
+            row = failed_row(ref, error.status, error.reason)
+            return ExtractionResult(replace(row, elapsed_s=time.monotonic() - started), [])
+        return self.extract_content(ref, content, started, extra_frames, reference)
 
-    def see_content(
+    def extract_content(
         self,
         ref: VideoRef,
         content: Content,
         started: float,
-        also: Sequence[int] = (),
-        reference: Reference | None = None,
-    ) -> Seen:
-        """:meth:`see`, of what was read elsewhere.
+        extra_frames: Sequence[int] = (),
+        reference: ReferenceFaces | None = None,
+    ) -> ExtractionResult:
+        """:meth:`extract`, of what was read elsewhere.
 
         :param started: when reading began, by the monotonic clock.
         """
-        row = replace(empty_row(ref), content_sha256=content.sha256, bytes=len(content.data))
+        row = replace(failed_row(ref), content_sha256=content.sha256, bytes=len(content.data))
         try:
-            seen = self._decode(row, content.data, also, reference)
+            result = self._decode(row, content.data, extra_frames, reference)
         except VideoError as error:
-            seen = Seen(replace(row, status=error.status, reason=error.reason), [])
-        return replace(seen, row=replace(seen.row, elapsed_s=time.monotonic() - started))
+            result = ExtractionResult(replace(row, status=error.status, reason=error.reason), [])
+        return replace(result, row=replace(result.row, elapsed_s=time.monotonic() - started))
 
-    def survey(self, ref: VideoRef) -> list[int]:
-        """See :meth:`Looker.survey`."""
-        return self.survey_content(ref, self._read(ref))
+    def sample_frames(self, ref: VideoRef) -> list[int]:
+        """See :meth:`FaceExtractor.sample_frames`."""
+        return self.sample_content(ref, self._read(ref))
 
-    def survey_content(self, ref: VideoRef, content: Content) -> list[int]:
-        """:meth:`survey`, of what was read elsewhere."""
+    def sample_content(self, ref: VideoRef, content: Content) -> list[int]:
+        """:meth:`sample_frames`, of what was read elsewhere."""
         trouble: list[str] = []
         for video in self._open(ref.uri, content.data, trouble):
             return self._indices(video, ref.label, content.sha256)
@@ -172,14 +178,18 @@ class Look:
         return Content(data, storage.sha256(data))
 
     def _decode(
-        self, row: VideoRow, data: bytes, also: Sequence[int], reference: Reference | None
-    ) -> Seen:
+        self,
+        row: VideoRow,
+        data: bytes,
+        extra_frames: Sequence[int],
+        reference: ReferenceFaces | None,
+    ) -> ExtractionResult:
         """Try each decoder on the whole clip; the first that delivers it faithfully counts."""
         self.load()  # before decord: docs/architecture.md
         trouble: list[str] = []
         for video in self._open(row.uri, data, trouble):
             try:
-                return self._look(row, video, also, reference)
+                return self._extract(row, video, extra_frames, reference)
             except DecoderTrouble as error:
                 trouble.append(str(error))
         raise VideoError("decode_error", "; ".join(trouble))
@@ -209,13 +219,17 @@ class Look:
             content_sha256=content_sha256,
         )
 
-    def _look(
-        self, row: VideoRow, video: Video, also: Sequence[int], reference: Reference | None
-    ) -> Seen:
+    def _extract(
+        self,
+        row: VideoRow,
+        video: Video,
+        extra_frames: Sequence[int],
+        reference: ReferenceFaces | None,
+    ) -> ExtractionResult:
         assert row.content_sha256 is not None
         info = video.info
         own = self._indices(video, row.label, row.content_sha256)
-        indices = sorted({*own, *(i for i in also if i < video.count)})
+        indices = sorted({*own, *(i for i in extra_frames if i < video.count)})
         finder = _Finder(self.recipe, self.load(), row, video, reference)
         times: dict[int, float] = {}
         faces: list[list[FaceRow]] = []
@@ -243,7 +257,7 @@ class Look:
             tracks=len({f.track_id for f in joined}),
             decoder=decoder_version(video.decoder),
         )
-        return Seen(_with_status(row, video), joined, times, faces_s)
+        return ExtractionResult(_with_status(row, video), joined, times, faces_s)
 
 
 @dataclass(frozen=True)
@@ -254,7 +268,7 @@ class _Finder:
     detector: FaceDetector
     row: VideoRow
     video: Video
-    reference: Reference | None
+    reference: ReferenceFaces | None
 
     def find(self, frames: Sequence[Frame]) -> list[list[FaceRow]]:
         """The faces of each frame, largest first."""
@@ -318,7 +332,7 @@ class _Finder:
         landmarks: npt.NDArray[np.floating[Any]] | None,
         score: float,
     ) -> FaceRow | None:
-        crop = store(frame.rgb, box, self.recipe.crop)
+        crop = crop_face(frame.rgb, box, self.recipe.crop)
         if crop is None:
             return None
         marks = None if landmarks is None or np.isnan(landmarks).any() else landmarks.ravel()
@@ -361,23 +375,23 @@ def _with_tracks(
     return [replace(f, track_id=number) for f, number in zip(faces, numbers, strict=True)]
 
 
-def as_reference(seen: Seen, frames: Iterable[int]) -> Reference | None:
+def as_reference(result: ExtractionResult, frames: Iterable[int]) -> ReferenceFaces | None:
     """What the fakes of an original need of it; None where it could not be read.
 
     :param frames: the fakes' frames.
     """
-    row, wanted = seen.row, set(frames)
-    if not row.width or not row.height or not seen.times:
+    row, wanted = result.row, set(frames)
+    if not row.width or not row.height or not result.times:
         return None
-    return Reference(
+    return ReferenceFaces(
         width=row.width,
         height=row.height,
-        times={index: when for index, when in seen.times.items() if index in wanted},
-        faces=tuple(face for face in seen.faces if face.frame_index in wanted),
+        times={index: when for index, when in result.times.items() if index in wanted},
+        faces=tuple(face for face in result.faces if face.frame_index in wanted),
     )
 
 
-def empty_row(ref: VideoRef, status: str = "ok", reason: str | None = None) -> VideoRow:
+def failed_row(ref: VideoRef, status: str = "ok", reason: str | None = None) -> VideoRow:
     """The row of a video of which nothing is known but where it lies."""
     return VideoRow(
         video_id=ref.video_id,

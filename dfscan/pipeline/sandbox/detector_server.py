@@ -40,13 +40,13 @@ _MOST: Final = 1 << 15
 LARGEST: Final = 1 << 30
 """No batch takes more bytes: two frames of 16K."""
 
-NO_SENSE: Final = "the decoder's answer makes no sense"
+INVALID_RESPONSE: Final = "the decoder's answer makes no sense"
 
 _F_ADD_SEALS: Final = 1033
 _F_SEAL_SHRINK: Final = 2
 
 
-class SharedFrames:
+class SharedFrameBuffer:
     """Memory for the frames of one child; the child's process inherits the file descriptor."""
 
     def __init__(self, descriptor: int | None = None) -> None:
@@ -74,7 +74,7 @@ class SharedFrames:
         size = math.prod(shape) if whole else 0
         there = min(os.fstat(self.descriptor).st_size, LARGEST)
         if not 0 < size <= there or shape[3] != 3:
-            raise VideoError("crashed", NO_SENSE)
+            raise VideoError("crashed", INVALID_RESPONSE)
         memory = mmap.mmap(self.descriptor, size, access=mmap.ACCESS_COPY)
         return list(np.frombuffer(memory, np.uint8).reshape(shape))
 
@@ -97,13 +97,13 @@ def _memory() -> int:
     return descriptor
 
 
-class FedDetector(FaceDetector):
+class RemoteDetector(FaceDetector):
     """The detector of another process, as a decoding child sees it.
 
     :param ask: sends a request to the worker and returns its answer.
     """
 
-    def __init__(self, frames: SharedFrames, ask: Callable[[dict[str, Any]], Any]) -> None:
+    def __init__(self, frames: SharedFrameBuffer, ask: Callable[[dict[str, Any]], Any]) -> None:
         self._frames, self._ask = frames, ask
 
     def detect(self, frames: Frames, min_face: int) -> list[Detections]:
@@ -119,7 +119,7 @@ class FedDetector(FaceDetector):
         ]
 
 
-class Feed:
+class DetectorServer:
     """The worker's detector: takes frames from any thread, looks at them in batches."""
 
     def __init__(self, recipe: Detector, device: str) -> None:
@@ -169,28 +169,28 @@ class Feed:
 
 
 _LOCK: Final = threading.Lock()
-_FEEDS: Final[dict[tuple[Detector, str], Feed]] = {}
+_SERVERS: Final[dict[tuple[Detector, str], DetectorServer]] = {}
 
 
-def feed(recipe: Detector, device: str) -> Feed:
+def shared_server(recipe: Detector, device: str) -> DetectorServer:
     """The one detector of this process for this recipe, whichever thread asks first.
 
     :raises DfscanError: its networks cannot be loaded there.
     """
     with _LOCK:
-        if (recipe, device) not in _FEEDS:
+        if (recipe, device) not in _SERVERS:
             try:
-                _FEEDS[recipe, device] = Feed(recipe, device)
+                _SERVERS[recipe, device] = DetectorServer(recipe, device)
             except RuntimeError as error:
                 raise DfscanError(
                     f"the detector cannot be loaded on {device}: {_first_line(error)}",
                     code="device.unavailable",
                 ) from None
-        return _FEEDS[recipe, device]
+        return _SERVERS[recipe, device]
 
 
-def serve(frames: SharedFrames, look_at: Feed, said: dict[str, Any]) -> list[Any]:
-    """Answer a child's :class:`FedDetector`.
+def serve(frames: SharedFrameBuffer, server: DetectorServer, said: dict[str, Any]) -> list[Any]:
+    """Answer a child's :class:`RemoteDetector`.
 
     :raises VideoError: the child asks for what cannot be, or its frames are too much.
     :raises DfscanError: the detector fails or hangs, which no video is to blame for.
@@ -201,9 +201,9 @@ def serve(frames: SharedFrames, look_at: Feed, said: dict[str, Any]) -> list[Any
         or not isinstance(said.get("shape"), list)
         or not CELL <= min_face <= _MOST
     ):
-        raise VideoError("crashed", NO_SENSE)
+        raise VideoError("crashed", INVALID_RESPONSE)
     try:
-        found = look_at.detect(frames.read(said), min_face, LONGEST_S)
+        found = server.detect(frames.read(said), min_face, LONGEST_S)
     except TimeoutError:
         raise DfscanError(
             f"the detector has not answered for {LONGEST_S:.0f} s", code="device.unavailable"

@@ -11,7 +11,7 @@ from typing import Final
 _PDEATHSIG: Final = 1  # prctl's name for "tell me when my parent ends"
 
 
-def end_with(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """Die when the parent does, be the first to go when memory runs out, leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform.startswith("linux"):

@@ -27,9 +27,19 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from dfscan.errors import DfscanError, VideoError
-from dfscan.pipeline.extraction.extractor import Look, Reference, Seen, empty_row
-from dfscan.pipeline.sandbox import protocol as wire
-from dfscan.pipeline.sandbox.detector_server import NO_SENSE, SharedFrames, feed, serve
+from dfscan.pipeline.extraction.extractor import (
+    ExtractionResult,
+    InProcessExtractor,
+    ReferenceFaces,
+    failed_row,
+)
+from dfscan.pipeline.sandbox import protocol
+from dfscan.pipeline.sandbox.detector_server import (
+    INVALID_RESPONSE,
+    SharedFrameBuffer,
+    serve,
+    shared_server,
+)
 from dfscan.schemas.recipe import FaceRecipe
 from dfscan.schemas.records import VideoRef
 from dfscan.storage import fault_injection as faults
@@ -94,63 +104,70 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class IsolatedLook:
-    """:class:`~dfscan.pipeline.extraction.extractor.Look`, in a child of this process.
+class SandboxedExtractor:
+    """:class:`~dfscan.pipeline.extraction.extractor.InProcessExtractor`, in a child of this process.
 
     With ``decoders`` the faces are found in this process, for so many children at once.
     """
 
-    look: Look
+    extractor: InProcessExtractor
     limits: Limits
     decoders: int = 0
 
     @property
-    def lanes(self) -> int:
-        """See :class:`~dfscan.pipeline.extraction.extractor.Looker`."""
+    def max_concurrent(self) -> int:
+        """See :class:`~dfscan.pipeline.extraction.extractor.FaceExtractor`."""
         return max(1, self.decoders)
 
     def abandon(self) -> None:
-        """See :class:`~dfscan.pipeline.extraction.extractor.Looker`."""
+        """See :class:`~dfscan.pipeline.extraction.extractor.FaceExtractor`."""
         end_child()
 
     @property
     def recipe(self) -> FaceRecipe:
-        """See :class:`~dfscan.pipeline.extraction.extractor.Looker`."""
-        return self.look.recipe
+        """See :class:`~dfscan.pipeline.extraction.extractor.FaceExtractor`."""
+        return self.extractor.recipe
 
     @property
     def device(self) -> str:
-        """See :class:`~dfscan.pipeline.extraction.extractor.Looker`."""
-        return self.look.device
+        """See :class:`~dfscan.pipeline.extraction.extractor.FaceExtractor`."""
+        return self.extractor.device
 
-    def see(
-        self, ref: VideoRef, also: Sequence[int] = (), reference: Reference | None = None
-    ) -> Seen:
-        """See :class:`~dfscan.pipeline.extraction.extractor.Looker`.
+    def extract(
+        self,
+        ref: VideoRef,
+        extra_frames: Sequence[int] = (),
+        reference: ReferenceFaces | None = None,
+    ) -> ExtractionResult:
+        """See :class:`~dfscan.pipeline.extraction.extractor.FaceExtractor`.
 
         :raises DfscanError: no child can be started, or dfscan is not installed as it should be.
         """
-        header: dict[str, Any] = {"kind": "see", "ref": asdict(ref), "also": list(also)}
-        header["reference"] = wire.reference_header(reference)
+        header: dict[str, Any] = {
+            "kind": "extract",
+            "ref": asdict(ref),
+            "extra_frames": list(extra_frames),
+        }
+        header["reference"] = protocol.reference_header(reference)
         started = time.monotonic()
         try:
-            deadline = self.limits.deadline_s(ref.bytes, len(also))
-            read = _Read(self.look, ref)
+            deadline = self.limits.deadline_s(ref.bytes, len(extra_frames))
+            read = _Read(self.extractor, ref)
             answer = self._ask(read, header, deadline, reference)
             with _sense():
-                return _of(read, wire.read_seen(*answer))
+                return _of(read, protocol.read_result(*answer))
         except VideoError as failed:
-            row = empty_row(ref, failed.status, failed.reason)
-            return Seen(replace(row, elapsed_s=time.monotonic() - started), [])
+            row = failed_row(ref, failed.status, failed.reason)
+            return ExtractionResult(replace(row, elapsed_s=time.monotonic() - started), [])
 
-    def survey(self, ref: VideoRef) -> list[int]:
-        """See :class:`~dfscan.pipeline.extraction.extractor.Looker`.
+    def sample_frames(self, ref: VideoRef) -> list[int]:
+        """See :class:`~dfscan.pipeline.extraction.extractor.FaceExtractor`.
 
-        :raises DfscanError: as in :meth:`see`.
+        :raises DfscanError: as in :meth:`extract`.
         """
-        header = {"kind": "survey", "ref": asdict(ref)}
+        header = {"kind": "sample_frames", "ref": asdict(ref)}
         deadline = self.limits.deadline_s(ref.bytes)
-        answer, _ = self._ask(_Read(self.look, ref), header, deadline, None)
+        answer, _ = self._ask(_Read(self.extractor, ref), header, deadline, None)
         with _sense():
             return [int(index) for index in answer["indices"]]
 
@@ -159,16 +176,16 @@ class IsolatedLook:
         read: "_Read",
         header: dict[str, Any],
         deadline: float,
-        reference: Reference | None,
+        reference: ReferenceFaces | None,
     ) -> tuple[dict[str, Any], bytes]:
-        look, fed = self.look, bool(self.decoders)
+        extractor, fed = self.extractor, bool(self.decoders)
         memory = self.limits.memory_limit(read.ref.bytes)
         header |= {"memory": memory, "seconds": self.limits.processor_s(deadline)}
         for attempt in range(1, TRIES + 1):
-            header["look"] = _look_text(look, fed)
-            header["faults"] = faults.due("child.look", read.ref.video_id)
-            request = wire.message(header, reference.faces if reference else ())
-            child = _take_child(look, self.limits.recycle, fed)
+            header["extractor"] = _extractor_text(extractor, fed)
+            header["faults"] = faults.pending_faults("child.look", read.ref.video_id)
+            request = protocol.message(header, reference.faces if reference else ())
+            child = _take_child(extractor, self.limits.recycle, fed)
             try:
                 answer, table = child.ask(request, deadline, memory, read)
             except _Died as died:
@@ -179,7 +196,7 @@ class IsolatedLook:
                     how = f"the decoder ended by {died} on this video, {attempt} times"
                     raise VideoError("crashed", how) from None
                 if died.signal in _CRASHES:
-                    look = replace(look, decoders=look.decoders[-1:])
+                    extractor = replace(extractor, decoders=extractor.decoders[-1:])
                 continue
             finally:
                 _put_back(child)
@@ -194,8 +211,8 @@ class IsolatedLook:
 class _Read:
     """A video's bytes on their way to a child, and what they were, for which its word is not taken."""
 
-    def __init__(self, look: Look, ref: VideoRef) -> None:
-        self.ref, self._look = ref, look
+    def __init__(self, extractor: InProcessExtractor, ref: VideoRef) -> None:
+        self.ref, self._extractor = ref, extractor
         self.bytes, self.sha256 = 0, ""
 
     def pieces(self) -> Iterator[bytes]:
@@ -205,13 +222,13 @@ class _Read:
         """
         digest = hashlib.sha256()
         self.bytes = 0
-        for piece in self._look.pieces(self.ref):
+        for piece in self._extractor.pieces(self.ref):
             digest.update(piece)
             self.bytes += len(piece)
-            yield wire.PIECE.pack(len(piece))
+            yield protocol.PIECE.pack(len(piece))
             yield piece
         self.sha256 = digest.hexdigest()
-        yield wire.PIECE.pack(0) + digest.digest()
+        yield protocol.PIECE.pack(0) + digest.digest()
 
 
 @contextlib.contextmanager
@@ -220,15 +237,15 @@ def _sense() -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
-        raise VideoError("crashed", NO_SENSE) from None
+        raise VideoError("crashed", INVALID_RESPONSE) from None
 
 
-def _of(read: _Read, seen: Seen) -> Seen:
+def _of(read: _Read, result: ExtractionResult) -> ExtractionResult:
     """What was seen, as this video's: a child that was taken over cannot speak of another."""
     mine = asdict(read.ref) | {"bytes": read.bytes}
-    row = replace(seen.row, **mine, content_sha256=read.sha256)
+    row = replace(result.row, **mine, content_sha256=read.sha256)
     del mine["version"], mine["bytes"]
-    return replace(seen, row=row, faces=[replace(face, **mine) for face in seen.faces])
+    return replace(result, row=row, faces=[replace(face, **mine) for face in result.faces])
 
 
 class _Died(Exception):  # noqa: N818
@@ -254,10 +271,10 @@ def environment() -> dict[str, str]:
 class _Child:
     """One child process and the pipes to it."""
 
-    def __init__(self, look: Look, fed: bool) -> None:
-        self.detector = _detector(look, fed)
-        self.feed = feed(look.recipe.detector, look.device) if fed else None
-        self.frames = SharedFrames() if fed else None
+    def __init__(self, extractor: InProcessExtractor, fed: bool) -> None:
+        self.detector = _detector(extractor, fed)
+        self.server = shared_server(extractor.recipe.detector, extractor.device) if fed else None
+        self.frames = SharedFrameBuffer() if fed else None
         self.alive, self.dismissed = True, False
         self.videos = 0
         self.ready: set[str] = set()
@@ -327,7 +344,7 @@ class _Child:
             try:
                 piece = next(pieces, None)
             except VideoError as error:
-                self._send(wire.PIECE.pack(wire.GIVEN_UP), until, deadline_s)
+                self._send(protocol.PIECE.pack(protocol.GIVEN_UP), until, deadline_s)
                 return error
             if piece is None:
                 return None
@@ -352,12 +369,12 @@ class _Child:
         try:
             while True:
                 answer, table = self._receive(until, deadline_s, memory)
-                if "detect" not in answer or self.frames is None or self.feed is None:
+                if "detect" not in answer or self.frames is None or self.server is None:
                     return answer, table
                 began = time.monotonic()
-                found = serve(self.frames, self.feed, answer["detect"])
+                found = serve(self.frames, self.server, answer["detect"])
                 until += time.monotonic() - began  # the others' frames are not this video's time
-                self._send(wire.message({"found": found}), until, deadline_s)
+                self._send(protocol.message({"found": found}), until, deadline_s)
         except BrokenPipeError:
             raise self._death() from None
         except BaseException:
@@ -368,7 +385,7 @@ class _Child:
         self, until: float, deadline_s: float, memory: int
     ) -> tuple[dict[str, Any], bytes]:
         buffer = bytearray()
-        size = wire.PREFIX.size
+        size = protocol.PREFIX.size
         look_at = time.monotonic() + _LOOK_EVERY_S
         while len(buffer) < size:
             now = time.monotonic()
@@ -378,33 +395,33 @@ class _Child:
                 look_at = now + _LOOK_EVERY_S
                 held = self.frames.held() if self.frames else 0
                 if _private_memory(self.pid, memory - held) > memory - held:
-                    raise VideoError(*wire.too_much(memory))
+                    raise VideoError(*protocol.too_much(memory))
             self._poll.poll(1000 * min(_LOOK_EVERY_S, until - now))
             piece = self._answers.read(1 << 20)
             if piece == b"":
                 raise self._death()
             buffer += piece or b""
-            if size == wire.PREFIX.size and len(buffer) >= size:
+            if size == protocol.PREFIX.size and len(buffer) >= size:
                 size = self._length(buffer, memory)
-        text, _ = wire.PREFIX.unpack(buffer[: wire.PREFIX.size])
-        middle = wire.PREFIX.size + text
+        text, _ = protocol.PREFIX.unpack(buffer[: protocol.PREFIX.size])
+        middle = protocol.PREFIX.size + text
         with _sense():
-            header = json.loads(buffer[wire.PREFIX.size : middle])
+            header = json.loads(buffer[protocol.PREFIX.size : middle])
             return dict(header), bytes(buffer[middle:])
 
     def _length(self, buffer: bytearray, memory: int) -> int:
-        length = wire.PREFIX.size + sum(wire.PREFIX.unpack(buffer[: wire.PREFIX.size]))
-        if length > min(wire.LIMIT, memory):
-            raise VideoError("crashed", NO_SENSE)
+        length = protocol.PREFIX.size + sum(protocol.PREFIX.unpack(buffer[: protocol.PREFIX.size]))
+        if length > min(protocol.LIMIT, memory):
+            raise VideoError("crashed", INVALID_RESPONSE)
         return int(length)
 
-    def serves(self, look: Look, recycle: int, fed: bool) -> bool:
+    def serves(self, extractor: InProcessExtractor, recycle: int, fed: bool) -> bool:
         """Whether it runs, is not too old, and has the networks that ``look`` needs.
 
         It is not given others: decord is loaded by then, and torch must come before it.
         """
         fresh = self.videos < recycle and not self.dismissed and self._process.poll() is None
-        return fresh and self.detector == _detector(look, fed)
+        return fresh and self.detector == _detector(extractor, fed)
 
     def _death(self) -> _Died:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -440,8 +457,8 @@ class _Child:
                 stream.close()
 
 
-def _detector(look: Look, fed: bool) -> tuple[object, ...]:
-    return look.recipe.detector, look.device, fed
+def _detector(extractor: InProcessExtractor, fed: bool) -> tuple[object, ...]:
+    return extractor.recipe.detector, extractor.device, fed
 
 
 _LOCK: Final = threading.Lock()
@@ -450,17 +467,17 @@ _BUSY: Final[set[_Child]] = set()
 """The children of this process: as many as videos are looked at at once."""
 
 
-def _take_child(look: Look, recycle: int, fed: bool) -> _Child:
+def _take_child(extractor: InProcessExtractor, recycle: int, fed: bool) -> _Child:
     """A child, alive, with the networks of ``look`` loaded; a new one every so many videos.
 
     :raises DfscanError: it cannot be started.
     """
     for attempt in range(1, TRIES + 1):
-        child = _idle(look, recycle, fed) or _Child(look, fed)
+        child = _idle(extractor, recycle, fed) or _Child(extractor, fed)
         with _LOCK:
             _BUSY.add(child)
         try:
-            _warm(child, _look_text(look, fed))
+            _warm(child, _extractor_text(extractor, fed))
         except (_Died, VideoError) as error:
             _put_back(child)
             if attempt == TRIES or child.dismissed:
@@ -475,12 +492,12 @@ def _take_child(look: Look, recycle: int, fed: bool) -> _Child:
     raise AssertionError("unreachable")
 
 
-def _idle(look: Look, recycle: int, fed: bool) -> _Child | None:
+def _idle(extractor: InProcessExtractor, recycle: int, fed: bool) -> _Child | None:
     """One that waits; those that do not suit are ended."""
     with _LOCK:
         while _IDLE:
             child = _IDLE.pop()
-            if child.serves(look, recycle, fed):
+            if child.serves(extractor, recycle, fed):
                 return child
             child.end()
     return None
@@ -495,14 +512,16 @@ def _put_back(child: _Child) -> None:
             _IDLE.append(child)
 
 
-def _warm(child: _Child, look: str) -> None:
+def _warm(child: _Child, extractor: str) -> None:
     """Have the networks loaded before the first video's time runs."""
-    if look in child.ready:
+    if extractor in child.ready:
         return
-    answer, _ = child.ask(wire.message({"kind": "warm", "look": look}), START_S, sys.maxsize)
+    answer, _ = child.ask(
+        protocol.message({"kind": "warm", "extractor": extractor}), START_S, sys.maxsize
+    )
     if "lacking" not in answer:
         raise DfscanError(answer.get("fatal") or answer["failed"][1])
-    child.ready.add(look)
+    child.ready.add(extractor)
 
 
 def end_child() -> None:
@@ -518,9 +537,13 @@ atexit.register(end_child)
 
 
 @functools.lru_cache(maxsize=8)
-def _look_text(look: Look, fed: bool) -> str:
-    values = {"recipe": look.recipe.model_dump(mode="json"), "device": look.device, "fed": fed}
-    return json.dumps(values | {"max_bytes": look.max_bytes, "decoders": look.decoders})
+def _extractor_text(extractor: InProcessExtractor, fed: bool) -> str:
+    values = {
+        "recipe": extractor.recipe.model_dump(mode="json"),
+        "device": extractor.device,
+        "fed": fed,
+    }
+    return json.dumps(values | {"max_bytes": extractor.max_bytes, "decoders": extractor.decoders})
 
 
 @functools.lru_cache(maxsize=1)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from dfscan.pipeline.extraction.extractor import Reference, Seen
+from dfscan.pipeline.extraction.extractor import ExtractionResult, ReferenceFaces
 from dfscan.schemas.records import FACE_SCHEMA, FaceRow, VideoRow, face_rows, to_table
 
 PREFIX: Final = struct.Struct("<QQ")
@@ -60,23 +60,25 @@ def _to_bytes(table: pa.Table) -> bytes:
     return content
 
 
-def seen_message(seen: Seen) -> bytes:
+def result_message(result: ExtractionResult) -> bytes:
     """What a child answers."""
-    times = [[index, when] for index, when in seen.times.items()]
-    header = {"row": asdict(seen.row), "times": times, "faces_s": seen.faces_s}
-    return message(header, seen.faces)
+    times = [[index, when] for index, when in result.times.items()]
+    header = {"row": asdict(result.row), "times": times, "faces_s": result.faces_s}
+    return message(header, result.faces)
 
 
-def read_seen(header: dict[str, Any], table: bytes) -> Seen:
+def read_result(header: dict[str, Any], table: bytes) -> ExtractionResult:
     """The answer of a child.
 
     :raises TypeError: it holds a column that no video row has.
     """
     times = {int(index): float(when) for index, when in header["times"]}
-    return Seen(VideoRow(**header["row"]), faces_of(table), times, float(header["faces_s"]))
+    return ExtractionResult(
+        VideoRow(**header["row"]), faces_of(table), times, float(header["faces_s"])
+    )
 
 
-def reference_header(reference: Reference | None) -> dict[str, Any] | None:
+def reference_header(reference: ReferenceFaces | None) -> dict[str, Any] | None:
     """A reference without its faces, which travel as the message's table."""
     if reference is None:
         return None
@@ -84,9 +86,9 @@ def reference_header(reference: Reference | None) -> dict[str, Any] | None:
     return {"width": reference.width, "height": reference.height, "times": times}
 
 
-def read_reference(header: dict[str, Any] | None, table: bytes) -> Reference | None:
+def read_reference(header: dict[str, Any] | None, table: bytes) -> ReferenceFaces | None:
     """The inverse of :func:`reference_header`."""
     if header is None:
         return None
     times = {int(index): float(when) for index, when in header["times"]}
-    return Reference(header["width"], header["height"], times, tuple(faces_of(table)))
+    return ReferenceFaces(header["width"], header["height"], times, tuple(faces_of(table)))

@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final
 
-from dfscan.pipeline.sandbox.parent_watch import end_with
+from dfscan.pipeline.sandbox.parent_watch import exit_with_parent
 
 NOBODY: Final = 65534
 """Who the process becomes where it would be root: by convention the owner of nothing."""
@@ -146,7 +146,7 @@ def enter(writes: int, *, keep_files: bool = False) -> list[str]:
             means()
         except Unavailable as error:
             missing.append(str(error))
-    end_with(parent)  # forgotten where the user changed
+    exit_with_parent(parent)  # forgotten where the user changed
     for kind, most in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NOFILE, OPEN_FILES),

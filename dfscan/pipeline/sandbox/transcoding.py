@@ -51,7 +51,7 @@ ALTERING: Final = Work("re-encoding", "re-encoded", "child.alter")
 DRAWING: Final = Work("drawing", "drawn", "child.draw")
 
 
-def rewrite(
+def transcode(
     work: Work,
     request: dict[str, Any],
     pieces: Callable[[], Iterable[bytes]],
@@ -140,7 +140,7 @@ def _hear(
 def _made(answer: dict[str, Any], read: Callable[[Any], Made], work: Work) -> Made:
     """What became of the file.
 
-    :raises VideoError: as in :func:`rewrite`; likewise the others.
+    :raises VideoError: as in :func:`transcode`; likewise the others.
     """
     try:
         if "fatal" in answer:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from dfscan.errors import DfscanError, VideoError
-from dfscan.pipeline.sandbox import seccomp as sandbox
-from dfscan.pipeline.sandbox.parent_watch import end_with
+from dfscan.pipeline.sandbox import seccomp
+from dfscan.pipeline.sandbox.parent_watch import exit_with_parent
 from dfscan.rendering.drawing import Drawing, draw_picture, draw_video
 from dfscan.storage import Opened
 from dfscan.storage import fault_injection as faults
@@ -41,7 +41,7 @@ Tell = Callable[[dict[str, Any]], None]
 
 def main() -> None:
     """Answer one request."""
-    end_with(int(sys.argv[1]))
+    exit_with_parent(int(sys.argv[1]))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no answer
 
@@ -82,11 +82,11 @@ def _make(request: dict[str, Any], data: bytes, tell: Tell) -> dict[str, Any]:
         ``condition`` and ``decoders``, or ``drawing``.
     :raises VideoError: it cannot be decoded, or the condition does not apply to it.
     """
-    faults.reach(request["point"], request["uri"])
+    faults.fault_point(request["point"], request["uri"])
     picture = is_picture_file(request["uri"], data)
     out = Opened(Path(request["paths"][picture]))
     load_decoders(request.get("decoders", ()))
-    sandbox.enter(LARGEST)
+    seccomp.enter(LARGEST)
     if "drawing" in request:
         return _draw(data, request["drawing"], picture, out, tell)
     condition = CONDITIONS[request["condition"]]

@@ -6,7 +6,7 @@ from PIL import Image
 
 from dfscan.commands.quickstart.synthetic import Corpus
 from dfscan.corpora import list_videos
-from dfscan.pipeline.extraction.extractor import Look, Seen
+from dfscan.pipeline.extraction.extractor import ExtractionResult, InProcessExtractor
 from dfscan.schemas.recipe import FaceRecipe, Sampling, SamplingMode, Stride
 from dfscan.schemas.records import FaceRow, VideoRow
 from dfscan.video import ORDERS, open_video
@@ -14,13 +14,13 @@ from dfscan.video import ORDERS, open_video
 RECIPE = FaceRecipe(sampling=Sampling(stride=Stride(real=4, fake=4)))
 
 
-def look(path: Path, max_bytes: int = 1 << 30) -> tuple[VideoRow, list[FaceRow]]:
-    seen = Look(RECIPE, "cpu", max_bytes).see(list_videos([str(path)]).videos[0])
+def extract(path: Path, max_bytes: int = 1 << 30) -> tuple[VideoRow, list[FaceRow]]:
+    seen = InProcessExtractor(RECIPE, "cpu", max_bytes).extract(list_videos([str(path)]).videos[0])
     return seen.row, seen.faces
 
 
 def test_a_clip_becomes_its_faces(corpus: Corpus) -> None:
-    row, faces = look(corpus.test)
+    row, faces = extract(corpus.test)
     assert row.status == "ok"
     assert row.reason is None
     assert row.frames_claimed == row.frames_decoded == 12
@@ -58,7 +58,7 @@ def test_what_is_no_video_ends_as_a_row_with_its_reason(
 ) -> None:
     path = tmp_path / "clip.mp4"
     make(path)
-    row, faces = look(path)
+    row, faces = extract(path)
     assert row.status == status
     assert reason in (row.reason or "")
     assert row.content_sha256 is not None
@@ -69,7 +69,7 @@ def test_a_cut_clip_is_partial_with_honest_counts(write_clip: Callable[..., Path
     path = write_clip(frames=60, width=320, height=240, options={"movflags": "faststart"})
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * 0.7)])
-    row, _ = look(path)
+    row, _ = extract(path)
     assert row.status == "partial"
     assert row.frames_claimed == 60
     assert (row.frames_decoded or 0) + (row.frames_lost or 0) == 60
@@ -80,31 +80,31 @@ def test_a_cut_clip_is_partial_with_honest_counts(write_clip: Callable[..., Path
 
 def test_no_face_too_large_and_missing(write_clip: Callable[..., Path]) -> None:
     path = write_clip()
-    row, _ = look(path)
+    row, _ = extract(path)
     assert (row.status, row.reason) == ("no_face", "no face in 5 frame(s)")
-    row, _ = look(path, max_bytes=100)
+    row, _ = extract(path, max_bytes=100)
     assert row.status == "too_large"
     ref = list_videos([str(path)]).videos[0]
     path.unlink()
-    row = Look(RECIPE, "cpu", 1 << 30).see(ref).row
+    row = InProcessExtractor(RECIPE, "cpu", 1 << 30).extract(ref).row
     assert (row.status, row.content_sha256) == ("missing", None)
 
 
 def test_every_odd_file_ends_as_a_row(samples: Path) -> None:
     known = {"ok", "no_face", "partial", "not_video", "refused", "unsupported", "decode_error"}
     sparse = FaceRecipe(sampling=Sampling(stride=Stride(real=60, fake=60)))
-    step = Look(sparse, "cpu", 1 << 30)
+    step = InProcessExtractor(sparse, "cpu", 1 << 30)
     for path in sorted((samples / "odd").iterdir()):
-        seen = step.see(list_videos([str(path)]).videos[0])
+        seen = step.extract(list_videos([str(path)]).videos[0])
         assert seen.row.status in known, path.name
         assert (seen.row.status == "ok") == (seen.row.reason is None), path.name
         assert seen.row.faces == len(seen.faces)
 
 
-def see(path: Path, mode: SamplingMode, stride: int, decoder: str = "auto") -> Seen:
+def see(path: Path, mode: SamplingMode, stride: int, decoder: str = "auto") -> ExtractionResult:
     sampling = Sampling(mode=mode, stride=Stride(real=stride, fake=stride), phase=3)
-    step = Look(FaceRecipe(sampling=sampling), "cpu", 1 << 30, ORDERS[decoder])
-    return step.see(list_videos([str(path)]).videos[0])
+    step = InProcessExtractor(FaceRecipe(sampling=sampling), "cpu", 1 << 30, ORDERS[decoder])
+    return step.extract(list_videos([str(path)]).videos[0])
 
 
 @pytest.mark.parametrize("decoder", ORDERS)

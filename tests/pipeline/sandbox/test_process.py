@@ -15,14 +15,16 @@ import pytest
 from dfscan.commands.quickstart.synthetic import Corpus
 from dfscan.corpora import list_videos
 from dfscan.errors import VideoError
-from dfscan.pipeline.extraction.extractor import Look
-from dfscan.pipeline.sandbox import process as isolation
-from dfscan.pipeline.sandbox.process import IsolatedLook, Limits, end_child
+from dfscan.pipeline.extraction.extractor import InProcessExtractor
+from dfscan.pipeline.sandbox import process
+from dfscan.pipeline.sandbox.process import Limits, SandboxedExtractor, end_child
 from dfscan.schemas.recipe import Detector, FaceRecipe, Sampling, Stride
 from dfscan.schemas.records import VideoRef
 
 RECIPE = FaceRecipe(sampling=Sampling(stride=Stride(real=4, fake=4)))
-WHOLE = Look(RECIPE.model_copy(update={"detector": Detector(name="none")}), "cpu", 1 << 30)
+WHOLE = InProcessExtractor(
+    RECIPE.model_copy(update={"detector": Detector(name="none")}), "cpu", 1 << 30
+)
 
 
 @pytest.fixture
@@ -47,14 +49,21 @@ def refs(write_clip: Callable[..., Path]) -> list[VideoRef]:
 
 def test_a_child_sees_what_this_process_sees(corpus: Corpus) -> None:
     ref = list_videos([str(corpus.test)]).videos[0]
-    look = Look(RECIPE, "cpu", 1 << 30)
-    inside, outside = look.see(ref, also=[1]), IsolatedLook(look, Limits(60)).see(ref, also=[1])
+    extractor = InProcessExtractor(RECIPE, "cpu", 1 << 30)
+    inside, outside = (
+        extractor.extract(ref, extra_frames=[1]),
+        SandboxedExtractor(extractor, Limits(60)).extract(ref, extra_frames=[1]),
+    )
     assert outside.row == replace(inside.row, elapsed_s=outside.row.elapsed_s)
     assert outside.times == inside.times
     assert 1 in outside.times
     assert [f.image for f in outside.faces] == [f.image for f in inside.faces]
     assert [f.box for f in outside.faces] == [f.box for f in inside.faces]
-    assert IsolatedLook(look, Limits(60)).survey(ref) == look.survey(ref) != []
+    assert (
+        SandboxedExtractor(extractor, Limits(60)).sample_frames(ref)
+        == extractor.sample_frames(ref)
+        != []
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,8 +86,8 @@ def test_what_a_video_does_to_its_child_costs_its_own_row_only(
     reason: str,
 ) -> None:
     fault(f"child.look@bad={action}")
-    look = IsolatedLook(WHOLE, limits)
-    bad, good = look.see(refs[0]), look.see(refs[1])
+    extractor = SandboxedExtractor(WHOLE, limits)
+    bad, good = extractor.extract(refs[0]), extractor.extract(refs[1])
     assert bad.row.status == status
     assert reason in (bad.row.reason or "")
     assert bad.row.elapsed_s is not None
@@ -91,34 +100,34 @@ def test_a_child_that_is_killed_once_costs_nothing(
     refs: list[VideoRef], fault: Callable[..., None]
 ) -> None:
     fault("child.look@bad=kill", once=True)
-    seen = IsolatedLook(WHOLE, Limits(60)).see(refs[0])
+    seen = SandboxedExtractor(WHOLE, Limits(60)).extract(refs[0])
     assert seen.row.status == "ok"
     assert len(seen.faces) == 5
 
 
 def test_a_child_is_replaced_after_so_many_videos(refs: list[VideoRef]) -> None:
     end_child()
-    look = IsolatedLook(WHOLE, Limits(60, recycle=2))
+    extractor = SandboxedExtractor(WHOLE, Limits(60, recycle=2))
     pids = []
     for _ in range(3):
-        look.see(refs[0])
-        pids.append(isolation._IDLE[0].pid)
+        extractor.extract(refs[0])
+        pids.append(process._IDLE[0].pid)
     assert pids[0] == pids[1] != pids[2]
 
 
 def test_a_survey_of_a_hanging_video_ends(refs: list[VideoRef], fault: Callable[..., None]) -> None:
     fault("child.look@bad=sleep")
-    look = IsolatedLook(WHOLE, Limits(1.0))
+    extractor = SandboxedExtractor(WHOLE, Limits(1.0))
     with pytest.raises(VideoError, match="timeout: not done after 1 s"):
-        look.survey(refs[0])
-    assert look.survey(refs[1]) == WHOLE.survey(refs[1])
+        extractor.sample_frames(refs[0])
+    assert extractor.sample_frames(refs[1]) == WHOLE.sample_frames(refs[1])
 
 
 def test_a_child_cannot_speak_of_another_video(refs: list[VideoRef]) -> None:
-    seen = IsolatedLook(WHOLE, Limits(60)).see(refs[0])
-    read = isolation._Read(WHOLE, replace(refs[1], label="FAKE"))
+    seen = SandboxedExtractor(WHOLE, Limits(60)).extract(refs[0])
+    read = process._Read(WHOLE, replace(refs[1], label="FAKE"))
     list(read.pieces())
-    mine = isolation._of(read, replace(seen, row=replace(seen.row, content_sha256="lie", bytes=1)))
+    mine = process._of(read, replace(seen, row=replace(seen.row, content_sha256="lie", bytes=1)))
     assert mine.row.content_sha256 == hashlib.sha256(Path(refs[1].uri).read_bytes()).hexdigest()
     assert mine.row.bytes == refs[1].bytes
     assert {mine.row.video_id, *(f.video_id for f in mine.faces)} == {refs[1].video_id}
@@ -129,7 +138,7 @@ def test_memory_is_watched_where_a_process_may_not_be_looked_into(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Root without CAP_SYS_PTRACE, whose child has become nobody."""
-    known = isolation._private_memory(os.getpid(), 0)
+    known = process._private_memory(os.getpid(), 0)
     read = Path.read_text
 
     def closed(path: Path) -> str:
@@ -138,7 +147,7 @@ def test_memory_is_watched_where_a_process_may_not_be_looked_into(
         return read(path)
 
     monkeypatch.setattr(Path, "read_text", closed)
-    assert isolation._private_memory(os.getpid(), 0) == pytest.approx(known, rel=0.2)
+    assert process._private_memory(os.getpid(), 0) == pytest.approx(known, rel=0.2)
 
 
 def test_limits_grow_with_the_file_and_what_fakes_ask_for() -> None:
@@ -153,10 +162,10 @@ def test_limits_grow_with_the_file_and_what_fakes_ask_for() -> None:
 _PARENT = """
 import sys, time
 from dfscan.schemas.recipe import *
-from dfscan.pipeline.extraction.extractor import Look
-from dfscan.pipeline.sandbox import process as isolation
-look = Look(FaceRecipe(sampling=Sampling(frames=1), detector=Detector(name="none")), "cpu", 1)
-print(isolation._take_child(look, 9, False).pid, flush=True)
+from dfscan.pipeline.extraction.extractor import InProcessExtractor
+from dfscan.pipeline.sandbox import process
+extractor = InProcessExtractor(FaceRecipe(sampling=Sampling(frames=1), detector=Detector(name="none")), "cpu", 1)
+print(process._take_child(extractor, 9, False).pid, flush=True)
 time.sleep(60)
 """
 

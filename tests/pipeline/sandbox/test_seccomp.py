@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 
 from dfscan.corpora import list_videos
-from dfscan.pipeline.extraction.extractor import Look
-from dfscan.pipeline.sandbox import process as isolation
-from dfscan.pipeline.sandbox import seccomp as sandbox
-from dfscan.pipeline.sandbox.process import IsolatedLook, Limits, end_child
+from dfscan.pipeline.extraction.extractor import InProcessExtractor
+from dfscan.pipeline.sandbox import process, seccomp
+from dfscan.pipeline.sandbox.process import Limits, SandboxedExtractor, end_child
 from dfscan.schemas.recipe import Detector, FaceRecipe, Sampling, Stride
 from dfscan.schemas.records import VideoRef
 
-LOOK = Look(
+LOOK = InProcessExtractor(
     FaceRecipe(sampling=Sampling(stride=Stride(real=4, fake=4)), detector=Detector(name="none")),
     "cpu",
     1 << 30,
@@ -42,7 +41,7 @@ def refs(write_clip: Callable[..., Path]) -> list[VideoRef]:
 
 
 def child() -> int:
-    [there] = isolation._IDLE
+    [there] = process._IDLE
     return there.pid
 
 
@@ -56,7 +55,7 @@ def test_a_process_that_has_entered_can_do_nothing_else() -> None:
     )
     said = dict(reversed(line.split(maxsplit=1)) for line in done.stdout.splitlines())  # type: ignore[arg-type]
     possible = {what for what, held in said.items() if held == "POSSIBLE"}
-    without = sandbox.lacking()
+    without = seccomp.lacking()
     if not any("Landlock" in line for line in without):
         assert not possible & {"open a file outside the installation", "write a file"}
     if not any("seccomp" in line for line in without):
@@ -66,18 +65,18 @@ def test_a_process_that_has_entered_can_do_nothing_else() -> None:
             "become two processes",
             "signal another process",
         }
-    assert len(said) == 1 + len(sandbox._attempts())
+    assert len(said) == 1 + len(seccomp._attempts())
 
 
-@pytest.mark.skipif(bool(sandbox.lacking()), reason="this system lacks some of the means")
+@pytest.mark.skipif(bool(seccomp.lacking()), reason="this system lacks some of the means")
 def test_what_landlock_does_not_ask_about_is_refused(tmp_path: Path) -> None:
     """Tried by the owner of a file, who keeps files and user: the filter of system calls is alone."""
     program = """
 import os, sys
-from dfscan.pipeline.sandbox import seccomp as sandbox
+from dfscan.pipeline.sandbox import seccomp
 path, there = sys.argv[1], os.open(sys.argv[1], os.O_RDONLY)
 me = os.getuid(), os.getgid()
-sandbox.enter(1 << 20, keep_files=True)
+seccomp.enter(1 << 20, keep_files=True)
 for attempt in (
     lambda: os.chmod(path, 0o600), lambda: os.fchmod(there, 0o600), lambda: os.utime(path, (1, 1)),
     lambda: os.chown(path, *me), lambda: os.fchown(there, *me), lambda: os.lchown(path, *me),
@@ -99,7 +98,7 @@ for attempt in (
 
 
 def test_what_this_machine_lacks_is_said() -> None:
-    program = "from dfscan.pipeline.sandbox import seccomp as sandbox; sandbox._MACHINES.clear(); print(sandbox.enter(9))"
+    program = "from dfscan.pipeline.sandbox import seccomp; seccomp._MACHINES.clear(); print(seccomp.enter(9))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
@@ -112,20 +111,20 @@ def test_the_child_that_looks_has_entered(
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("HF_TOKEN", "secret")
-    assert IsolatedLook(LOOK, Limits(60)).see(refs[0]).row.status == "ok"
+    assert SandboxedExtractor(LOOK, Limits(60)).extract(refs[0]).row.status == "ok"
     place = Path(f"/proc/{child()}")
     lines = (line.split(":\t") for line in (place / "status").read_text().splitlines())
     status = {pair[0]: pair[-1].split() for pair in lines}
-    if not sandbox.lacking():
+    if not seccomp.lacking():
         assert status["Seccomp"] == ["2"]
         assert status["Threads"] == ["1"], "Landlock holds for threads that come later, not earlier"
     assert status["NoNewPrivs"] == ["1"]
-    assert int(status["CapEff"][0], 16) & ~sandbox._READ_SEARCH == 0
+    assert int(status["CapEff"][0], 16) & ~seccomp._READ_SEARCH == 0
     limits = (place / "limits").read_text()
     for name, most in (("open files", 256), ("core file size", 0), ("file size", 1 << 20)):
         assert f"Max {name}".ljust(26) + str(most) in limits
     if os.geteuid() == 0 and os.access("/proc/1/environ", os.R_OK):
-        assert status["Uid"] == [str(sandbox.NOBODY)] * 4
+        assert status["Uid"] == [str(seccomp.NOBODY)] * 4
         assert status["Groups"] == []
     with contextlib.suppress(PermissionError):
         assert b"secret" not in (place / "environ").read_bytes()
@@ -135,7 +134,7 @@ def test_a_child_needs_no_right_to_its_source(refs: list[VideoRef]) -> None:
     """It is handed bytes: what only this user may read is read."""
     Path(refs[0].uri).chmod(0o600)
     Path(refs[0].uri).parent.chmod(0o700)
-    assert IsolatedLook(LOOK, Limits(60)).see(refs[0]).row.status == "ok"
+    assert SandboxedExtractor(LOOK, Limits(60)).extract(refs[0]).row.status == "ok"
 
 
 def test_processor_time_has_a_limit_of_its_own(
@@ -143,18 +142,18 @@ def test_processor_time_has_a_limit_of_its_own(
 ) -> None:
     monkeypatch.setenv("DFSCAN_FAULTS", "child.look@bad=spin")
     monkeypatch.setattr(Limits, "processor_s", lambda self, deadline_s: 1.0)
-    look = IsolatedLook(LOOK, Limits(120))
-    row = look.see(refs[0]).row
+    extractor = SandboxedExtractor(LOOK, Limits(120))
+    row = extractor.extract(refs[0]).row
     assert (row.status, row.reason) == ("timeout", "used more than 1 s of processor time")
-    assert [look.see(refs[1]).row.status for _ in range(3)] == ["ok"] * 3
+    assert [extractor.extract(refs[1]).row.status for _ in range(3)] == ["ok"] * 3
 
 
 def test_what_outruns_the_watch_on_memory_is_stopped(
     refs: list[VideoRef], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DFSCAN_FAULTS", "child.look@bad=eat")
-    monkeypatch.setattr(isolation, "_private_memory", lambda pid, limit: 0)
-    row = IsolatedLook(LOOK, Limits(60, 1 << 28)).see(refs[0]).row
+    monkeypatch.setattr(process, "_private_memory", lambda pid, limit: 0)
+    row = SandboxedExtractor(LOOK, Limits(60, 1 << 28)).extract(refs[0]).row
     assert (row.status, row.reason) == ("crashed", "used more than 0.3 GiB of memory")
 
 
@@ -168,28 +167,28 @@ def test_what_cannot_be_read_does_not_cost_the_child(refs: list[VideoRef], tmp_p
     data[-(1 << 20)] ^= 1  # in the last piece, so the first ones are under way by then
     archive.write_bytes(data)
     [broken] = list_videos([str(archive)]).videos
-    look = IsolatedLook(LOOK, Limits(60))
-    assert look.see(refs[1]).row.status == "ok"
+    extractor = SandboxedExtractor(LOOK, Limits(60))
+    assert extractor.extract(refs[1]).row.status == "ok"
     before = child()
     Path(refs[0].uri).unlink()
-    assert look.see(refs[0]).row.status == "missing"
-    row = look.see(broken).row
+    assert extractor.extract(refs[0]).row.status == "missing"
+    row = extractor.extract(broken).row
     assert row.status == "decode_error"
     assert "damaged or encrypted archive member" in (row.reason or "")
-    assert look.see(refs[1]).row.status == "ok"
+    assert extractor.extract(refs[1]).row.status == "ok"
     assert child() == before
 
 
 def test_a_child_that_takes_nothing_is_not_waited_for(refs: list[VideoRef], tmp_path: Path) -> None:
-    look = IsolatedLook(LOOK, Limits(5.0))
-    look.see(refs[1])
+    extractor = SandboxedExtractor(LOOK, Limits(5.0))
+    extractor.extract(refs[1])
     os.kill(child(), signal.SIGSTOP)  # as one that was taken over might behave
     large = tmp_path / "large.mp4"
     large.write_bytes(Path(refs[1].uri).read_bytes() + bytes(1 << 20))
     [ref] = list_videos([str(large)]).videos
-    row = look.see(ref).row
+    row = extractor.extract(ref).row
     assert (row.status, row.reason) == ("timeout", "not done after 6 s")
-    assert look.see(refs[1]).row.status == "ok"
+    assert extractor.extract(refs[1]).row.status == "ok"
 
 
 @pytest.mark.parametrize(
@@ -199,8 +198,8 @@ def test_a_child_that_takes_nothing_is_not_waited_for(refs: list[VideoRef], tmp_
 def test_an_answer_without_sense_is_a_row(
     refs: list[VideoRef], monkeypatch: pytest.MonkeyPatch, answer: dict[str, object]
 ) -> None:
-    look = IsolatedLook(LOOK, Limits(60))
-    look.see(refs[1])
-    monkeypatch.setattr(isolation._Child, "_receive", lambda self, *_: (answer, b""))
-    row = look.see(refs[0]).row
-    assert (row.status, row.reason) == ("crashed", isolation.NO_SENSE)
+    extractor = SandboxedExtractor(LOOK, Limits(60))
+    extractor.extract(refs[1])
+    monkeypatch.setattr(process._Child, "_receive", lambda self, *_: (answer, b""))
+    row = extractor.extract(refs[0]).row
+    assert (row.status, row.reason) == ("crashed", process.INVALID_RESPONSE)

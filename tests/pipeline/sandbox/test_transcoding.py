@@ -13,9 +13,8 @@ from PIL import Image
 from support.sound import with_tone
 
 from dfscan.errors import DfscanError, VideoError
-from dfscan.pipeline.sandbox import seccomp as sandbox
-from dfscan.pipeline.sandbox import transcoding as rewriting
-from dfscan.pipeline.sandbox.transcoding import ALTERING, DRAWING, rewrite
+from dfscan.pipeline.sandbox import seccomp, transcoding
+from dfscan.pipeline.sandbox.transcoding import ALTERING, DRAWING, transcode
 from dfscan.rendering.drawing import Drawing, Drawn, Face, Person, draw_picture, draw_video
 from dfscan.schemas.recipe import NetworkInput
 from dfscan.video import open_video
@@ -27,13 +26,13 @@ LOOKS_AROUND = """
 import os
 from pathlib import Path
 from dfscan.errors import VideoError
-from dfscan.pipeline.sandbox import seccomp as sandbox
+from dfscan.pipeline.sandbox import seccomp
 from dfscan.rendering import drawing
 
 canary = Path({canary!r})
 
 def look_around(data, decoder):
-    held = sandbox.refused()
+    held = seccomp.refused()
     for name, attempt in (
         ("read the canary", canary.read_text),
         ("write the canary", lambda: canary.write_text("mine")),
@@ -51,7 +50,7 @@ def look_around(data, decoder):
     possible = [name for name, refused in held.items() if not refused]
     raise VideoError("unsupported", f"{{len(held)}} tried, user {{os.getuid()}}: {{possible}}")
 
-rewriting_child.open_video = drawing.open_video = look_around
+transcoding_worker.open_video = drawing.open_video = look_around
 """
 
 
@@ -85,7 +84,7 @@ def draw(
         "memory": 4 << 30,
     }
     data = original.read_bytes()
-    return rewrite(DRAWING, request, lambda: [data], deadline_s, Drawn.model_validate, watch)
+    return transcode(DRAWING, request, lambda: [data], deadline_s, Drawn.model_validate, watch)
 
 
 def alter(original: Path, out: Path) -> int:
@@ -96,7 +95,7 @@ def alter(original: Path, out: Path) -> int:
         "decoders": ["sparse", "pyav"],
         "memory": 4 << 30,
     }
-    return rewrite(
+    return transcode(
         ALTERING, request, lambda: [original.read_bytes()], 60, lambda said: int(said["lost"])
     )
 
@@ -112,7 +111,7 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out" / "a.mp4"
 
 
-@pytest.mark.skipif(bool(sandbox.lacking()), reason="this system lacks some of the means")
+@pytest.mark.skipif(bool(seccomp.lacking()), reason="this system lacks some of the means")
 @pytest.mark.parametrize("make", [alter, lambda clip, out: draw(clip, out, drawing())])
 def test_a_child_that_a_video_took_over_can_do_nothing_else(
     make: Callable[[Path, Path], object],
@@ -129,10 +128,10 @@ def test_a_child_that_a_video_took_over_can_do_nothing_else(
     taken_over(LOOKS_AROUND.format(**places))
     with pytest.raises(VideoError) as told:
         make(clip, out)
-    tried = len(sandbox._attempts()) + 7
+    tried = len(seccomp._attempts()) + 7
     user = os.getuid()
-    if user == 0 and sandbox._can_kill():
-        user = sandbox.NOBODY
+    if user == 0 and seccomp._can_kill():
+        user = seccomp.NOBODY
     assert told.value.reason == f"{tried} tried, user {user}: []"
     assert canary.read_text() == "alive"
     assert [path.name for path in out.parent.iterdir()] == ["a.mp4"]
@@ -210,7 +209,7 @@ def test_a_child_that_hangs_within_a_frame_is_ended(
 def test_a_child_that_takes_nothing_is_not_waited_for(
     clip: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rewriting, "_CHILD", ("-c", "import time; time.sleep(1e9)"))
+    monkeypatch.setattr(transcoding, "_CHILD", ("-c", "import time; time.sleep(1e9)"))
     large = clip.with_name("large.mp4")
     large.write_bytes(bytes(1 << 20))  # more than a pipe holds
     with pytest.raises(VideoError, match="timeout: not drawn after 1 s"):
@@ -228,7 +227,7 @@ def test_what_it_writes_to_stderr_does_not_hold_it_up(
 def test_a_file_that_grows_too_large_is_told_in_one_line(
     clip: Path, out: Path, taken_over: Callable[[str], None]
 ) -> None:
-    taken_over("rewriting_child.LARGEST = 3000")
+    taken_over("transcoding_worker.LARGEST = 3000")
     with pytest.raises(DfscanError, match=r"^cannot write .*a\.mp4: File too large$"):
         draw(clip, out, drawing())
 
@@ -263,7 +262,7 @@ def test_what_a_child_makes_of_half_a_file_does_not_count(
         os.close(0)
         print('{"made": {"frames": 1, "seconds": 1.0, "notes": []}}')
     """
-    monkeypatch.setattr(rewriting, "_CHILD", ("-c", program))
+    monkeypatch.setattr(transcoding, "_CHILD", ("-c", program))
     large = clip.with_name("large.mp4")
     large.write_bytes(bytes(1 << 20))
     with pytest.raises(VideoError, match="makes no sense"):
