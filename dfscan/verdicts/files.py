@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from dfscan import storage
 from dfscan.errors import ConfigError, OutputError
+from dfscan.schemas.evolution import conform, read_version
 from dfscan.schemas.recipe import fingerprint
 from dfscan.schemas.records import VERDICT_SCHEMA
 from dfscan.verdicts.provenance import records, with_records
@@ -93,7 +94,7 @@ def read_brief(path: storage.Place) -> pa.Table:
 
 def _read_brief(path: storage.Place) -> pa.Table:
     with as_verdicts(path):
-        storage.open_parquet(path).schema_arrow.empty_table().cast(VERDICT_SCHEMA)
+        conform(storage.open_parquet(path).schema_arrow.empty_table(), VERDICT_SCHEMA)
         # One nested column comes as a column of its own, under its last name.
         rows = storage.read_table(path, [*_BRIEF, f"custody.{_HASH}"])
         return rows.select([*_BRIEF, _HASH]).replace_schema_metadata(None)
@@ -106,8 +107,8 @@ def read_verdicts(path: storage.Place) -> pa.Table:
     """
     with as_verdicts(path):
         table = storage.read_table(path)
-        metadata = {**(table.schema.metadata or {}), **VERDICT_SCHEMA.metadata}
-        return table.cast(VERDICT_SCHEMA).replace_schema_metadata(metadata)
+        read_version(table.schema.metadata, path)
+        return conform(table, VERDICT_SCHEMA)
 
 
 @contextmanager
@@ -131,7 +132,7 @@ def read_parts(out: storage.Place, config_hash: str) -> list[pa.Table]:
     tables = []
     for _, table in storage.read_tables(parts_folder(out)):
         hashes = pc.struct_field(table.column("custody"), _HASH)
-        tables.append(table.filter(pc.equal(hashes, config_hash)).cast(VERDICT_SCHEMA))
+        tables.append(conform(table.filter(pc.equal(hashes, config_hash)), VERDICT_SCHEMA))
     return [table for table in tables if table.num_rows]
 
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from dfscan import storage
 from dfscan.errors import SourceError
+from dfscan.schemas.evolution import conform
 
 FILE: Final = ".parquet"
 """How the name of one file ends; a folder's does not."""
@@ -101,7 +102,7 @@ def rows_at(places: Sequence[int] | Places, pieces: Sequence[Piece], schema: pa.
     tables = [schema.empty_table()]
     for number in np.flatnonzero(np.diff(firsts)).tolist():
         mine = ascending[firsts[number] : firsts[number + 1]] - starts[number]
-        tables.append(pieces[number][1]().take(pa.array(mine)).cast(schema))
+        tables.append(conform(pieces[number][1]().take(pa.array(mine)), schema))
     order = np.searchsorted(ascending, wanted)
     return pa.concat_tables(tables).take(pa.array(order, pa.int64()))
 

@@ -39,6 +39,7 @@ from dfscan.pipeline.scoring_setup import make_score_task, record_of
 from dfscan.pipeline.transformed_extractor import TransformedExtractor
 from dfscan.pipeline.work_units import plan_units
 from dfscan.rendering.robustness_plot import robustness
+from dfscan.schemas.evolution import conform
 from dfscan.schemas.recipe import differences, fingerprint
 from dfscan.schemas.records import VERDICT_SCHEMA, VideoRef
 from dfscan.verdicts.files import latest, read_verdicts
@@ -339,7 +340,7 @@ class _Run:
         tables = [VERDICT_SCHEMA.empty_table()]
         if storage.exists(self._file(name)):
             tables.append(read_verdicts(self._file(name)))
-        tables += (table.cast(VERDICT_SCHEMA) for _, table in storage.read_tables(task.target))
+        tables += (conform(table, VERDICT_SCHEMA) for _, table in storage.read_tables(task.target))
         table = pa.concat_tables(
             [t.replace_schema_metadata(VERDICT_SCHEMA.metadata) for t in tables]
         )
