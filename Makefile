@@ -1,4 +1,4 @@
-# Everything one does twice. Each target makes .venv itself.
+# Common tasks. Each target creates .venv if needed.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -7,10 +7,10 @@ DONE   := $(VENV)/.installed
 .PHONY: help install quickstart test chaos fuzz lint format clean
 
 help:
-	@echo "make quickstart  a synthetic corpus through extract, train, score and evaluate (under 6 minutes)"
+	@echo "make quickstart  runs extract, train, score and evaluate on a synthetic corpus (under 6 minutes)"
 	@echo "make test        the test suite (about 25 minutes on two cores)"
-	@echo "make chaos       300 processes and nodes killed, every dataset compared (about 40 minutes)"
-	@echo "make fuzz        2,000 damaged and hostile files through an extraction (about 10 minutes)"
+	@echo "make chaos       kills 300 processes and nodes, compares every dataset (about 40 minutes)"
+	@echo "make fuzz        extracts from 2,000 damaged and hostile files (about 10 minutes)"
 	@echo "make lint        ruff, mypy, import-linter"
 	@echo "make format      ruff's formatter and safe fixes"
 	@echo "make clean       removes .venv and caches"
@@ -27,7 +27,7 @@ install: $(DONE)
 quickstart: $(DONE)
 	$(BIN)/dfscan quickstart quickstart --overwrite
 
-# What kills processes and starts clusters of its own has the machine to itself.
+# Tests that kill processes or start their own clusters run alone on the machine.
 ALONE  := tests/chaos tests/e2e/test_ray.py tests/e2e/test_ray_training.py tests/e2e/test_cluster.py
 
 test: $(DONE)

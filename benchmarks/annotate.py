@@ -1,12 +1,12 @@
-"""How fast a video is annotated, beside decoding and encoding it alone.
+"""Speed of annotating a video, compared with decoding and encoding it alone.
 
     python benchmarks/annotate.py [CLIP] [--seconds 10] [--repeats 3] [--every 0.2]
 
-The clip (without one, a clip of the synthetic corpus) is cropped and scaled to 640×480 at 30 frames a
-second. ``dfscan annotate`` looks at it with MesoInception-4 five times a second, on two cores; decoding
-and encoding alone uses the same decoder and the same writer. The first run loads the networks and does
-not count. Medians of the repeats; CPU seconds tell what a shared machine makes of the others.
-Wanted: at least 1 second of video a second.
+The clip (default: one of the synthetic corpus) is cropped and scaled to 640×480 at 30 frames per
+second. ``dfscan annotate`` scores it with MesoInception-4 five times per second, on two cores; decoding and
+encoding alone uses the same decoder and the same writer. The first run loads the networks and is not
+counted. Medians of the repeats; CPU seconds do not depend on other programs on a shared machine.
+Target: at least 1 second of video per second.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def clip_frames(path: Path) -> Iterator[Image.Image]:
 
 
 def synthetic_clip(folder: Path) -> Path:
-    """An invented person, for two seconds."""
+    """A synthetic clip of two seconds."""
     import zipfile
 
     from dfscan.commands.quickstart.synthetic import CorpusSpec, make_corpus
@@ -53,7 +53,7 @@ def synthetic_clip(folder: Path) -> Path:
 
 
 def make_clip(source: Path, target: Path, seconds: float) -> None:
-    """The source at 640×480 and 30 frames a second, again and again until it is so long."""
+    """Write the source at 640×480 and 30 frames per second, repeated until it is ``seconds`` long."""
     import numpy as np
 
     from dfscan.video.writing import VideoWriter
@@ -67,11 +67,11 @@ def make_clip(source: Path, target: Path, seconds: float) -> None:
 
 
 def annotate(clip: Path, model: Path, out: Path, every: float) -> float:
-    """Annotate; returns the video's length in seconds."""
+    """Annotate and return the length of the video in seconds."""
     import dfscan
 
     result = dfscan.annotate(str(clip), model=str(model), out=str(out), every=every, overwrite=True)
-    print(f"# {result.judged} frames judged, {len(result.people)} people", flush=True)
+    print(f"# {result.judged} frames scored, {len(result.people)} people", flush=True)
     return float(result.seconds or 0)
 
 
@@ -89,7 +89,7 @@ def copy(clip: Path, out: Path) -> None:
 
 
 def cpu_s() -> float:
-    """CPU seconds of this process and of its children so far."""
+    """CPU seconds used so far by this process and its children."""
     ticks = 0
     for listed in Path("/proc/self/task").glob("*/children"):
         for child in listed.read_text().split():
@@ -101,7 +101,7 @@ def cpu_s() -> float:
 
 
 def measured(work: Callable[[], object]) -> tuple[float, float]:
-    """Wall and CPU seconds of some work."""
+    """Wall and CPU seconds of ``work``."""
     wall, cpu = time.perf_counter(), cpu_s()
     work()
     return time.perf_counter() - wall, cpu_s() - cpu
@@ -111,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("clip", nargs="?", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of video")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of the video")
     parser.add_argument("--every", type=float, default=0.2)
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -140,8 +140,8 @@ def main() -> None:
     for name, runs in both.items():
         wall, cpu = (statistics.median(r[i] for r in runs) for i in range(2))
         print(
-            f"{name}: {wall:.2f} s ({length / wall:.2f} s of video a second), {cpu:.2f} CPU seconds "
-            f"({length / cpu * 2:.2f} s of video a second were both cores kept busy)"
+            f"{name}: {wall:.2f} s ({length / wall:.2f} s of video per second), {cpu:.2f} CPU seconds "
+            f"({length / cpu * 2:.2f} s of video per second if both cores were busy)"
         )
     walls = [a[0] / b[0] for a, b in zip(*both.values(), strict=True)]
     cpus = [a[1] / b[1] for a, b in zip(*both.values(), strict=True)]

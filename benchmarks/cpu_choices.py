@@ -1,4 +1,4 @@
-"""Two choices on a CPU, each against its alternative in one run, medians.
+"""Two design choices on a CPU, each against its alternative in one run (medians).
 
     python benchmarks/cpu_choices.py
 

@@ -1,18 +1,18 @@
-"""Seconds a clip from file to faces: dfscan's three ways against decoding alone and its peers.
+"""Seconds per clip from file to faces: dfscan's three sampling modes against decoding alone and its peers.
 
     pip install 'dfscan[benchmarks]'
     python benchmarks/extract.py FOLDER_OF_CLIPS [--repeats 3] [--copies 6] [--plot FILE.png] [--same-allocator]
     python benchmarks/extract.py FOLDER_OF_CLIPS --faces
 
-All look at the same frames (every 30th), in the same number of processes of one thread each, turn
-about in one run. Seconds are the slope of the wall time between a third and all of the work, so
-that start-up drops out: medians of the repeats. The common way looks for faces from 20 pixels on, as
-the library does by default, the others but the 1st-place way from 60. dfscan's figures are those of its workers: the
-decoding process, crops, JPEG and the commit are in them, while the peers stop at the boxes. Every
-program runs as it is shipped; dfscan's decoding process sets glibc's allocator, and with
-``--same-allocator`` the peers have its settings too.
+All methods read the same frames (every 30th), in the same number of single-threaded processes, alternating
+within one run. Seconds are the slope of the wall time between a third and all of the work, which removes
+start-up: medians of the repeats. The common way detects faces from 20 pixels on, the library's default; the
+others, except the 1st-place way, from 60. dfscan's figures are those of its workers: they include the
+decoding process, crops, JPEG and the commit, while the peers stop at the boxes. Every program runs as
+distributed. dfscan's decoding process configures glibc's allocator; ``--same-allocator`` gives the peers the
+same settings.
 
-``--faces`` compares dfscan's boxes with facenet-pytorch's of the same minimum size (``min_face:
+``--faces`` compares dfscan's boxes with those of facenet-pytorch at the same minimum size (``min_face:
 auto``), over every frame of the clips.
 """
 
@@ -65,7 +65,7 @@ def opencv_frames(path: str) -> Iterator[np.ndarray]:
 
 
 def dfscan_decoding(_: Path) -> Callable[[list[str]], int]:
-    """The frames as dfscan gets them, and nothing done with them."""
+    """Decode the frames as dfscan does, and discard them."""
     from dfscan.video import open_video
 
     def work(paths: list[str]) -> int:
@@ -86,7 +86,7 @@ def decoding(_: Path) -> Callable[[list[str]], int]:
 
 
 def frame_by_frame(**options: Any) -> Callable[[Path], Callable[[list[str]], int]]:
-    """OpenCV and facenet-pytorch, a frame at a time."""
+    """OpenCV and facenet-pytorch, one frame at a time."""
 
     def start(_: Path) -> Callable[[list[str]], int]:
         from facenet_pytorch import MTCNN
@@ -126,7 +126,7 @@ def certain(scores: Any) -> int:
 
 
 def dfscan(mode: str, decoder: str = "auto") -> Callable[[Path], Callable[[list[str]], int]]:
-    """What a worker of ``dfscan extract`` does: a unit, from its files to the commit."""
+    """The work of a ``dfscan extract`` worker: one unit, from its files to the commit."""
 
     def start(folder: Path) -> Callable[[list[str]], int]:
         from dfscan.datasets.face_dataset import FaceSet
@@ -168,11 +168,11 @@ WAYS: dict[str, Callable[[Path], Callable[[list[str]], int]]] = {
 }
 
 WORK: list[Callable[[list[str]], int]] = []
-"""What this process does."""
+"""The work function of this process."""
 
 
 def start(way: str, folder: Path, first: list[str], together: Any) -> None:
-    """In each process: load everything, look at one clip, wait for the others."""
+    """Initialise a process: load everything, process one clip, wait for the others."""
     WORK.append(WAYS[way](folder))
     WORK[0](first)
     together.wait()
@@ -183,7 +183,7 @@ def do(paths: list[str]) -> int:
 
 
 def measure(way: str, tasks: list[list[str]], processes: int, folder: Path) -> tuple[float, int]:
-    """Seconds a clip, and faces a round of the clips."""
+    """Seconds per clip, and faces per pass over the clips."""
     context = multiprocessing.get_context("spawn")
     third = len(tasks) // 3
     together = context.Barrier(processes + 1)
@@ -203,7 +203,7 @@ def measure(way: str, tasks: list[list[str]], processes: int, folder: Path) -> t
 def race(clips: list[str], copies: int, repeats: int, processes: int, plot: str | None) -> None:
     if copies % (3 * processes):
         raise SystemExit(
-            f"--copies: got {copies}; a third of them must keep {processes} busy alike"
+            f"--copies: got {copies}; a third of them must be divisible by {processes} processes"
         )
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     faces: dict[str, int] = {}
@@ -213,11 +213,14 @@ def race(clips: list[str], copies: int, repeats: int, processes: int, plot: str 
             seconds, faces[way] = measure(way, [clips] * copies, processes, folder)
             shutil.rmtree(folder)
             times[way].append(seconds)
-            print(f"# {number + 1}/{repeats} {way}: {seconds:.3f} s a clip", flush=True)
+            print(f"# {number + 1}/{repeats} {way}: {seconds:.3f} s per clip", flush=True)
     medians = {way: statistics.median(values) for way, values in times.items()}
     floor = medians[FLOOR]
     print(f"\n{len(clips)} clips, {copies} times, {processes} processes, {repeats} repeats\n")
-    print("| | s a clip | of decoding alone | times the common way | times 60 pixels | faces |")
+    print(
+        "| | s per clip | relative to decoding alone | speed, relative to the common way "
+        "| speed, relative to 60 pixels | faces |"
+    )
     print("|---|---|---|---|---|---|")
     for way, seconds in medians.items():
         against = [
@@ -229,7 +232,9 @@ def race(clips: list[str], copies: int, repeats: int, processes: int, plot: str 
             f"{against[1]} | {found} |"
         )
     if plot:
-        draw(medians, floor, plot, f"seconds a clip, {processes} processes (dotted: decord alone)")
+        draw(
+            medians, floor, plot, f"seconds per clip, {processes} processes (dotted: decord alone)"
+        )
 
 
 def draw(medians: dict[str, float], floor: float, path: str, label: str) -> None:
@@ -249,11 +254,11 @@ def draw(medians: dict[str, float], floor: float, path: str, label: str) -> None
     figure.savefig(path, dpi=120)
 
 
-# ---------------------------------------------------------------- the same faces
+# ---------------------------------------------------------------- comparison of the faces
 
 
 def compare(task: tuple[str, int]) -> tuple[list[float], int, int, int]:
-    """IoU of every certain face of the library's; frames, our extra faces, the library's extra."""
+    """IoU per certain face of the library; frames; faces only dfscan has; faces only the library has."""
     from facenet_pytorch import MTCNN
     from scipy.optimize import linear_sum_assignment
 
@@ -309,17 +314,17 @@ def faces(clips: list[str], processes: int) -> None:
     values = np.concatenate(each)
     seen, extra, missing = (sum(r[k] for r in results) for k in (1, 2, 3))
     low, high = interval(each)
-    print(f"{seen} frames of {len(clips)} clips; {len(values)} faces of facenet-pytorch's")
+    print(f"{seen} frames of {len(clips)} clips; {len(values)} faces of facenet-pytorch")
     print(
         f"matched one to one at IoU 0.9: {(values >= 0.9).sum()} ({(values >= 0.9).mean():.2%}, 95 % "
         f"interval {low:.2%} to {high:.2%}); median IoU {np.median(values):.4f}, "
-        f"least {values.min():.4f}"
+        f"minimum {values.min():.4f}"
     )
-    print(f"dfscan's without one of the library's: {extra}; the library's without: {missing}")
+    print(f"faces only dfscan found: {extra}; faces only facenet-pytorch found: {missing}")
 
 
 def interval(each: list[np.ndarray]) -> tuple[float, float]:
-    """Of the share matched: bootstrap over clips, since the frames of one are alike."""
+    """95 % interval of the matched share: bootstrap over clips, since frames of a clip are correlated."""
     chance = np.random.default_rng(0)
     shares = []
     for _ in range(2000):
@@ -335,11 +340,11 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=6)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--plot")
-    parser.add_argument("--only", nargs="*", help="ways, by a part of their names")
+    parser.add_argument("--only", nargs="*", help="methods, by a part of their names")
     parser.add_argument(
         "--same-allocator",
         action="store_true",
-        help="give all the settings of glibc that dfscan gives its decoding process",
+        help="use the glibc settings of dfscan's decoding process for all methods",
     )
     parser.add_argument("--faces", action="store_true")
     given = parser.parse_args()

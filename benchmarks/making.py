@@ -1,4 +1,4 @@
-"""What several benchmarks make: copies of clips, and a model whose verdicts do not matter."""
+"""Inputs shared by several benchmarks: copies of clips, and models with random weights."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,7 @@ STRIDE = 30
 
 
 def make_model(backbone: str, size: int, path: Path, detector: str = "mtcnn") -> None:
-    """A network with random weights: what it says does not matter here."""
+    """Save a network with random weights: the benchmarks do not use its scores."""
     import torch
 
     from dfscan.config.train import InputConfig
@@ -26,7 +26,7 @@ def make_model(backbone: str, size: int, path: Path, detector: str = "mtcnn") ->
 
 
 def copied(clips: list[Path], copies: int, folder: Path) -> Path:
-    """The clips so many times; each copy is looked at anew."""
+    """Copy the clips ``copies`` times; dfscan processes each copy as a new file."""
     for number in range(copies):
         for clip in clips:
             place = folder / f"{number:03d}_{clip.name}"

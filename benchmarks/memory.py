@@ -1,11 +1,11 @@
-"""Memory of a worker and its decoding process on 4K input and on a recording of an hour.
+"""Memory of a worker and its decoding process on 4K input and on a one-hour recording.
 
     pip install 'dfscan[quickstart]'
     python benchmarks/memory.py [--hours 1]
 
-Makes both clips (one public-domain portrait that moves), looks at every 30th frame, and prints the
-peak of the proportional set size (PSS), sampled ten times a second. "fed": the decoding process
-leaves the faces to the worker's detector (``--decoders``).
+Generates both clips (one public-domain portrait that moves), reads every 30th frame, and prints the
+peak of the proportional set size (PSS), sampled ten times per second. "fed": the decoding process
+leaves detection to the worker's detector (``--decoders``).
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""What dfscan itself costs, decoding and detection aside.
+"""Cost of dfscan itself, without decoding and detection.
 
     python benchmarks/overhead.py            # all of it, about ten minutes
     python benchmarks/overhead.py plan|noop|child|memory
 
-``plan``: the whole DFDC archive (119,154 members in 50 part zips inside one zip, empty members)
-listed and cut into units; seconds and peak memory, against the time `zipfile` alone takes to read
-the same central directories. ``noop``: 50,000 videos through driver, units and commits with a
-task that opens nothing, on Ray and inline. ``child``: the way to the decoding process and back.
-``memory``: peak memory of a driver by number of videos, and its slope.
+``plan``: lists the whole DFDC archive (119,154 empty members in 50 part zips inside one zip) and divides it
+into units; seconds and peak memory, compared with the time `zipfile` alone takes to read the same central
+directories. ``noop``: 50,000 videos through driver, units and commits with a task that opens nothing, on Ray
+and inline. ``child``: a round trip to the decoding process. ``memory``: peak memory of a driver by number of
+videos, and its slope.
 """
 
 import io
@@ -28,7 +28,7 @@ NOOP = 50_000
 
 
 def write_archive(path: Path, videos: int, parts: int) -> None:
-    """One zip of part zips as DFDC's, every video empty."""
+    """Write one zip of part zips, as DFDC's, with empty videos."""
     letters = random.Random(0)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as outer:
         for part in range(parts):
@@ -55,7 +55,7 @@ def peak_mb() -> float:
 
 
 def in_process(what: str, *arguments: object) -> dict[str, float]:
-    """This script's function ``what`` in a process of its own, as a user's command is."""
+    """Run this script's function ``what`` in a new process, like a user's command."""
     command = [sys.executable, __file__, f"--{what}", *map(str, arguments)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     answer: dict[str, float] = json.loads(output.splitlines()[-1])
@@ -171,7 +171,7 @@ def plan() -> None:
     floor = statistics.median(r["seconds"] for r in floors)
     print(
         f"plan     {runs[0]['videos']:,} videos in {runs[0]['units']:,} units: {seconds:.1f} s, peak "
-        f"{runs[0]['mb']:.0f} MB; zipfile alone {floor:.1f} s: {seconds / floor:.1f} times that"
+        f"{runs[0]['mb']:.0f} MB; zipfile alone {floor:.1f} s, {seconds / floor:.1f} times as long"
     )
 
 
@@ -184,16 +184,16 @@ def noop() -> None:
             workers = 2 if mode == "ray" else 1
             print(
                 f"no-op    {run['videos']:,} videos, {mode} ({workers} worker(s)): "
-                f"{run['worked'] / run['videos'] * 1000:.2f} ms a video, "
-                f"{run['worked'] * workers / run['videos'] * 1000:.2f} ms a video and worker; "
-                f"with tidying up {run['finished'] / run['videos'] * 1000:.2f} ms a video"
+                f"{run['worked'] / run['videos'] * 1000:.2f} ms per video, "
+                f"{run['worked'] * workers / run['videos'] * 1000:.2f} ms per video and worker; "
+                f"with the end of the run {run['finished'] / run['videos'] * 1000:.2f} ms per video"
             )
 
 
 def child() -> None:
     times = in_process("child", 2000)
     print(
-        f"child    to the decoding process and back: {times['child'] - times['inside']:.2f} ms a video"
+        f"child    round trip to the decoding process: {times['child'] - times['inside']:.2f} ms per video"
     )
 
 
@@ -208,7 +208,7 @@ def memory() -> None:
     slope = (many - few) * 1024 / 150_000
     print(
         f"memory   driver peak {few:.0f} MB at 50,000 videos, {many:.0f} MB at 200,000: "
-        f"{slope:.2f} kB a video, a million would take {(few + slope * 950_000 / 1024):.0f} MB"
+        f"{slope:.2f} kB per video, a million would take {(few + slope * 950_000 / 1024):.0f} MB"
     )
 
 

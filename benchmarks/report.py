@@ -1,12 +1,12 @@
-"""A page about 10,000 verdicts: how large, how long to make, how long to open.
+"""Size of a page about 10,000 verdicts, and the time to write and to open it.
 
     python benchmarks/report.py              # about a minute
 
-Verdicts of so many invented videos with 32 frames each and one to three persons, their video files
-not there: ``dfscan report --faces 0`` makes the page. Then 300 faces are put into it as its own
-collector would (no video is decoded here), and a headless Chromium opens it several times: seconds
-until the document is ready and the first paint is done, as its Navigation Timing says, beside an
-empty page opened in the same browser. Needs chromium and chromedriver, and selenium.
+The verdicts are of invented videos with 32 frames each and one to three people, without video files:
+``dfscan report --faces 0`` writes the page. Then 300 faces are added as its own collector would do (no video
+is decoded), and a headless Chromium opens it several times: seconds until the document is ready and the
+first paint is done, by its Navigation Timing, compared with an empty page in the same browser. Needs chromium,
+chromedriver and selenium.
 """
 
 import argparse
@@ -36,7 +36,7 @@ CUSTODY = Custody("0.1.0", "r" * 16, "c" * 16, ("ab" * 32,), "av 14", "cpu", "fl
 
 
 def write_verdicts(path: Path, videos: int, seed: int = 0) -> Path:
-    """A verdict file with as much in each row as scoring writes."""
+    """Write a verdict file whose rows are as large as those written by scoring."""
     random = np.random.default_rng(seed)
     rows = [_row(number, random) for number in range(videos)]
     storage.commit_table(path, to_table(rows, VERDICT_SCHEMA))
@@ -79,7 +79,7 @@ def _row(number: int, random: np.random.Generator) -> Verdict:
 
 
 def with_faces(page: Any, count: int) -> Any:
-    """The page with so many invented faces as large as real ones."""
+    """The page with ``count`` invented faces that are as large as real ones."""
     random = np.random.default_rng(1)
     faces = []
     for number in range(count):
@@ -92,7 +92,7 @@ def with_faces(page: Any, count: int) -> Any:
 
 
 def opened_s(driver: Any, path: Path) -> float:
-    """Seconds from asking for a page until it is ready and painted."""
+    """Seconds from requesting a page until it is ready and painted."""
     driver.get(path.as_uri())
     script = (
         "const n = performance.getEntriesByType('navigation')[0];"
@@ -129,7 +129,7 @@ def browser(profile: str) -> Any:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--videos", type=int, default=10_000)
-    arguments.add_argument("--keep", help="a folder to keep the page in")
+    arguments.add_argument("--keep", help="folder in which to keep the page")
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(given.keep or temporary)
@@ -150,9 +150,9 @@ def main() -> None:
             driver.quit()
     nothing, page_s = (statistics.median(side) for side in zip(*pairs, strict=True))
     print(f"{given.videos:,} verdicts with {FRAMES} frames each and {FACES} faces")
-    print(f"size {len(document) / 1e6:.2f} MB; made in {made_s:.1f} s, no video opened")
+    print(f"size {len(document) / 1e6:.2f} MB; written in {made_s:.1f} s, no video opened")
     print(
-        f"opens in {page_s:.2f} s (median of {OPENINGS}, the slowest "
+        f"opens in {page_s:.2f} s (median of {OPENINGS}, maximum "
         f"{max(pair[1] for pair in pairs):.2f}), {page_s / max(nothing, 1e-3):.0f} times an empty "
         f"page ({nothing:.3f} s)"
     )

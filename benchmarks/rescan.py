@@ -1,13 +1,14 @@
-"""A second scan of many unchanged files, against listing them alone.
+"""Time of a second scan of many unchanged files, compared with listing them alone.
 
     python benchmarks/rescan.py --files 50000
-    python benchmarks/rescan.py --nights 25  # what merging new verdicts costs, folder against file
+    python benchmarks/rescan.py --nights 25  # cost of merging new verdicts, folder against file
 
-Small files under names of videos, and a verdict with 32 frames for each. The time counts from the
-listing to the result, without loading dfscan and the model. The floor is os.walk and os.stat.
+Creates small files with names of videos, and a verdict with 32 frames for each. The time is measured from the
+listing to the result, without loading dfscan and the model. The lower bound is os.walk and os.stat.
 
-A night adds 1 % new videos to 100,000 verdicts. The file is written anew each time (one night is
-measured); of the folder it is the file with room, which is small or half full: the mean over nights.
+With ``--nights`` each run adds 1 % new videos to 100,000 verdicts. A single file is rewritten each time (one
+run is measured). In a folder only the file with free space is rewritten, which is small to half full: the mean
+over all runs.
 """
 
 import argparse
@@ -45,7 +46,7 @@ REPEATS = 3
 FRAMES = 32
 KNOWN = 100_000
 DIFFERENT = 2000
-"""Verdicts with frames of their own; further files share them."""
+"""Number of verdicts with distinct frames; further files repeat them."""
 
 
 def make_files(folder: Path, count: int) -> None:
@@ -96,7 +97,7 @@ def verdicts_of(videos: Sequence[VideoRef], config_hash: str) -> pa.Table:
 
 
 def config_hash_of(config: ScoreConfig, folder: Path) -> str:
-    """As a run tells it in its log that ends before its first unit."""
+    """The hash from the event log of a run that stops before its first unit."""
     log, out = folder / "log", folder / "first.parquet"
     first = config.model_copy(update={"log": str(log), "out": str(out), "limit_time": 1e-9})
     score_job.run(first, Progress())
@@ -113,7 +114,7 @@ def walk_s(source: Path) -> float:
 
 
 class Scan:
-    """Runs of one command; counts the files at the source that are opened meanwhile."""
+    """Runs one command and counts the source files it opens."""
 
     def __init__(self, config: ScoreConfig, source: Path) -> None:
         self.config, self.opened, self._started = config, 0, 0.0
@@ -138,7 +139,7 @@ class Scan:
 
 
 def night(out: Path, number: int, merge: Merge) -> tuple[float, int]:
-    """One merge of new verdicts in units of 16: CPU seconds, and bytes of the files written."""
+    """Merge new verdicts in units of 16: returns CPU seconds and bytes written."""
     names = [f"new/{number:03d}/{i:05d}.mp4" for i in range(KNOWN // 100)]
     table = verdicts_of([video(name) for name in names], "c")
     parts = [table.slice(start, 16) for start in range(0, len(names), 16)]
@@ -167,9 +168,9 @@ def nights(count: int) -> None:
             merge(place, [known], pa.array([], pa.string()), False, {}, lambda: None)
             costs = np.array([night(place, number, merge) for number in range(runs)])
             means.append(costs.mean(axis=0))
-            print(f"{out:9} {runs} night(s): {means[-1][0]:.2f} CPU s and", end=" ")
+            print(f"{out:9} {runs} run(s): {means[-1][0]:.2f} CPU s and", end=" ")
             print(
-                f"{means[-1][1] / 1e6:.1f} MB written a night, at most {costs[:, 1].max() / 1e6:.1f}"
+                f"{means[-1][1] / 1e6:.1f} MB written per run, at most {costs[:, 1].max() / 1e6:.1f}"
             )
     cpu, written = means[0] / means[1]
     print(

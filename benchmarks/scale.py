@@ -1,22 +1,22 @@
-"""What the driver of a large run costs, on simulated nodes: planner, driver and commit path.
+"""Cost of the driver in a large run, on simulated nodes: planner, driver loop and commits.
 
     python benchmarks/scale.py record FOLDER_OF_CLIPS     # core-seconds of each clip, for RECORDED
     python benchmarks/scale.py run VIDEOS [--workers 1000] [--lost 0.001] [--no-commit]
                                           [--face-bytes 0]
-    python benchmarks/scale.py ray                        # what Ray's own calls cost, per unit
+    python benchmarks/scale.py ray                        # cost of Ray's own calls, per unit
     python benchmarks/scale.py                            # 119,154 and a million videos, and Ray
 
-``run`` lists and plans an archive of empty members and works it off with dfscan's own driver loop on
-a cluster that stands in for Ray: a worker takes a unit for as long as RECORDED says of its videos, by
-a clock that jumps from one end of a unit to the next. The driver's own time moves that clock too, so
+``run`` lists and plans an archive of empty members and processes it with dfscan's own driver loop on a
+simulated cluster in place of Ray. A worker takes the time that RECORDED gives for a unit's videos, by a
+clock that jumps from the end of one unit to the next. The driver's own time advances that clock too, so
 workers wait for a driver that is too slow. Units are really committed (that time is the workers', not
-the driver's), and the dataset is really mended, merged and counted at the end: rows without faces, or
-with ten faces a video of ``--face-bytes`` random bytes each. ``--lost``: so many of the units are lost
+the driver's), and the dataset is really repaired, merged and counted at the end: rows without faces, or
+with ten faces per video of ``--face-bytes`` random bytes each. ``--lost`` is the share of units that are lost
 with their node and done again.
 
-``ray`` measures what the stand-in leaves out: CPU time of the driver's process for each unit, with a
-real Ray on this machine, by the number of units in flight. All times of the driver are CPU times, so
-that a busy machine does not change them.
+``ray`` measures what the simulation omits: CPU time of the driver's process per unit, with a real Ray on this
+machine, by number of units in flight. All times of the driver are CPU times, so that other programs on the
+machine do not change them.
 """
 
 import argparse
@@ -40,30 +40,30 @@ import numpy as np
 from overhead import PARTS, VIDEOS, peak_mb, write_archive
 
 RECORDED = (1.07, 1.06, 0.85, 0.94)
-"""Core-seconds of one clip each: four DFDC clips of 10 s at 1080p, every 30th frame.
+"""Core-seconds per clip: four DFDC clips of 10 s at 1080p, every 30th frame.
 
-Their ratios are those of ``record``, their mean that of ``extract.py`` on a quiet machine (0.98).
+The ratios come from ``record``, the mean from ``extract.py`` on an idle machine (0.98).
 """
 
 MILLION = 1_000_000
 UNIT = 16
 IN_A_UNIT = 12.4
-"""Videos of DFDC's units of at most 16: an original and its fakes are not parted."""
+"""Videos per DFDC unit of at most 16: an original and its fakes stay together."""
 
 NODE = 16
-"""Workers of a node."""
+"""Workers per node."""
 
 FACES = 10
-"""Faces of a video, with ``--face-bytes``: what DFDC's clips have, every 30th frame."""
+"""Faces per video with ``--face-bytes``: as in DFDC's clips at every 30th frame."""
 
 NOISE = 16 << 20
-"""Random bytes that faces are taken from."""
+"""Size of the random data from which faces are taken."""
 
 IN_FLIGHT = (64, 1024, 4096)
 RAY_UNITS = 6000
 
 RAY_CALLS_S = (0.8e-3, 1.2e-7)
-"""What ``ray`` measured: seconds of Ray's calls for a unit, and for each unit in flight."""
+"""Measured by ``ray``: seconds of Ray's calls per unit, and per unit for each unit in flight."""
 
 
 def record(folder: str) -> None:
@@ -89,7 +89,7 @@ def record(folder: str) -> None:
         )
 
 
-# ---------------------------------------------------------------- a cluster that stands in for Ray
+# ---------------------------------------------------------------- the simulated cluster
 
 
 @dataclass(eq=False)
@@ -99,7 +99,7 @@ class Reference:
 
 
 class Simulated:
-    """What ``dfscan.execution.executor`` needs of Ray, for workers that take their time by a clock of ours."""
+    """The part of Ray's API that ``dfscan.execution.executor`` uses, with a simulated clock."""
 
     def __init__(
         self, workers: int, lost: float, commit: bool, call_s: tuple[float, float]
@@ -117,7 +117,7 @@ class Simulated:
 
     @contextlib.contextmanager
     def _in_ray(self) -> Iterator[None]:
-        """The driver's time until now moves the clock; what happens within does not."""
+        """Advance the clock by the driver's time so far; time within the block is not counted."""
         used = time.process_time() - self._since
         self.driver_s += used
         self.now += used
@@ -171,7 +171,7 @@ class Simulated:
         while self.idle and self.waiting:
             reference = self.waiting.popleft()
             seconds = sum(self.chance.choice(RECORDED) for _ in reference.unit.videos)
-            if reference.lost:  # on average half of it was done
+            if reference.lost:  # lost at a random point
                 seconds *= self.chance.random()
             self.busy_s += seconds
             self.idle -= 1
@@ -179,7 +179,7 @@ class Simulated:
             heapq.heappush(self.running, (self.now + seconds, self._number, reference))
 
     def module(self) -> ModuleType:
-        """A module that ``import ray`` finds."""
+        """The module that ``import ray`` returns."""
         import ray
         from ray import exceptions
 
@@ -271,7 +271,7 @@ def do_run(source: str, out: str, options: str) -> dict[str, float]:
 
 
 def fake_extractor(recipe: Any, face_bytes: int) -> Any:
-    """Opens nothing; finds FACES faces of so many bytes in each video, or none."""
+    """An extractor that opens nothing and returns FACES faces of ``face_bytes`` per video, or none."""
     from dfscan.pipeline.extraction.extractor import ExtractionResult, failed_row
     from dfscan.schemas.records import FaceRow, VideoRef
 
@@ -309,7 +309,7 @@ def fake_extractor(recipe: Any, face_bytes: int) -> Any:
 
 
 def do_ray(in_flight: str) -> dict[str, float]:
-    """CPU seconds a unit of the driver's process, its threads included."""
+    """CPU milliseconds per unit of the driver's process, including its threads."""
     import ray
 
     from dfscan.config.extract import ExtractConfig
@@ -347,7 +347,7 @@ def do_ray(in_flight: str) -> dict[str, float]:
     return {"in_flight": ahead, "ms_a_unit": used / len(units) * 1000}
 
 
-# ---------------------------------------------------------------- and what it says
+# ---------------------------------------------------------------- measurements and output
 
 
 def in_process(what: str, *arguments: object) -> dict[str, float]:
@@ -358,12 +358,12 @@ def in_process(what: str, *arguments: object) -> dict[str, float]:
 
 
 def measure_ray() -> tuple[float, float]:
-    """Seconds of Ray's calls for a unit: fixed, and for each unit in flight (least squares)."""
+    """Seconds of Ray's calls per unit: fixed, and for each unit in flight (least squares)."""
     found = [in_process("ray", count) for count in IN_FLIGHT]
     for one in found:
         print(
             f"ray      {one['in_flight']:,} units in flight: the driver takes {one['ms_a_unit']:.2f} "
-            "ms of CPU a unit",
+            "ms of CPU per unit",
             flush=True,
         )
     x, y = ([one[name] for one in found] for name in ("in_flight", "ms_a_unit"))
@@ -375,7 +375,7 @@ def measure_ray() -> tuple[float, float]:
 
 
 def limit(unit_s: float, fixed: float, slope: float) -> int:
-    """The workers W at which W units a ``unit_s`` take the driver all its time, 2 W in flight.
+    """The number of workers W that keeps the driver busy: W units per ``unit_s``, 2 W in flight.
 
     (fixed + 2 W slope) W = unit_s.
     """
@@ -392,22 +392,22 @@ def measure_run(videos: int, options: dict[str, Any]) -> None:
     units = run["units"]
     ideal = run["busy_s"] / options["workers"]
     print(
-        f"plan     {run['videos']:,} videos listed in {run['listed_s']:.1f} s, cut into {units:,.0f} "
+        f"plan     {run['videos']:,} videos listed in {run['listed_s']:.1f} s, divided into {units:,.0f} "
         f"units in {run['planned_s']:.1f} s\n"
         f"driver   {options['workers']:,} workers, {run['in_flight']:,.0f} units in flight, "
-        f"{run['lost']:.0f} lost with their nodes: {run['driver_s'] / units * 1000:.2f} ms a unit of "
-        f"dfscan's own, {run['makespan_s']:,.0f} s by the clock where {ideal:,.0f} s is the least "
+        f"{run['lost']:.0f} lost with their nodes: {run['driver_s'] / units * 1000:.2f} ms per unit of "
+        f"dfscan's own, {run['makespan_s']:,.0f} s by the clock, minimum {ideal:,.0f} s "
         f"({ideal / run['makespan_s']:.0%}), {units / run['makespan_s']:.0f} units/s"
     )
     if options["commit"]:
         print(
-            f"commit   {run['commit_s'] / units * 1000:.1f} ms a unit, by its worker; at the end "
-            f"mending {run['mended_s']:.0f} s, merging {run['merged_s']:.0f} s, counting "
+            f"commit   {run['commit_s'] / units * 1000:.1f} ms per unit, by its worker; at the end "
+            f"repair {run['mended_s']:.0f} s, merging {run['merged_s']:.0f} s, counting "
             f"{run['counted_s']:.1f} s"
         )
     print(
         f"memory   driver's peak {run['worked_mb']:,.0f} MB until the units are done, "
-        f"{run['mb']:,.0f} MB at the end; {run['libraries_mb']:,.0f} MB with nothing but its libraries",
+        f"{run['mb']:,.0f} MB at the end; {run['libraries_mb']:,.0f} MB with its libraries alone",
         flush=True,
     )
 

@@ -1,10 +1,10 @@
-"""What a second worker gains, against what a second decoding process gains on the same clips.
+"""Gain of a second worker, compared with the gain of a second decoding process on the same clips.
 
     python benchmarks/scaling.py FOLDER_OF_CLIPS
 
-Decoding alone (decord, every 30th frame) and ``dfscan extract`` on Ray, each with one process and
-with two. Times are slopes between a third of the work and all of it, so that start-up drops out;
-medians of the repeats. The gain is clips a second with two divided by clips a second with one.
+Decoding alone (decord, every 30th frame) and ``dfscan extract`` on Ray, each with one and with two
+processes. Times are slopes between a third of the work and all of it, which removes start-up; medians of
+the repeats. The gain is clips per second with two divided by clips per second with one.
 """
 
 import multiprocessing
@@ -34,7 +34,7 @@ def decode(paths: list[str]) -> None:
 
 
 def decoding_s(paths: list[str], processes: int) -> float:
-    """Seconds from the moment that every process has decoded its first clip."""
+    """Seconds of decoding, measured after every process has decoded its first clip."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(processes) as pool:
         pool.map(decode, [paths[:1]] * processes, chunksize=1)
@@ -44,7 +44,7 @@ def decoding_s(paths: list[str], processes: int) -> float:
 
 
 def extracting_s(folder: Path, out: Path, workers: int) -> float:
-    """Seconds of one run, Ray started already."""
+    """Seconds of one run; Ray is running already."""
     shutil.rmtree(out, ignore_errors=True)
     config = ExtractConfig(source=str(folder), out=str(out), workers=workers, unit_size=1)
     started = time.perf_counter()
@@ -80,7 +80,9 @@ def main() -> None:
     for what in ("decoding", "dfscan"):
         one, two = (statistics.median(times[what, n]) / extra for n in (1, 2))
         gains[what] = one / two
-        print(f"{what:9s} one {one:.2f} s a clip, two {two:.2f} s a clip: gain {gains[what]:.2f}")
+        print(
+            f"{what:9s} one {one:.2f} s per clip, two {two:.2f} s per clip: gain {gains[what]:.2f}"
+        )
     print(f"dfscan's gain is {gains['dfscan'] / gains['decoding']:.2f} of decoding's")
 
 

@@ -1,11 +1,11 @@
-"""What scoring costs beside finding the faces and the network's own forward pass.
+"""Cost of scoring, compared with extraction plus the network's own forward pass.
 
     python benchmarks/score.py FOLDER_OF_CLIPS [--backbones mesoinception4 efficientnet_b0] [--repeats 3]
 
-``dfscan extract`` and ``dfscan score`` look at the same frames (every 30th) of the same clips with as
-many workers under Ray, turn about. Seconds are the difference between a third and all of the copies,
-so that start-up drops out: medians of the repeats. The forward pass is that of as many faces, already
-tensors, in as many processes of one thread. Wanted: at most 1.15 of the sum.
+``dfscan extract`` and ``dfscan score`` read the same frames (every 30th) of the same clips with the same
+number of workers under Ray, alternating. Seconds are the difference between a third and all of the copies,
+which removes start-up: medians of the repeats. The forward pass is measured on the same number of faces,
+already tensors, in the same number of single-threaded processes. Target: at most 1.15 of the sum.
 """
 
 import argparse
@@ -23,7 +23,7 @@ BATCH = 32
 
 
 def forward(task: tuple[str, int]) -> float:
-    """Seconds that a network needs for so many faces."""
+    """Seconds of the forward pass for a number of faces; ``task`` is (model path, faces)."""
     import torch
 
     from dfscan.models.modelfile import load_model
@@ -43,7 +43,7 @@ def forward(task: tuple[str, int]) -> float:
 
 
 def run(verb: str, source: Path, workers: int, **more: Any) -> tuple[float, int]:
-    """Wall seconds of one run, and how many faces it found."""
+    """Wall seconds of one run, and the number of faces found."""
     import dfscan
 
     with tempfile.TemporaryDirectory() as folder:
@@ -92,7 +92,7 @@ def main() -> None:
     looked_at = len(clips) * (given.copies - given.copies // 3)
     floor = statistics.median(times["extract"])
     print(f"\n{looked_at} clips, {faces} faces, {given.workers} workers, {given.repeats} repeats")
-    print(f"extract: {floor:.2f} s, {floor / looked_at:.3f} s a clip")
+    print(f"extract: {floor:.2f} s, {floor / looked_at:.3f} s per clip")
     for name in models:
         score, own = statistics.median(times[name]), statistics.median(forwards[name])
         print(

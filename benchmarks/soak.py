@@ -1,25 +1,25 @@
-"""A day of work, as far as memory and open files can tell: units of tiny clips, one after another.
+"""Long-run test of memory and open files: units of tiny clips, one after another.
 
     python benchmarks/soak.py --units 5000                # one process; until done, or --minutes
-    python benchmarks/soak.py --units 5000 --ray          # dfscan score on a Ray of its own
+    python benchmarks/soak.py --units 5000 --ray          # dfscan score on its own Ray
     python benchmarks/soak.py --units 5000 --ray extract
 
-Each unit is two clips with their commit. Without ``--ray`` they go through the task that extraction
-runs, in this process, which is driver and worker at once. With it the command runs as a user starts
-it, two workers, and is watched from outside: driver, Ray's workers, their decoding processes, and,
-for information, Ray's own (``spare``: workers that it keeps and gives no unit). Nobody looks for faces
-(``--detector none``: each frame whole) unless told to; scoring runs MesoInception-4 on each.
+Each unit is two clips and their commit. Without ``--ray`` the units run through the extraction task in this
+process, which is driver and worker at once. With ``--ray`` the command runs as a user starts it, with two
+workers, and is observed from outside: driver, Ray's workers, their decoding processes, and, for information,
+Ray's own processes (``spare``: workers that Ray keeps without giving them a unit). The default is no face
+detection (``--detector none``: each frame whole); scoring runs MesoInception-4 on each frame.
 
-Printed along the way, for each kind of process: how many there are, and for one of them, on average,
-its proportional memory (PSS), how much of that is its own and no file's, and its open descriptors.
-Decoding processes are replaced every 500 videos, so a kind is averaged over its processes of that
-moment that are some units old, and its slope over the second half of the run says whether later ones
-have more than earlier ones had. What each gains while it lives is told apart: the slope within
-processes. The exit code is 1 where own memory or descriptors of the driver, the workers or the
-decoding processes grow by more than the bounds below and twice the slope's standard error (a worker's
-memory goes up and down with the frames it has in hand), where there are more processes than workers,
-or where one is left when the run is over. So it is where a run is
-too short to tell: the standard error is above the bound, or start-up reaches into the second half.
+During the run it prints, for each kind of process, the number of processes and their average proportional
+memory (PSS), private memory (not backed by a file) and open file descriptors. Decoding processes are replaced
+every 500 videos, so a kind is averaged over its processes at that moment that are some units old. The slope
+over the second half of the run shows whether later processes have more than earlier ones; growth within
+processes is printed separately.
+
+The exit code is 1 if private memory or descriptors of the driver, the workers or the decoding processes grow by
+more than the bounds below plus twice the slope's standard error (a worker's memory varies with the frames it
+holds), if there are more processes than workers, or if a process is left after the run. It is also 1 if the run
+is too short to decide: the standard error is above the bound, or start-up reaches into the second half.
 """
 
 import argparse
@@ -50,13 +50,13 @@ from dfscan.schemas.recipe import Detector, FaceRecipe, Sampling, Stride
 from dfscan.schemas.records import VideoRef
 
 LOOKS, TOLD = 1000, 200
-"""So many times it is measured, and so often told."""
+"""Number of measurements, and number of printed lines."""
 
 GROWTH_MB, GROWTH_FILES = 1.0, 1.0
-"""By so much a process's own memory and its open descriptors may grow in a thousand units."""
+"""Allowed growth per thousand units of a process's private memory (MB) and open descriptors."""
 
 SETTLED = 25
-"""Units of the run after which a new process counts: by then it has loaded what it needs."""
+"""Units after which a new process is counted: by then it has loaded its libraries."""
 
 WORKERS = 2
 
@@ -66,7 +66,7 @@ RAYS = ("spare", "raylet", "gcs", "others")
 
 @dataclass(frozen=True)
 class Measured:
-    """One process at one moment. Memory in MB; ``own`` is what of it is no file."""
+    """One process at one moment. Memory in MB; ``own`` is the part not backed by files."""
 
     unit: int
     seconds: float
@@ -78,7 +78,7 @@ class Measured:
 
 
 def write_clips(folder: Path, count: int) -> None:
-    """Half a second each, of stripes; every tenth is cut short, every tenth is no video."""
+    """Write clips of half a second with stripes; one in ten is truncated, one in ten is not a video."""
     for number in range(count):
         path = folder / f"{number:03d}.mp4"
         with av.open(str(path), "w") as container:
@@ -97,7 +97,11 @@ def write_clips(folder: Path, count: int) -> None:
 
 
 def measure(unit: int, seconds: float, kind: str, pid: int) -> Measured | None:
-    """None where it has ended. A library's share of PSS depends on who else has it mapped."""
+    """Measure a process; None if it has ended.
+
+    Only anonymous and shared memory count as ``own``: a library's share of PSS depends on which other
+    processes map it.
+    """
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
         files = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
@@ -130,7 +134,7 @@ def main() -> None:
 
 
 def soak(folder: Path, units: int, seconds: float, detector: str) -> bool:
-    """In this process."""
+    """Run the units in this process."""
     recipe = FaceRecipe(
         sampling=Sampling(stride=Stride(real=4, fake=4)), detector=Detector(name=detector)
     )
@@ -156,14 +160,14 @@ def soak(folder: Path, units: int, seconds: float, detector: str) -> bool:
 
 
 def unit_of(clips: list[VideoRef], number: int) -> Unit:
-    """Two of the clips, under names that no other unit has."""
+    """A unit of two clips, with names that no other unit has."""
     two = [clips[(2 * number + i) % len(clips)] for i in range(2)]
     named = [replace(c, video_id=f"{number}/{c.video_id}", group=str(number)) for c in two]
     return make_unit(named, "")
 
 
 def watch(folder: Path, verb: str, units: int, detector: str) -> bool:
-    """The command as a user types it, in a process of its own."""
+    """Run the command as a user types it, in a new process, and observe it."""
     clips = sorted((folder / "clips").iterdir())
     source = folder / "archive"
     source.mkdir()
@@ -193,14 +197,14 @@ def watch(folder: Path, verb: str, units: int, detector: str) -> bool:
     good = summed_up(seen, (*OURS, *RAYS), WORKERS)
     left = remaining({m.pid: m.kind for m in seen})
     for pid, kind in left.items():
-        print(f"NOT GONE: {kind} {pid}")
+        print(f"STILL RUNNING: {kind} {pid}")
     if driver.returncode:
         print(f"dfscan {verb}: exit code {driver.returncode}")
     return good and not left and not driver.returncode
 
 
 def remaining(processes: dict[int, str]) -> dict[int, str]:
-    """Those that are still there some seconds after the driver has ended."""
+    """Processes that still run ten seconds after the driver has ended."""
     until = time.monotonic() + 10
     while (left := {p: kind for p, kind in processes.items() if kind_of(p)}) and (
         time.monotonic() < until
@@ -210,7 +214,7 @@ def remaining(processes: dict[int, str]) -> dict[int, str]:
 
 
 def watched(driver: "subprocess.Popen[bytes]", parts: Path, units: int) -> list[Measured]:
-    """Measure while units are committed, each a file in ``parts``."""
+    """Measure while units are committed; each unit is a file in ``parts``."""
     started, seen, due = time.monotonic(), list[Measured](), 1
     workers, told = set[int](), 0
     head((*OURS, *RAYS))
@@ -233,7 +237,7 @@ def watched(driver: "subprocess.Popen[bytes]", parts: Path, units: int) -> list[
 
 
 def parents_under(pid: int) -> dict[int, int]:
-    """The process's children, and theirs, each with its parent."""
+    """All descendants of a process, each with its parent."""
     parents: dict[int, int] = {}
     for place in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -249,7 +253,7 @@ def parents_under(pid: int) -> dict[int, int]:
 
 
 def kind_of(pid: int) -> str:
-    """What a process is, by its command line; one that is gone or a zombie has none."""
+    """The kind of a process, by its command line; empty if it has ended or is a zombie."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     except (FileNotFoundError, ProcessLookupError):
@@ -272,13 +276,13 @@ def head(kinds: Sequence[str]) -> None:
 
 
 def measured(unit: int, seconds: float, processes: dict[int, str]) -> list[Measured]:
-    """Each process of these kinds that is still there."""
+    """Measure each process that still runs."""
     found = [measure(unit, seconds, kind, pid) for pid, kind in processes.items() if kind]
     return [m for m in found if m is not None]
 
 
 def tell(there: Sequence[Measured], kinds: Sequence[str]) -> None:
-    """One line about all of them."""
+    """Print one line with the averages per kind."""
     line = f"{there[0].unit:8d} {there[0].seconds:6.0f}"
     for kind in kinds:
         few = [m for m in there if m.kind == kind]
@@ -291,11 +295,13 @@ def tell(there: Sequence[Measured], kinds: Sequence[str]) -> None:
 
 
 def summed_up(seen: Sequence[Measured], kinds: Sequence[str], workers: int) -> bool:
-    """Tell each kind's slopes over the second half; returns whether those of dfscan's are flat."""
+    """Print each kind's slopes over the second half; return whether those of dfscan's kinds are flat."""
     last, good = max((m.unit for m in seen), default=0), True
     born = {m.pid: m.unit for m in reversed(seen)}
     print(f"\n{last:,} units, {2 * last:,} videos in {seen[-1].seconds if seen else 0:.0f} s")
-    print("over the second half: at once, in all; own MB and files of one, by thousand units")
+    print(
+        "over the second half: processes at once, in total; private MB and open files per process, growth per thousand units"
+    )
     for kind in kinds:
         half = [m for m in seen if m.kind == kind and m.unit >= last / 2]
         at_once = max(sum(m.unit == unit for m in half) for unit in {m.unit for m in half} or [0])
@@ -308,7 +314,7 @@ def summed_up(seen: Sequence[Measured], kinds: Sequence[str], workers: int) -> b
         good = good and (flat or kind not in OURS)
         print(
             f"{kind:8s} {at_once:3d} {len({m.pid for m in seen if m.kind == kind}):3d}; "
-            f"{level:7.1f} MB {own:+6.2f} ± {own_error:.2f} ({slope_within(old, 'own'):+.2f} within one's life); "
+            f"{level:7.1f} MB {own:+6.2f} ± {own_error:.2f} ({slope_within(old, 'own'):+.2f} within processes); "
             f"{min((m.files for m in old), default=0)} to {max((m.files for m in old), default=0)} "
             f"files {files:+.2f} ± {files_error:.2f}  {verdict}"
         )
@@ -316,8 +322,7 @@ def summed_up(seen: Sequence[Measured], kinds: Sequence[str], workers: int) -> b
 
 
 def slope(rows: Sequence[Measured], what: str) -> tuple[float, float]:
-    """Least squares, for a thousand units, of the mean over the processes of each moment; its standard
-    error."""
+    """Least-squares slope per thousand units of the mean over processes, and its standard error."""
     moments: dict[int, list[float]] = {}
     for row in rows:
         moments.setdefault(row.unit, []).append(getattr(row, what))
@@ -334,7 +339,7 @@ def slope(rows: Sequence[Measured], what: str) -> tuple[float, float]:
 
 
 def slope_within(rows: Sequence[Measured], what: str) -> float:
-    """The same within processes: what one has more of than it had itself."""
+    """The slope within processes: growth of each process relative to its own mean."""
     product = square = 0.0
     for pid in {row.pid for row in rows}:
         units = [float(row.unit) for row in rows if row.pid == pid]

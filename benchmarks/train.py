@@ -3,11 +3,11 @@
     python benchmarks/train.py reader FACES [--backbone efficientnet_b0] [--size 224] [--device cpu]
     python benchmarks/train.py scratch FACES --backbones A@128 B@256:40 --minutes 10 [--folds 5] [--set KEY=VALUE …]
 
-``reader``: training steps from dfscan's reader with augmentation, against the same steps on one batch
-that lies in memory; turn about, medians. ``scratch``: a cross-validation of each backbone at its
-size in pixels, as many epochs as two trial epochs say will fit into the minutes a fold, or fewer
-where a number is given, everything else alike; AUC of all folds' held-out sides together, with an interval over groups, and of the
-difference over the same resamples.
+``reader``: training steps fed by dfscan's reader with augmentation, compared with the same steps on one batch
+in memory; alternating, medians. ``scratch``: a cross-validation of each backbone at its input size in pixels.
+The number of epochs is what fits into the minutes per fold, judged by two trial epochs, or the given number if
+that is smaller; all other settings are equal. It prints the AUC of the held-out sides of all folds together,
+with an interval over groups, and the difference over the same resamples.
 """
 
 import argparse
@@ -92,7 +92,7 @@ def reader(given: argparse.Namespace) -> None:
     print(
         f"{given.backbone} at {given.size} px, {given.augment}: {statistics.median(ratios):.3f} of the "
         f"network's own rate ({statistics.median(r[0] for r in rates):.1f} faces/s); the reader alone "
-        f"{alone:.0f} faces/s, {1000 * faces.core_s / faces.pictures:.2f} core-ms a face"
+        f"{alone:.0f} faces/s, {1000 * faces.core_s / faces.pictures:.2f} core-ms per face"
     )
 
 
@@ -117,7 +117,7 @@ def scratch(given: argparse.Namespace) -> None:
             seconds = train_job.run(trial, Progress()).history[-1]["seconds"]
             fit = max(TRIAL, int(given.minutes * 60 / seconds))
             epochs = min(fit, int(most or fit))
-            print(f"{wanted}: {seconds:.1f} s an epoch, {epochs} epochs a fold", flush=True)
+            print(f"{wanted}: {seconds:.1f} s per epoch, {epochs} epochs per fold", flush=True)
             out = f"{folder}/folds_{number}"
             configs[wanted] = build(TrainConfig, own | {"out": out, "epochs": epochs})
         scores = {}
@@ -140,14 +140,14 @@ def scratch(given: argparse.Namespace) -> None:
 
 
 def last_epoch(out: Path) -> float:
-    """The video AUC of a run's last epoch, which no choice by the held-out side has touched."""
+    """The video AUC of a run's last epoch, not selected by the held-out side."""
     with (out / "history.csv").open(newline="") as lines:
         *_, last = csv.DictReader(lines)
     return float(last["val_video_auc"])
 
 
 def together(out: Path, folds: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Logits, truth and groups of every held-out video, each fold's logits by their rank in it."""
+    """Ranks, labels and groups of all held-out videos; logits are replaced by their rank in the fold."""
     parts = []
     for fold in range(folds):
         outputs = read_outputs(out / f"fold_{fold}", "validation")

@@ -1,11 +1,11 @@
-"""What a first look at key frames saves where it settles a video.
+"""Time saved by triage on videos that are decided by key frames alone.
 
     python benchmarks/triage.py FOLDER_OF_CLIPS [--backbone efficientnet_b0] [--repeats 3]
 
-``dfscan score`` of the same clips without and with ``--triage``, by a model that calls every key
-frame REAL, so that all videos end at the first look; turn about, in one process and its decoding
+Runs ``dfscan score`` on the same clips without and with ``--triage``, with a model that classifies every key
+frame as REAL, so that no video needs the full pass. Runs alternate, in one process and its decoding
 children. Core-seconds (user and system time of all of them) are the difference between a third and all
-of the copies, so that start-up drops out: medians of the repeats. Wanted: at least 8 times fewer.
+of the copies, which removes start-up: medians of the repeats. Target: at least 8 times fewer.
 """
 
 import argparse
@@ -20,7 +20,7 @@ FRAMES = 32
 
 
 def settle_all(path: Path) -> None:
-    """Let the model look at no video twice."""
+    """Set the model's triage so that no video needs the full pass."""
     from dfscan.models.modelfile import Triage, load_model, save_model
     from dfscan.schemas.recipe import Sampling
     from dfscan.scoring.calibration import Calibration
@@ -33,7 +33,7 @@ def settle_all(path: Path) -> None:
 
 
 def core_seconds() -> float:
-    """Of this process and of its children, which decode: those that live and those that have ended."""
+    """Core-seconds of this process and its decoding children, running and ended ones."""
     parents = Path(f"/proc/{os.getpid()}/task").glob("*/children")
     children = [int(pid) for path in parents for pid in path.read_text().split()]
     ticks = sum(_times(os.getpid())) + sum(sum(_times(pid)[:2]) for pid in children)
@@ -47,7 +47,7 @@ def _times(pid: int) -> list[int]:
 
 
 def run(source: Path, model: Path, triage: bool) -> tuple[float, dict[str, int]]:
-    """Core-seconds of one scan, and how many videos had which look."""
+    """Core-seconds of one scan, and the number of videos per scoring pass."""
     import pyarrow.parquet as pq
 
     import dfscan
@@ -89,8 +89,8 @@ def main() -> None:
     counted = len(clips) * (given.copies - max(1, given.copies // 3))
     full, quick = (statistics.median(spent[way]) / counted for way in (False, True))
     print(
-        f"{counted} clips, {given.backbone}, {given.repeats} repeats: full look {full:.2f}, key frames "
-        f"{quick:.3f} core-seconds a clip, {full / quick:.1f} times fewer"
+        f"{counted} clips, {given.backbone}, {given.repeats} repeats: full pass {full:.2f}, key frames "
+        f"{quick:.3f} core-seconds per clip, {full / quick:.1f} times fewer"
     )
 
 

@@ -1,18 +1,18 @@
-"""From the parts of DFDC to verdicts on its test set: extract, gate, train, evaluate, score.
+"""From the parts of DFDC to verdicts on its test set: extract, check, train, evaluate, score.
 
     python pipelines/dfdc_end_to_end.py PART… --test TEST --out DIR [--config dfscan.yaml]
 
-The last ``--held-out`` parts (one) are kept from training and judged like a stranger's videos. What
-each step does comes from the sections ``extract``, ``train``, ``score`` and ``evaluate`` of the
-configuration. DIR gets ``faces/``, ``run/``, ``held_out.parquet`` with its ``evaluation/``,
-``test.parquet``, and ``report.json``, written again after each step. The same command continues where
-the last one stopped: each step finds what it has done already.
+The last ``--held-out`` parts (default 1) are not used for training; they are scored like unknown videos
+and then evaluated. The steps are configured by the sections ``extract``, ``train``, ``score`` and
+``evaluate`` of the configuration. DIR gets ``faces/``, ``run/``, ``held_out.parquet`` with its
+``evaluation/``, ``test.parquet``, and ``report.json``, rewritten after each step. The same command
+continues after an interruption: each step skips work that is already done.
 
-The gate: of each label's readable videos at least ``--min-yield`` must have given a face. Where one
-label gave fewer, a detector that fails or a crop that is wrong would be learned as a forgery's mark.
+The gate: at least ``--min-yield`` of each label's readable videos must have a face. If one label has
+fewer, the network could learn a failing detector or a wrong crop as a sign of forgery.
 
-Exit codes: 0 done, 3 the gate closed or too many videos failed, 1 and 2 it could not be done, 130 it
-was interrupted.
+Exit codes: 0 done, 3 the gate failed or too many videos failed, 1 and 2 the work could not be done, 130
+interrupted.
 """
 
 import argparse
@@ -49,13 +49,13 @@ Config = TypeVar("Config", ExtractConfig, TrainConfig, ScoreConfig, EvaluateConf
 
 
 class GateError(DfscanError):
-    """Too few videos gave a face; nothing was trained."""
+    """Too few videos have a face; nothing was trained."""
 
     exit_code = 3
 
 
 def main() -> int:
-    """Run every step, return the exit code."""
+    """Run every step and return the exit code."""
     given = _arguments()
     progress = pick_progress(quiet=given.quiet, plain=True)
     try:
@@ -71,22 +71,23 @@ def main() -> int:
 
 
 class Pipeline:
-    """The steps, and the report of those that are done."""
+    """The steps, and the report of the finished ones."""
 
     def __init__(self, given: argparse.Namespace, progress: Progress) -> None:
         if not 0 < given.held_out < len(given.parts):
             raise ConfigError(
-                f"--held-out: got {given.held_out} of {len(given.parts)} part(s); at least one part "
-                "is for training and one held out"
+                f"--held-out: got {given.held_out} of {len(given.parts)} part(s); at least one part must "
+                "remain for training, and at least one must be held out"
             )
         self.given, self.progress = given, progress
-        self.out = storage.place(given.out).absolute()
+        self.out = storage.as_path(given.out).absolute()
         self.report: dict[str, Any] = {"dfscan": __version__, "finished": False, "steps": {}}
 
     def run(self) -> int:
-        """Every step in order; returns the exit code.
+        """Run every step in order and return the exit code.
 
-        :raises DfscanError: a step cannot be done; :raises GateError: faces are missing.
+        :raises DfscanError: a step cannot be done.
+        :raises GateError: too few videos have a face.
         """
         storage.check_output_folder(self.out, MARKER, False, PRODUCTS)
         storage.commit_json(self.out / MARKER, self.report)
@@ -106,9 +107,9 @@ class Pipeline:
         return next((code for code in codes if code), 0)
 
     def step(self, name: str, work: Callable[[], tuple[int, Mapping[str, Any]]]) -> int:
-        """Do a step and write down what it came to; returns its exit code."""
+        """Run a step, add its result to the report, and return its exit code."""
         started = time.monotonic()
-        self.progress.note(f"{name}:")
+        self.progress.message(f"{name}:")
         code, facts = work()
         seconds = round(time.monotonic() - started, 3)
         self.report["steps"][name] = {"seconds": seconds, "exit_code": code, **facts}
@@ -116,23 +117,23 @@ class Pipeline:
         return code
 
     def config(self, verb: type[Config], **values: Any) -> Config:
-        """A step's configuration: the file's and ``--set``, with the pipeline's own paths."""
+        """A step's configuration: the file and ``--set``, with the pipeline's own paths."""
         shared = {"inline": self.given.inline or None, "gpus": self.given.gpus}
         shared |= {"ray_address": self.given.ray_address}
-        if verb is not TrainConfig:  # there, workers are ranks
+        if verb is not TrainConfig:  # for training, workers are ranks
             shared["workers"] = self.given.workers
         return resolve(verb, shared | values, config_file=self.given.config, sets=self.given.sets)
 
     def extract(self) -> tuple[int, Mapping[str, Any]]:
-        """Faces of the training parts."""
+        """Extract the faces of the training parts."""
         config = self.config(ExtractConfig, source=self.training, out=str(self.out / "faces"))
         result = extract_job.run(config, self.progress)
         return result.exit_code, dataclasses.asdict(result)
 
     def gate(self) -> tuple[int, Mapping[str, Any]]:
-        """Share of each label's readable videos that gave a face.
+        """Check the share of readable videos with a face, per label.
 
-        :raises GateError: it is too small.
+        :raises GateError: a share is below ``--min-yield``.
         """
         found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         columns = ["label", "status", "faces"]
@@ -158,15 +159,15 @@ class Pipeline:
             storage.commit_json(self.out / MARKER, self.report)
             raise GateError(
                 f"share of readable videos with a face: {', '.join(low) or 'no video'}; "
-                f"--min-yield {self.given.min_yield} is wanted: look at {self.out / 'faces'}, then lower "
-                "extract.detector.min_face or the limit"
+                f"--min-yield requires {self.given.min_yield}: inspect {self.out / 'faces'}, then lower "
+                "extract.detector.min_face or --min-yield"
             )
         return 0, facts
 
     def train(self) -> tuple[int, Mapping[str, Any]]:
-        """A model; one that is finished stays.
+        """Train the model, unless it is finished already.
 
-        :raises OutputError: the finished one was trained in another way.
+        :raises OutputError: the finished model has another configuration.
         """
         out = self.out / "run"
         config = self.config(TrainConfig, faces=(str(self.out / "faces"),), out=str(out))
@@ -177,16 +178,16 @@ class Pipeline:
                 changed = [k for k, v in before["config"].items() if now.get(k) != v]
                 if changed:
                     raise OutputError(
-                        f"{out} was trained with another {', '.join(changed)}: give the same again, "
-                        "another --out, or remove it"
+                        f"{out} was trained with another {', '.join(changed)}: use the same configuration, "
+                        "choose another --out, or remove it"
                     )
-                self.progress.note("trained already")
+                self.progress.message("trained already")
                 return 0, {"metrics": storage.read_json(str(out / "metrics.json"))}
         result = train_job.run(config, self.progress)
         return result.exit_code, {"metrics": result.metrics}
 
     def evaluate(self) -> tuple[int, Mapping[str, Any]]:
-        """The model on the parts that training never saw."""
+        """Evaluate the model on the held-out parts."""
         code, scored = self._score(self.held_out, "held_out.parquet")
         config = self.config(
             EvaluateConfig, path=scored["out"], out=str(self.out / "evaluation"), overwrite=True
@@ -195,7 +196,7 @@ class Pipeline:
         return code or result.exit_code, {"scored": scored, "metrics": result.metrics}
 
     def test(self) -> tuple[int, Mapping[str, Any]]:
-        """Verdicts on the test set."""
+        """Score the test set."""
         return self._score(self.given.test, "test.parquet")
 
     def _score(self, source: list[str], name: str) -> tuple[int, Mapping[str, Any]]:
@@ -210,20 +211,28 @@ class Pipeline:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="DFDC from its parts to verdicts.")
     parser.add_argument(
-        "parts", nargs="+", help="labelled parts: zips, or members of one (a.zip!/b.zip)"
+        "parts", nargs="+", help="labelled parts: zips, or zips inside a zip (a.zip!/b.zip)"
     )
-    parser.add_argument("--test", nargs="+", required=True, help="videos to give verdicts on")
-    parser.add_argument("--out", required=True, help="folder for everything, or s3://…")
+    parser.add_argument("--test", nargs="+", required=True, help="videos to score")
+    parser.add_argument("--out", required=True, help="folder for all outputs, or s3://…")
     parser.add_argument(
-        "--held-out", type=int, default=1, help="so many parts, the last, to evaluate on"
+        "--held-out",
+        type=int,
+        default=1,
+        help="number of parts, from the end, to evaluate on (default: 1)",
     )
-    parser.add_argument("--min-yield", type=float, default=0.9, help="0 to 1")
-    parser.add_argument("--config", type=Path, help="default: dfscan.yaml where there is one")
+    parser.add_argument(
+        "--min-yield",
+        type=float,
+        default=0.9,
+        help="smallest share of readable videos with a face, per label (default: 0.9)",
+    )
+    parser.add_argument("--config", type=Path, help="default: dfscan.yaml if it exists")
     parser.add_argument("--set", dest="sets", action="append", default=[], help="VERB.KEY=VALUE")
     parser.add_argument("--ray-address")
-    parser.add_argument("--workers", type=int, help="of extract and score")
+    parser.add_argument("--workers", type=int, help="workers of extract and score")
     parser.add_argument("--gpus", type=int)
-    parser.add_argument("--inline", action="store_true", help="no Ray")
+    parser.add_argument("--inline", action="store_true", help="one process, without Ray")
     parser.add_argument("-q", "--quiet", action="store_true")
     return parser.parse_args()
 

@@ -1,16 +1,16 @@
-"""One night's scan: score what is new, write down what changed, tell the scheduler how it went.
+"""Nightly scan: score new files, write a report of the changes, return an exit code for the scheduler.
 
     python pipelines/nightly_scan.py --config dfscan.yaml --nights NIGHTS [SOURCE…]
 
 Source, model, output and limits come from the section ``score`` of the configuration, as for
-``dfscan score``; what is given here wins. NIGHTS gets ``2026-11-21.json`` (counts and changes),
-``2026-11-21.txt`` (the same in words, to be mailed), ``events.jsonl`` and ``dfscan.prom``, a summary
-for node exporter's textfile collector. The text is printed too.
+``dfscan score``; arguments of this script override them. The folder NIGHTS gets ``2026-11-21.json``
+(counts and changes), ``2026-11-21.txt`` (the same as text, for mail), ``events.jsonl`` and
+``dfscan.prom``, a summary for the textfile collector of node exporter. The text is also printed. A second
+report on the same day is named ``2026-11-21_2``.
 
 Exit codes are those of ``dfscan score``: 0 done, 3 too many videos failed, 4 fakes were found, 6 the
-time limit left some to the next night, 1 and 2 it could not be done, 130 it was interrupted. A scheduler
-should tell someone of 1, 2 and 3, and take 4 as news. A second report of one day is named
-``2026-11-21_2``.
+time limit left videos to the next run, 1 and 2 the scan could not be done, 130 interrupted. A scheduler
+should raise an alarm for 1, 2 and 3; 4 is a normal result.
 """
 
 import argparse
@@ -31,12 +31,12 @@ from dfscan.errors import ConfigError, DfscanError
 from dfscan.pipeline.results import ScoreResult
 from dfscan.verdicts.diff import Change
 
-FEW = 50
-"""So many changes are written out in the text; all of them are in the JSON."""
+MAX_LISTED = 50
+"""Changes listed in the text, per section; the JSON has all of them."""
 
 
 def main() -> int:
-    """Scan, write the night down, return the exit code."""
+    """Scan, write the reports, return the exit code."""
     given = _arguments()
     try:
         config = _settings(given)
@@ -46,11 +46,11 @@ def main() -> int:
         print(f"nightly scan: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("nightly scan: interrupted; the next night continues", file=sys.stderr)
+        print("nightly scan: interrupted; the next run continues", file=sys.stderr)
         return 130
     nights = Path(given.nights)
     night = free_name(nights, datetime.now().astimezone().date().isoformat())
-    text = in_words(night, config, result)
+    text = summary_text(night, config, result)
     report = {"night": night, "exit_code": result.exit_code, **dataclasses.asdict(result)}
     storage.commit_json(nights / f"{night}.json", report)
     storage.commit_bytes(nights / f"{night}.txt", text.encode())
@@ -59,19 +59,25 @@ def main() -> int:
 
 
 def free_name(nights: Path, day: str) -> str:
-    """The day, with a number from the second report of that day on."""
+    """Return the day, with a number added from the second report of that day on."""
     names = itertools.chain([day], (f"{day}_{number}" for number in itertools.count(2)))
     return next(name for name in names if not storage.exists(nights / f"{name}.json"))
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Score what is new since the last night.")
-    parser.add_argument("source", nargs="*", help="folders, archives, lists (default: the file's)")
-    parser.add_argument("--config", type=Path, default=Path("dfscan.yaml"))
-    parser.add_argument("--nights", default="nights", help="folder of reports")
-    parser.add_argument("--limit-time", help="begin no unit after so long: 6h")
+    parser = argparse.ArgumentParser(description="Score the files that are new since the last run.")
     parser.add_argument(
-        "--fail-on", default="fake", help="exit code 4 for: fake, uncertain, failed"
+        "source", nargs="*", help="folders, archives, lists (default: from the configuration)"
+    )
+    parser.add_argument("--config", type=Path, default=Path("dfscan.yaml"))
+    parser.add_argument(
+        "--nights", default="nights", help="folder for the reports (default: nights)"
+    )
+    parser.add_argument("--limit-time", help="start no new work after this time, e.g. 6h")
+    parser.add_argument(
+        "--fail-on",
+        default="fake",
+        help="exit code 4 if the run found any of: fake, uncertain, failed",
     )
     parser.add_argument("--set", dest="sets", action="append", default=[], help="score.KEY=VALUE")
     parser.add_argument("-q", "--quiet", action="store_true")
@@ -79,8 +85,8 @@ def _arguments() -> argparse.Namespace:
 
 
 def _settings(given: argparse.Namespace) -> ScoreConfig:
-    """The configuration as ``dfscan score`` would have it, with the reports of a night."""
-    nights = storage.local(given.nights, "the nights' log and reports")
+    """The configuration of ``dfscan score``, with the log and metrics in the report folder."""
+    nights = storage.local(given.nights, "the log and reports of --nights")
     flags: dict[str, Any] = {
         "source": given.source or None,
         "diff": True,
@@ -91,38 +97,40 @@ def _settings(given: argparse.Namespace) -> ScoreConfig:
     }
     config = resolve(ScoreConfig, flags, config_file=given.config, sets=given.sets)
     if config.dry_run:
-        raise ConfigError("score.dry_run: a night scans: use dfscan score --dry-run")
+        raise ConfigError(
+            "score.dry_run: the nightly scan does not support it: use dfscan score --dry-run"
+        )
     return config
 
 
-def in_words(night: str, config: ScoreConfig, result: ScoreResult) -> str:
-    """What a person should hear of the night, the news first."""
+def summary_text(night: str, config: ScoreConfig, result: ScoreResult) -> str:
+    """The report as text, most important facts first."""
     changes = result.changes or []
     fakes = [c for c in changes if c.after == "FAKE" and c.change in ("new", "changed")]
     kinds = Counter(c.change.replace("_", " ") for c in changes)
     lines = [
-        f"dfscan, night of {night}: {len(fakes)} video(s) newly called FAKE",
+        f"dfscan, nightly scan {night}: {len(fakes)} video(s) newly FAKE",
         f"{result.new:,} scored, {result.recognised:,} recognised, {result.failed:,} of "
-        f"{result.videos:,} failed, {result.left:,} left to the next night; "
+        f"{result.videos:,} failed, {result.left:,} left to the next run; "
         f"{result.elapsed_s / 60:.1f} minutes",
         "verdicts: " + ", ".join(f"{n:,} {v}" for v, n in result.verdicts.items()),
         "changes: " + (", ".join(f"{n:,} {kind}" for kind, n in kinds.items()) or "none"),
     ]
     if result.stale:
-        lines.append(f"{result.stale:,} verdict(s) are of another model (score.stale: rescan)")
+        lines.append(f"{result.stale:,} verdict(s) are from another model (score.stale: rescan)")
     for title, some in (
         ("newly FAKE", fakes),
         ("other changes", [c for c in changes if c not in fakes]),
     ):
         if some:
             lines += ["", f"{title}:"]
-            lines += [f"  {c.video_id}: {_told(c)}" for c in some[:FEW]]
-            lines += [f"  … and {len(some) - FEW:,} more"] if len(some) > FEW else []
+            lines += [f"  {c.video_id}: {_describe(c)}" for c in some[:MAX_LISTED]]
+            lines += [f"  … and {len(some) - MAX_LISTED:,} more"] if len(some) > MAX_LISTED else []
     lines += ["", f"verdicts in {config.out}"]
     return "\n".join(lines) + "\n"
 
 
-def _told(change: Change) -> str:
+def _describe(change: Change) -> str:
     before = change.before or "no verdict"
     if change.change == "new":
         return change.after or "no verdict"

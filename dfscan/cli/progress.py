@@ -48,7 +48,7 @@ class PlainProgress(Progress):
         self._what, self._total, self._unit, self._done = what, total, unit, 0
         self._faces, self._status = 0, Counter()
         self._started = self._told = time.monotonic()
-        self.note(f"{what}: {total} {unit}")
+        self.message(f"{what}: {total} {unit}")
 
     def advance(self, by: int, result: UnitResult | None = None) -> None:
         """See :class:`Progress`."""
@@ -60,12 +60,12 @@ class PlainProgress(Progress):
         if result is not None and (now - self._told >= EVERY_S or self._done == self._total):
             self._told = now
             rate = self._done / max(now - self._started, 1e-9)
-            self.note(
+            self.message(
                 f"{self._what}: {self._done}/{self._total} {self._unit}, {_tail(self._faces, self._status)}, "
                 f"{rate:.2f} {self._unit}/s"
             )
 
-    def note(self, message: str) -> None:
+    def message(self, message: str) -> None:
         """See :class:`Progress`."""
         print(as_shown(message), file=sys.stderr, flush=True)
 
@@ -110,7 +110,7 @@ class LiveProgress(Progress):
         tail = _tail(self._faces, self._status) if self._status else ""
         self._bars.update(self._task, advance=by, tail=tail)
 
-    def note(self, message: str) -> None:
+    def message(self, message: str) -> None:
         """See :class:`Progress`."""
         self._console.print(message, highlight=False, markup=False)
 

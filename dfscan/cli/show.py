@@ -62,7 +62,7 @@ def _(value: ExtractResult) -> None:
             f"{value.frames / value.elapsed_s:.1f} frames/s, start-up included; workers ran at "
             f"{value.decoding_share:.0%} of the speed of decoding alone"
         )
-    _show_failures(console, storage.place(value.out) / "videos")
+    _show_failures(console, storage.as_path(value.out) / "videos")
     console.print(f"wrote {value.out}")
 
 
@@ -86,7 +86,7 @@ def _show_parts(console: Console, counts: dict[str, Any]) -> None:
     console.print(table)
 
 
-def _show_failures(console: Console, folder: storage.Place) -> None:
+def _show_failures(console: Console, folder: storage.StoragePath) -> None:
     """The first few videos that are not ``ok``, failed ones before those without a face."""
     columns = ["video_id", "status", "reason"]
     rows = [r for _, table in storage.read_tables(folder, columns) for r in table.to_pylist()]
@@ -260,7 +260,7 @@ def _(value: QuickstartResult) -> None:
     )
     times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in value.elapsed_s.items())
     console.print(f"{times}; everything is in {value.out}")
-    console.print(f"to look at: {storage.place(value.out) / 'evaluation' / 'report.html'}")
+    console.print(f"to look at: {storage.as_path(value.out) / 'evaluation' / 'report.html'}")
 
 
 @result.register

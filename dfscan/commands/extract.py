@@ -52,7 +52,7 @@ def run(config: ExtractConfig, progress: Progress) -> ExtractResult | PlanResult
     started = time.monotonic()
     check_cluster(config)
     videos = list_sources(config, progress)
-    target = FaceSet(storage.place(config.out).absolute())
+    target = FaceSet(storage.as_path(config.out).absolute())
     header = _header(config, config.recipe())
     extractor = make_extractor(config, config.recipe(), progress)
     if config.dry_run:
@@ -107,7 +107,7 @@ class _Run:
         first = todo = _choose(self.config, self.videos, known)
         if len(todo) < len(self.videos) and not self.config.retry:
             done = len(self.videos) - len(todo)
-            self.progress.note(f"{done} of {len(self.videos)} videos are done already")
+            self.progress.message(f"{done} of {len(self.videos)} videos are done already")
         total = NOTHING
         for _ in range(ROUNDS):
             if not todo:
@@ -179,9 +179,9 @@ def _choose(config: ExtractConfig, videos: Sequence[VideoRef], known: Committed)
 def _tell(config: ExtractConfig, known: Committed, left: int, progress: Progress) -> None:
     """What a user should know of the videos that this run did not touch."""
     if left:
-        progress.note(f"{left} video(s) have no row yet: run again without --retry")
+        progress.message(f"{left} video(s) have no row yet: run again without --retry")
     if known.others:
-        progress.note(
+        progress.message(
             f"{len(known.others)} video(s) of the dataset are not at this source, first "
             f"{min(known.others)}; they stay (dfscan purge {config.out} --video ID removes one)"
         )

@@ -52,10 +52,10 @@ def run(config: ImportModelConfig, progress: Progress) -> ImportModelResult:
     )
 
 
-def _output(config: ImportModelConfig) -> storage.Place:
+def _output(config: ImportModelConfig) -> storage.StoragePath:
     """Where the model goes; a file that is not dfscan's is never replaced."""
-    name = storage.place(config.file.rpartition(storage.MEMBER)[2]).name
-    out = storage.place(config.out or f"{storage.place(name).stem}.safetensors")
+    name = storage.as_path(config.file.rpartition(storage.MEMBER)[2]).name
+    out = storage.as_path(config.out or f"{storage.as_path(name).stem}.safetensors")
     if not storage.exists(out):
         return out
     if storage.is_folder(out):
@@ -94,9 +94,9 @@ def _header(config: ImportModelConfig, imported: Imported, sha256: str) -> Model
         "what": published.what,
         "source": published.where,
         "licence": published.licence,
-        "file": storage.place(config.file).name,
+        "file": storage.as_path(config.file).name,
         "file_sha256": sha256,
-        "mapping": config.mapping and storage.place(config.mapping).name,
+        "mapping": config.mapping and storage.as_path(config.mapping).name,
         "tensors": dict(imported.tensors),
         "aggregation": imported.aggregation,
         "notes": list(published.notes),

@@ -13,31 +13,31 @@ from dfscan.errors import OutputError
 _ARCHIVES = frozenset((".zip", ".tar"))
 
 _TEMPLATE = """\
-# dfscan reads this file in the folder it is started in. Flags win over it; --set VERB.KEY=VALUE
-# reaches every key. Unknown keys are refused before any work.
-# Keys behind a # show their defaults; --preset NAME can set them.
+# dfscan reads this file from the folder in which it is started. Flags override it, and
+# --set COMMAND.KEY=VALUE sets any key. Unknown keys are refused before any work starts.
+# Commented keys show their defaults; --preset NAME can change them.
 
 run:
-  # workers: 8             # processes (default: one a CPU)
+  # workers: 8             # processes (default: one per CPU)
   # gpus: 1                # GPUs to use (default: none)
-  # ray_address: auto      # a Ray cluster (default: a local Ray is started)
-  # inline: true           # no Ray, everything in one process
+  # ray_address: auto      # an existing Ray cluster (default: start a local Ray)
+  # inline: true           # everything in one process, without Ray
 
 extract:                   # videos -> faces
   source: {source}
   out: {faces}
   # layout: auto           # where labels come from: auto, dfdc, ffpp, celebdf, folders, flat
   # stride: 30             # every 30th frame; per label: {{real: 30, fake: 100}}
-  # boxes_from: detected   # original: cut fakes where their original's faces are
-  # timeout: 120           # seconds a video may take, and one more a megabyte
-  # phase: hash            # each video starts at its own offset; 0: all at frame 0
+  # boxes_from: detected   # original: crop fakes where the faces of their originals are
+  # timeout: 120           # time limit per video in seconds, plus one per megabyte
+  # phase: hash            # each video starts at its own offset; 0: all start at frame 0
   # detector:
-  #   min_face: auto       # pixels; auto = max(20, min(60, short side / 18))
-  #   min_score: 0.95      # probability a face must reach
-  #   name: mtcnn          # none: take each picture or frame whole
+  #   min_face: auto       # smallest face in pixels; auto: max(20, min(60, short side / 18))
+  #   min_score: 0.95      # smallest probability of a face
+  #   name: mtcnn          # none: use each picture or frame whole
   # crop:
-  #   context: 0.6         # stored around the box, as a share of it; models cut their margin from it
-  #   max_size: 512        # pixels; larger crops are scaled down
+  #   context: 0.6         # stored margin, as a share of the box; models cut their own margin from it
+  #   max_size: 512        # longest side in pixels; larger crops are scaled down
 
 train:                     # faces -> a classifier
   faces: [{faces}]
@@ -47,11 +47,11 @@ train:                     # faces -> a classifier
   # batch_size: 32
   # lr: 0.001
 
-score:                     # videos -> one verdict each
+score:                     # videos -> one verdict per video
   source: {source}
   model: {run}
   out: {verdicts}
-  # frames: 32             # spread evenly, never sparser than one in 2 s
+  # frames: 32             # per video, evenly spread, at least one every 2 s
 """
 
 
@@ -66,12 +66,14 @@ def init(
 ) -> Path:
     """Write ``dfscan.yaml`` into ``folder``; returns its path.
 
-    :param source: where the videos are; None takes :func:`guess_source`'s answer.
-    :raises OutputError: there is one already and ``overwrite`` is not set.
+    :param source: path of the videos; None uses the result of :func:`guess_source`.
+    :raises OutputError: the file exists and ``overwrite`` is not set.
     """
     path = Path(folder) / CONFIG_FILE
     if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists already: edit it, or --overwrite", code="output.exists")
+        raise OutputError(
+            f"{path} exists already: edit it, or replace it with --overwrite", code="output.exists"
+        )
     values = {
         "source": source or guess_source(folder),
         "faces": faces,
@@ -87,7 +89,7 @@ def init(
 
 
 def guess_source(folder: str = ".") -> str:
-    """The first folder or archive here that holds media; the folder itself if they lie in it."""
+    """Return the first subfolder or archive that holds media, relative to ``folder``, or ``"."``."""
     root = Path(folder)
     for path in _candidates(root):
         if path.suffix.lower() in _ARCHIVES or any(_media(path)):
@@ -102,7 +104,7 @@ def _candidates(root: Path) -> Iterator[Path]:
 
 
 def _media(folder: Path, depth: int = 4) -> Iterator[Path]:
-    """Videos, pictures and archives in a folder, a few floors down."""
+    """Yield videos, pictures and archives in a folder, at most ``depth`` levels deep."""
     if depth == 0:
         return
     for path in sorted(folder.iterdir()):

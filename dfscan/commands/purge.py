@@ -21,7 +21,7 @@ def run(config: PurgeConfig, progress: Progress) -> PurgeResult:
 
     :raises UsageError: there is no dataset or verdict file, or another run is writing it.
     """
-    path, videos = storage.place(config.path).absolute(), set(config.video)
+    path, videos = storage.as_path(config.path).absolute(), set(config.video)
     if not videos:
         raise SourceError(
             "no video: name one or more with --video ID, as in column video_id",
@@ -38,11 +38,11 @@ def run(config: PurgeConfig, progress: Progress) -> PurgeResult:
             code="source.wrong_kind",
         )
     if result.missing:
-        progress.note(f"{config.path} holds no row of {', '.join(result.missing)}")
+        progress.message(f"{config.path} holds no row of {', '.join(result.missing)}")
     else:
-        progress.note("the next run over a source that still holds a video brings it back")
+        progress.message("the next run over a source that still holds a video brings it back")
     if result.made_from_it:
-        progress.note(
+        progress.message(
             f"{result.made_from_it} fake(s) made from the purged are still there and name them as "
             "their original: purge those too where the face must go"
         )
@@ -68,7 +68,7 @@ def _purge_faces(target: FaceSet, videos: set[str]) -> PurgeResult:
     )
 
 
-def _purge_verdicts(path: storage.Place, videos: set[str]) -> PurgeResult:
+def _purge_verdicts(path: storage.StoragePath, videos: set[str]) -> PurgeResult:
     if not storage.exists(path):
         raise SourceError(
             f"{str(path)!r} does not exist: give a face dataset or a verdict file",

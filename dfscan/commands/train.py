@@ -21,7 +21,7 @@ from dfscan.schemas.recipe import differences
 from dfscan.training.checkpoint import FILE_NAME as CHECKPOINT
 from dfscan.training.loop import EVENTS, HISTORY, PREDICTIONS, train_rank
 from dfscan.training.plan import Plan, make_plan
-from dfscan.training.results import PRODUCTS, conclude, conclude_series, read_history
+from dfscan.training.results import PRODUCTS, finalize_run, finalize_series, read_history
 
 FEW_STEPS: Final = 200
 """Fewer steps than this leave a network from scratch near where it began."""
@@ -53,14 +53,14 @@ def _series(
 ) -> TrainResult:
     """Several trainings, one after another; those that are finished are not repeated."""
     started = time.monotonic()
-    out = storage.place(config.out).absolute()
+    out = storage.as_path(config.out).absolute()
     with _run_folder(out, config):
         for name, changes in parts.items():
-            progress.note(f"{name.replace('_', ' ')}:")
+            progress.message(f"{name.replace('_', ' ')}:")
             part = config.model_copy(update={**changes, "out": str(out / name), "overwrite": False})
             if not _finished(out / name):
                 _single(part, progress)
-        metrics = conclude_series(out, list(parts))
+        metrics = finalize_series(out, list(parts))
         storage.commit_json(out / MARKER, _marker(config, finished=True))
     return TrainResult(str(out), "", metrics, [], time.monotonic() - started)
 
@@ -69,7 +69,7 @@ def _single(config: TrainConfig, progress: Progress) -> TrainResult:
     started = time.monotonic()
     device = pick_device(config)
     world = 1 if config.inline else config.gpus or config.workers or 1
-    out = storage.place(config.out).absolute()
+    out = storage.as_path(config.out).absolute()
     if not config.overwrite:
         _refuse_finished(out)
     plan = make_plan(config, world)
@@ -81,7 +81,7 @@ def _single(config: TrainConfig, progress: Progress) -> TrainResult:
         else:
             train_on_ray(plan, out, world, device, progress)
         progress.stop()
-        metrics = conclude(out, plan)
+        metrics = finalize_run(out, plan)
         storage.commit_json(out / MARKER, _marker(config, finished=True))
         storage.remove(out / CHECKPOINT)
     history = read_history(out / HISTORY)
@@ -90,7 +90,7 @@ def _single(config: TrainConfig, progress: Progress) -> TrainResult:
 
 @contextmanager
 def _run_folder(
-    out: storage.Place, config: TrainConfig, plan: Plan | None = None
+    out: storage.StoragePath, config: TrainConfig, plan: Plan | None = None
 ) -> Iterator[None]:
     """The output folder, locked; what an interrupted run of this configuration left goes on.
 
@@ -125,14 +125,14 @@ def _run_folder(
         yield
 
 
-def _refuse_finished(out: storage.Place) -> None:
+def _refuse_finished(out: storage.StoragePath) -> None:
     if _finished(out):
         raise OutputError(
             f"{out} holds a run already: give another --out, or --overwrite", code="output.exists"
         )
 
 
-def _finished(out: storage.Place) -> bool:
+def _finished(out: storage.StoragePath) -> bool:
     path = out / MARKER
     return storage.exists(path) and bool(storage.read_json(str(path)).get("finished"))
 
@@ -154,22 +154,22 @@ def _marker(config: TrainConfig, finished: bool) -> dict[str, Any]:
 
 def _announce(plan: Plan, progress: Progress) -> None:
     config, sides = plan.config, plan.summary()
-    progress.note(
+    progress.message(
         f"{config.backbone}, {_weights(plan)}; batch {config.batch_size}, {plan.steps} steps an epoch"
     )
     for side in SIDES:
         counts = sides[side]
         if counts["faces"]:
-            progress.note(
+            progress.message(
                 f"{side}: {counts['faces']} faces ({counts['real_faces']} real, "
                 f"{counts['fake_faces']} fake) of {counts['videos']} videos in {counts['groups']} "
                 "groups"
             )
     for note in plan.notes:
-        progress.note(note)
+        progress.message(note)
     steps = plan.steps * plan.epochs
     if steps < FEW_STEPS:
-        progress.note(
+        progress.message(
             f"only {steps} steps in all, too few to learn much: raise --epochs or lower --batch-size"
         )
 
@@ -180,7 +180,7 @@ def _weights(plan: Plan) -> str:
     return "timm's published weights" if plan.pretrained else "no pretrained weights"
 
 
-def _inline(plan: Plan, out: storage.Place, device: str, progress: Progress) -> None:
+def _inline(plan: Plan, out: storage.StoragePath, device: str, progress: Progress) -> None:
     import torch
 
     before = torch.get_num_threads()

@@ -12,7 +12,7 @@ from typing import Final
 from dfscan import storage
 from dfscan.corpora import celebdf, dfdc, ffpp, flat, folders, lists, sidecars
 from dfscan.corpora.base import MEDIA_SUFFIXES, Layout, Source, parts, suffix
-from dfscan.corpora.given import apply_given
+from dfscan.corpora.label_records import apply_label_records
 from dfscan.errors import SourceError
 from dfscan.schemas.records import VideoRef
 
@@ -63,12 +63,14 @@ def list_videos(sources: Iterable[str], layout: str = "auto") -> Listing:
                 code="source.duplicate",
             )
         texts[source.name] = text
-        reader = recognise(source) if layout == "auto" else LAYOUTS[layout]
+        reader = detect_layout(source) if layout == "auto" else LAYOUTS[layout]
         layouts[source.name] = reader.name
         unreadable += (source.video_id(e.path) for e in source.unreadable())
         beside = {} if layout == "flat" else sidecars.read(source)
         found = reader.read(source)
-        apply_given(source, found, {**beside, **source.given} if beside else source.given)
+        apply_label_records(
+            source, found, {**beside, **source.records} if beside else source.records
+        )
         refs += found
     storage.forget()
     return Listing(sorted(refs, key=lambda r: r.video_id), layouts, tuple(unreadable))
@@ -132,6 +134,6 @@ def _above(uri: str) -> Iterator[str]:
         yield "/"
 
 
-def recognise(source: Source) -> Layout:
+def detect_layout(source: Source) -> Layout:
     """The layout that ``auto`` takes for a source."""
-    return next(layout for layout in LAYOUTS.values() if layout.recognises(source))
+    return next(layout for layout in LAYOUTS.values() if layout.matches(source))

@@ -55,7 +55,7 @@ LARGEST: Final = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class LabelRecord:
     """What a list or a sidecar says of one file; it wins over what the layout says.
 
     ``labelled`` is True where a label was asked for, so that an empty one is null and not the
@@ -78,13 +78,13 @@ class Source:
     """One SOURCE of the command line, listed but not opened.
 
     ``named`` are the paths that were given one by one: they count as media whatever they are
-    called. ``given`` says what a list tells of a path.
+    called. ``records`` holds what a list says of a path.
     """
 
     name: str
     entries: tuple[Entry, ...]
     named: Collection[str] = frozenset()
-    given: Mapping[str, Given] = field(default_factory=dict)
+    records: Mapping[str, LabelRecord] = field(default_factory=dict)
 
     def media(self) -> list[Entry]:
         """Videos and pictures by name, files given by name, and archives that are unreadable."""
@@ -115,7 +115,7 @@ class Layout:
     """How a corpus lies on disk: whether a source is one, and its videos with their labels."""
 
     name: str
-    recognises: Callable[[Source], bool]
+    matches: Callable[[Source], bool]
     read: Callable[[Source], list[VideoRef]]
 
 

@@ -36,7 +36,7 @@ _REAL: Final = re.compile(r"^(?P<target>id\d+)_\d+$")
 _YOUTUBE: Final = re.compile(r"^\d+$")
 
 
-def recognises(source: Source) -> bool:
+def matches(source: Source) -> bool:
     """One of the tree's three well-known folder names occurs."""
     return any(_root_index(source, e) is not None for e in source.entries)
 
@@ -126,4 +126,4 @@ def _split(tests: Mapping[str, frozenset[str]], entry: Entry) -> dict[str, str]:
     return {}
 
 
-LAYOUT = Layout("celebdf", recognises, read)
+LAYOUT = Layout("celebdf", matches, read)

@@ -48,7 +48,7 @@ class Truth:
 _UNKNOWN: Final = Truth(None, None)
 
 
-def recognises(source: Source) -> bool:
+def matches(source: Source) -> bool:
     """A ``metadata.json`` or a ``labels.csv`` of DFDC's shape lies in the source."""
     found = [e for e in source.entries if _name(e.path) in _TRUTHS]
     return any(_looks_right(e) for e in found)
@@ -182,4 +182,4 @@ def _name(path: str) -> str:
     return path[len(parent(path)) :]
 
 
-LAYOUT = Layout("dfdc", recognises, read)
+LAYOUT = Layout("dfdc", matches, read)

@@ -22,7 +22,7 @@ _IDS: Final = ("target", "source")
 _SINGLE: Final = re.compile(r"^(?P<target>\d+)(__(?P<scene>.+))?$")
 
 
-def recognises(source: Source) -> bool:
+def matches(source: Source) -> bool:
     """The tree's two well-known folder names occur."""
     return any(_root_index(source, e) is not None for e in source.entries)
 
@@ -101,4 +101,4 @@ def _original(source: Source, entry: Entry) -> str | None:
     return None
 
 
-LAYOUT = Layout("ffpp", recognises, read)
+LAYOUT = Layout("ffpp", matches, read)

@@ -4,7 +4,7 @@ from dfscan.corpora.base import Layout, Source, video_ref
 from dfscan.schemas.records import VideoRef
 
 
-def recognises(source: Source) -> bool:
+def matches(source: Source) -> bool:
     """Always: the layout for what no other recognises."""
     del source
     return True
@@ -18,4 +18,4 @@ def read(source: Source) -> list[VideoRef]:
     ]
 
 
-LAYOUT = Layout("flat", recognises, read)
+LAYOUT = Layout("flat", matches, read)

@@ -36,7 +36,7 @@ def class_of(folder: str) -> Label | None:
     return found.pop() if len(found) == 1 and not words & _NOT else None
 
 
-def recognises(source: Source) -> bool:
+def matches(source: Source) -> bool:
     """At least one video or picture lies in a folder with a class's name."""
     return any(_class_index(source, e.path) is not None for e in source.media())
 
@@ -67,4 +67,4 @@ def _class_index(source: Source, path: str) -> int | None:
     return next((i for i in reversed(range(len(folders))) if class_of(folders[i])), None)
 
 
-LAYOUT = Layout("folders", recognises, read)
+LAYOUT = Layout("folders", matches, read)

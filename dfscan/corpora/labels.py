@@ -13,7 +13,7 @@ from typing import Final
 
 from dfscan import storage
 from dfscan.corpora import dfdc, list_videos, lists
-from dfscan.corpora.base import Given, connected, parts, shared, suffix
+from dfscan.corpora.base import LabelRecord, connected, parts, shared, suffix
 from dfscan.errors import SourceError
 
 NAMES: Final = ("video_id", *lists.PATHS)
@@ -30,15 +30,15 @@ class Matched:
     differ; of the file's lines ``unused`` name no video.
     """
 
-    given: Mapping[str, Given]
+    records: Mapping[str, LabelRecord]
     ambiguous: frozenset[str] = frozenset()
     unused: int = 0
 
 
-def read_truth(path: str, layout: str = "auto") -> dict[str, Given]:
+def read_truth(path: str, layout: str = "auto") -> dict[str, LabelRecord]:
     """What a file of labels or a labelled source says of each video, see :func:`read_labels`.
 
-    Of a source everything is told that its layout knows: label, original, group, attributes, and
+    Of a source everything is record that its layout knows: label, original, group, attributes, and
     the part as the attribute :data:`PART`. Its videos are called by their ``video_id``.
 
     :param layout: where a source's labels come from, as of :func:`~dfscan.corpora.list_videos`.
@@ -55,7 +55,7 @@ def read_truth(path: str, layout: str = "auto") -> dict[str, Given]:
             code="labels.missing",
         )
     return {
-        ref.video_id: Given(
+        ref.video_id: LabelRecord(
             label=ref.label,
             labelled=True,
             original=ref.original,
@@ -66,7 +66,7 @@ def read_truth(path: str, layout: str = "auto") -> dict[str, Given]:
     }
 
 
-def read_labels(path: str) -> dict[str, Given]:
+def read_labels(path: str) -> dict[str, LabelRecord]:
     """What a file of labels says, by the ``video_id``, path or file name that it uses.
 
     :raises SourceError: there is none, it is of another kind, it lacks a column, holds a label that
@@ -83,12 +83,12 @@ def read_labels(path: str) -> dict[str, Given]:
             f"no labels at {path!r}: give a .csv, .parquet or DFDC's metadata.json",
             code="source.missing",
         )
-    found: dict[str, Given] = {}
-    for name, given in _lines(uri):
-        first = found.setdefault(name, given)
-        if first.label != given.label:
+    found: dict[str, LabelRecord] = {}
+    for name, record in _lines(uri):
+        first = found.setdefault(name, record)
+        if first.label != record.label:
             raise SourceError(
-                f"{uri}: {name!r} is {first.label} and {given.label}: leave one of the two",
+                f"{uri}: {name!r} is {first.label} and {record.label}: leave one of the two",
                 code="labels.conflict",
             )
     if not found:
@@ -96,28 +96,28 @@ def read_labels(path: str) -> dict[str, Given]:
     return found
 
 
-def _lines(uri: str) -> Iterator[tuple[str, Given]]:
+def _lines(uri: str) -> Iterator[tuple[str, LabelRecord]]:
     if suffix(uri) == ".json":
         for clip, truth in dfdc.read_metadata(uri).items():
-            yield clip, Given(label=truth.label, labelled=True, original=truth.original)
+            yield clip, LabelRecord(label=truth.label, labelled=True, original=truth.original)
         return
-    for name, given in lists.table_rows(uri, NAMES):
-        if given is None or not given.labelled:
+    for name, record in lists.table_rows(uri, NAMES):
+        if record is None or not record.labelled:
             raise SourceError(
                 f"{uri} has no column label; it needs one with REAL, FAKE, 0 or 1",
                 code="labels.missing",
             )
-        yield name, given
+        yield name, record
 
 
-def match(labels: Mapping[str, Given], video_ids: Iterable[str]) -> Matched:
+def match(labels: Mapping[str, LabelRecord], video_ids: Iterable[str]) -> Matched:
     """Find each video's label: by its ``video_id``, else by a file name that only it has."""
     videos = list(video_ids)
     shared = Counter(_name(v) for v in videos)
     by_name: dict[str, list[str]] = defaultdict(list)
     for line in labels:
         by_name[_name(line)].append(line)
-    given: dict[str, Given] = {}
+    records: dict[str, LabelRecord] = {}
     used: set[str] = set()
     ambiguous: set[str] = set()
     for video in videos:
@@ -127,14 +127,16 @@ def match(labels: Mapping[str, Given], video_ids: Iterable[str]) -> Matched:
         if lines and (not alone or len({labels[line].label for line in lines}) > 1):
             ambiguous.add(video)
         elif lines:
-            given[video] = labels[lines[0]]
-    return Matched(given, frozenset(ambiguous), len(labels) - len(used))
+            records[video] = labels[lines[0]]
+    return Matched(records, frozenset(ambiguous), len(labels) - len(used))
 
 
-def groups(given: Mapping[str, Given], contents: Mapping[str, str | None]) -> dict[str, str]:
+def groups(
+    records: Mapping[str, LabelRecord], contents: Mapping[str, str | None]
+) -> dict[str, str]:
     """The group of each video: whatever shares an original, a named group or its very bytes.
 
-    :param given: ``video_id`` → what is told of it, as far as it is.
+    :param records: ``video_id`` → what is record of it, as far as it is.
     :param contents: ``video_id`` → SHA-256 of its content, of every video.
     """
     named: dict[str, list[str]] = defaultdict(list)
@@ -142,13 +144,13 @@ def groups(given: Mapping[str, Given], contents: Mapping[str, str | None]) -> di
         named[_name(video)].append(video)
     links: list[tuple[str, ...]] = []
     for video, content in contents.items():
-        told = given.get(video, Given())
+        record = records.get(video, LabelRecord())
         # What begins with a zero byte is no video_id, so that none is taken for a video.
         links.append((video, f"\0content:{content}" if content else video))
-        if told.group:
-            links.append((video, f"\0group:{told.group}"))
-        if told.original:
-            links.append((video, _original(told.original, contents, named)))
+        if record.group:
+            links.append((video, f"\0group:{record.group}"))
+        if record.original:
+            links.append((video, _original(record.original, contents, named)))
     found = connected(links)
     return {video: found[video] for video in contents}
 

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from dfscan import storage
 from dfscan.corpora.base import (
     MEDIA_SUFFIXES,
-    Given,
+    LabelRecord,
     Source,
     brief,
     content,
@@ -54,7 +54,7 @@ class _Row:
 
     number: int
     path: str
-    given: Given | None = None
+    record: LabelRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class _Line:
 
     number: int
     root: str
-    given: Given | None
+    record: LabelRecord | None
 
 
 def is_list(uri: str) -> bool:
@@ -71,7 +71,7 @@ def is_list(uri: str) -> bool:
     return suffix(uri) in _READERS and len(storage.split_uri(uri)) == 1
 
 
-def table_rows(uri: str, names: Sequence[str]) -> Iterator[tuple[str, Given | None]]:
+def table_rows(uri: str, names: Sequence[str]) -> Iterator[tuple[str, LabelRecord | None]]:
     """What each row of a table says of the file or video it names; nothing is looked for.
 
     :param names: columns of which the first that is there names it.
@@ -79,7 +79,7 @@ def table_rows(uri: str, names: Sequence[str]) -> Iterator[tuple[str, Given | No
     """
     read = _read_parquet if suffix(uri) == ".parquet" else _read_csv
     for row in read(uri, content(uri), names):
-        yield row.path, row.given
+        yield row.path, row.record
 
 
 def open_list(uri: str, name: str) -> Source:
@@ -93,7 +93,7 @@ def open_list(uri: str, name: str) -> Source:
     for row in _READERS[suffix(uri)](uri, content(uri)):
         with _at(uri, row.number):
             root, path = _place(row.path, folder)
-            line = _Line(row.number, root, _resolved(row.given, path, folder))
+            line = _Line(row.number, root, _resolved(row.record, path, folder))
             _check_same(path, lines.setdefault(path, line), line)
     found = storage.list_paths((line.root, path) for path, line in lines.items())
     return _source(name, lines, found)
@@ -101,16 +101,16 @@ def open_list(uri: str, name: str) -> Source:
 
 def _source(name: str, lines: Mapping[str, _Line], found: Iterable[list[storage.Entry]]) -> Source:
     entries: dict[str, storage.Entry] = {}
-    given: dict[str, Given] = {}
+    records: dict[str, LabelRecord] = {}
     for (path, line), here in zip(lines.items(), found, strict=True):
         for entry in here:
             entries.setdefault(entry.path, entry)
-            if line.given and entry.path == path:
-                given[path] = line.given
-            elif line.given and suffix(entry.path) in MEDIA_SUFFIXES:
-                given.setdefault(entry.path, replace(line.given, original=None))
+            if line.record and entry.path == path:
+                records[path] = line.record
+            elif line.record and suffix(entry.path) in MEDIA_SUFFIXES:
+                records.setdefault(entry.path, replace(line.record, original=None))
     named = frozenset(p for p in lines if p in entries)
-    return Source(name, tuple(sorted(entries.values(), key=lambda e: e.path)), named, given)
+    return Source(name, tuple(sorted(entries.values(), key=lambda e: e.path)), named, records)
 
 
 def _place(listed: str, folder: str) -> tuple[str, str]:
@@ -125,12 +125,12 @@ def _place(listed: str, folder: str) -> tuple[str, str]:
     return folder, _HERE.sub("", path)
 
 
-def _resolved(given: Given | None, path: str, folder: str) -> Given | None:
+def _resolved(record: LabelRecord | None, path: str, folder: str) -> LabelRecord | None:
     """With the original as a path inside the source; a file is not its own."""
-    if given is None or given.original is None:
-        return given
-    original = once(_place(given.original, folder)[1])
-    return replace(given, original=None if original == path else original)
+    if record is None or record.original is None:
+        return record
+    original = once(_place(record.original, folder)[1])
+    return replace(record, original=None if original == path else original)
 
 
 def _check_same(path: str, first: _Line, again: _Line) -> None:
@@ -139,7 +139,7 @@ def _check_same(path: str, first: _Line, again: _Line) -> None:
             f"{again.root + path!r} and {first.root + path!r} of row {first.number} would have "
             f"one video_id: write both relative to the list, or both absolute"
         )
-    labels = [g and g.label for g in (first.given, again.given)]
+    labels = [g and g.label for g in (first.record, again.record)]
     if labels[0] != labels[1]:
         raise ValueError(f"{path!r} is {labels[1]} here and {labels[0]} in row {first.number}")
 
@@ -276,11 +276,11 @@ class _Columns:
             path = _cell(values, self._path)
             if path is None:
                 raise ValueError(f"no {self.names[self._path]}")
-            return _Row(number, path, self._given(values) if self._says else None)
+            return _Row(number, path, self._record(values) if self._says else None)
 
-    def _given(self, values: Sequence[Any]) -> Given:
+    def _record(self, values: Sequence[Any]) -> LabelRecord:
         others = {name: cell for i, name in self._others if (cell := _cell(values, i)) is not None}
-        return Given(
+        return LabelRecord(
             label=None if self._label is None else label_of(values[self._label]),
             labelled=self._label is not None,
             original=_cell(values, self._original),

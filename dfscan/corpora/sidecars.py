@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from typing import Any, Final
 
 from dfscan import storage
-from dfscan.corpora.base import Given, Source, content, label_of, parent, suffix, text_of
+from dfscan.corpora.base import LabelRecord, Source, content, label_of, parent, suffix, text_of
 from dfscan.errors import SourceError
 from dfscan.storage import MEMBER, Entry
 
@@ -17,7 +17,7 @@ _KINDS: Final = frozenset([".cls", ".json"])
 _LARGEST: Final = 16 << 20
 
 
-def read(source: Source) -> dict[str, Given]:
+def read(source: Source) -> dict[str, LabelRecord]:
     """What sidecars say, by the path of their clip. Nothing but sidecars in tars is opened.
 
     :raises SourceError: a sidecar holds a label that is none, or an original or a group that is
@@ -27,8 +27,8 @@ def read(source: Source) -> dict[str, Given]:
     if not there:
         return {}
     paths = {e.path for e in source.entries}
-    found = ((e, _given(e, there, paths)) for e in source.media())
-    return {entry.path: given for entry, given in found if given}
+    found = ((e, _record(e, there, paths)) for e in source.media())
+    return {entry.path: record for entry, record in found if record}
 
 
 def _in_tar(entry: Entry) -> bool:
@@ -42,25 +42,25 @@ def _keys(path: str) -> Iterator[str]:
     yield folder + name.partition(".")[0]
 
 
-def _given(clip: Entry, there: dict[str, Entry], paths: Collection[str]) -> Given | None:
+def _record(clip: Entry, there: dict[str, Entry], paths: Collection[str]) -> LabelRecord | None:
     for key in _keys(clip.path):
-        told = _json(there[f"{key}.json"].uri) if f"{key}.json" in there else {}
+        fields = _json(there[f"{key}.json"].uri) if f"{key}.json" in there else {}
         if f"{key}.cls" in there:
-            told["label"] = content(there[f"{key}.cls"].uri, _LARGEST).decode("utf-8", "replace")
-            return _from(told, there[f"{key}.cls"].uri, clip, paths)
-        if "label" in told:
-            return _from(told, there[f"{key}.json"].uri, clip, paths)
+            fields["label"] = content(there[f"{key}.cls"].uri, _LARGEST).decode("utf-8", "replace")
+            return _from(fields, there[f"{key}.cls"].uri, clip, paths)
+        if "label" in fields:
+            return _from(fields, there[f"{key}.json"].uri, clip, paths)
     return None
 
 
-def _from(told: dict[str, Any], uri: str, clip: Entry, paths: Collection[str]) -> Given:
+def _from(fields: dict[str, Any], uri: str, clip: Entry, paths: Collection[str]) -> LabelRecord:
     try:
-        label = label_of(told["label"])
-        original = text_of(told.get("original") or None, "original")
-        group = text_of(told.get("group"), "group")
+        label = label_of(fields["label"])
+        original = text_of(fields.get("original") or None, "original")
+        group = text_of(fields.get("group"), "group")
     except ValueError as error:
         raise SourceError(f"{uri}: {error}; --layout flat leaves it unread") from None
-    return Given(
+    return LabelRecord(
         label=label,
         labelled=True,
         original=_beside(clip.path, original, paths) if original else None,
@@ -76,7 +76,7 @@ def _beside(clip: str, name: str, paths: Collection[str]) -> str:
 def _json(uri: str) -> dict[str, Any]:
     """A sidecar's object; captions and the like may be of any other shape."""
     try:
-        told = storage.read_json(uri, _LARGEST)
+        fields = storage.read_json(uri, _LARGEST)
     except SourceError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return fields if isinstance(fields, dict) else {}

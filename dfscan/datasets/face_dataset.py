@@ -75,16 +75,16 @@ class FaceSet:
     raises leaves everything as it is.
     """
 
-    root: storage.Place
+    root: storage.StoragePath
     check: Callable[[], None] = _always
 
     @property
-    def faces(self) -> storage.Place:
+    def faces(self) -> storage.StoragePath:
         """Folder of face files."""
         return self.root / "faces"
 
     @property
-    def videos(self) -> storage.Place:
+    def videos(self) -> storage.StoragePath:
         """Folder of video files; a file here is a committed unit."""
         return self.root / "videos"
 
@@ -201,10 +201,10 @@ class FaceSet:
             if path_.name not in committed:
                 self._remove(path_)
 
-    def _whole_units(self, columns: list[str]) -> Iterator[tuple[storage.Place, pa.Table]]:
+    def _whole_units(self, columns: list[str]) -> Iterator[tuple[storage.StoragePath, pa.Table]]:
         """(path, rows) of each unit; one whose faces are not those that its rows promise goes."""
 
-        def read(path: storage.Place) -> tuple[pa.Table, int]:
+        def read(path: storage.StoragePath) -> tuple[pa.Table, int]:
             rows = storage.read_table(path, [*columns, "faces"])
             return rows, storage.row_count(self.faces / path.name)
 
@@ -214,13 +214,13 @@ class FaceSet:
             else:
                 self._remove(path)
 
-    def _remove(self, path: storage.Place) -> None:
+    def _remove(self, path: storage.StoragePath) -> None:
         self.check()
         storage.remove(path)
 
-    def _superseded(self) -> dict[storage.Place, set[str]]:
+    def _superseded(self) -> dict[storage.StoragePath, set[str]]:
         """File → ids of the videos in it that another file has a later row of."""
-        files: list[storage.Place] = []
+        files: list[storage.StoragePath] = []
         tables: list[pa.Table] = []
         blocks: list[pa.Table] = []
         for path, table in self._whole_units(["video_id", "committed_at"]):
@@ -239,13 +239,13 @@ class FaceSet:
         rows = rows.sort_by([("committed_at", "ascending"), ("file", "ascending")])
         lists = [rows.column(c).to_pylist() for c in ("video_id", "file")]
         owner = dict(zip(*lists, strict=True))  # the last one wins
-        stale: dict[storage.Place, set[str]] = defaultdict(set)
+        stale: dict[storage.StoragePath, set[str]] = defaultdict(set)
         for name, number in zip(*lists, strict=True):
             if owner[name] != number:
                 stale[files[number]].add(name)
         return stale
 
-    def _rewrite(self, path: storage.Place, videos: pa.Table, without: set[str]) -> None:
+    def _rewrite(self, path: storage.StoragePath, videos: pa.Table, without: set[str]) -> None:
         """Take some videos out of one unit's files: what is left is committed under a new name."""
         faces_path = self.faces / path.name
         rest = _without(videos, without)
@@ -283,23 +283,23 @@ class FaceSet:
             for _ in storage.each(self._remove_unit, batch):
                 pass
 
-    def _remove_unit(self, path: storage.Place) -> None:
+    def _remove_unit(self, path: storage.StoragePath) -> None:
         self._remove(path)
         faults.fault_point("compact.removing")
         self._remove(self.faces / path.name)
 
-    def _batches(self) -> Iterator[list[storage.Place]]:
+    def _batches(self) -> Iterator[list[storage.StoragePath]]:
         """Groups of small units to be merged, in order of what is in them."""
-        small: list[tuple[str, int, int, storage.Place]] = []
+        small: list[tuple[str, int, int, storage.StoragePath]] = []
 
-        def look(path: storage.Place) -> tuple[pa.Table, int]:
+        def look(path: storage.StoragePath) -> tuple[pa.Table, int]:
             return storage.read_table(path, ["video_id"]), storage.size(self.faces / path.name)
 
         for path, (table, size) in storage.each(look, storage.parquet_files(self.videos)):
             if size < COMPACT_BYTES // 2 and table.num_rows < COMPACT_VIDEOS // 2:
                 first = pc.min(table.column("video_id")).as_py()
                 small.append((first, size, table.num_rows, path))
-        batch: list[storage.Place] = []
+        batch: list[storage.StoragePath] = []
         total = rows = 0
         for _, size, videos, file in sorted(small):
             if batch and (total + size > COMPACT_BYTES or rows + videos > COMPACT_VIDEOS):
@@ -384,7 +384,7 @@ def open_facesets(paths: Iterable[str]) -> list[FaceSet]:
 
     :raises SourceError: one of them is missing or is none.
     """
-    sets = {storage.place(p).resolve(): FaceSet(storage.place(p).absolute()) for p in paths}
+    sets = {storage.as_path(p).resolve(): FaceSet(storage.as_path(p).absolute()) for p in paths}
     for faceset in sets.values():
         faceset.header()
     return list(sets.values())

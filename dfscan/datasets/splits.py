@@ -28,14 +28,14 @@ _PAIRS: Final = (
 """How a corpus's groups begin, and how its fakes' names say target and source."""
 
 SIDES: Final = ("train", "validation", "test")
-"""What the numbers 0, 1 and 2 of a side stand for: the fields of :class:`Sides`."""
+"""What the numbers 0, 1 and 2 of a side stand for: the fields of :class:`Splits`."""
 
 _Ranked = list[tuple[float, str]]
 """Groups with their places in [0, 1), by rising place."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sides:
+class Splits:
     """The groups of each side."""
 
     train: frozenset[str]
@@ -120,7 +120,7 @@ def regroup(video_ids: Sequence[str], pattern: str) -> list[str]:
 
 def split_groups(
     members: Iterable[tuple[str, str]], validation: float, test: float, seed: int
-) -> Sides:
+) -> Splits:
     """Training, validation and test groups.
 
     A group goes by a hash of its name alone: the lowest places validate, the highest test. Where
@@ -159,12 +159,12 @@ def split_groups(
     elif not train:
         train.append(max(held))
         held.remove(train[0])
-    return Sides(frozenset(g for _, g in train), frozenset(g for _, g in held), frozenset(tested))
+    return Splits(frozenset(g for _, g in train), frozenset(g for _, g in held), frozenset(tested))
 
 
 def fold_groups(
     members: Iterable[tuple[str, str]], folds: int, fold: int, seed: int, test: float
-) -> Sides:
+) -> Splits:
     """One fold of a cross-validation: every group but those of the test side validates just once.
 
     Folds are equal stretches of the places of :func:`split_groups`, of each kind of group alone,
@@ -185,7 +185,7 @@ def fold_groups(
     fold_of = _folds(rest, folds, 1 - test)
     everything = {g for ranked in kinds.values() for _, g in ranked}
     held = {g for g, number in fold_of.items() if number == fold}
-    return Sides(
+    return Splits(
         frozenset(fold_of.keys() - held), frozenset(held), frozenset(everything - fold_of.keys())
     )
 

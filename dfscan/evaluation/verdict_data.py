@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.special import logit
 
-from dfscan.corpora.base import NO_ATTRIBUTES, Given, part_of
+from dfscan.corpora.base import NO_ATTRIBUTES, LabelRecord, part_of
 from dfscan.corpora.labels import PART, groups, match, read_truth
 from dfscan.errors import SourceError
 from dfscan.schemas.status import LABELS
@@ -63,7 +63,7 @@ class Videos:
     ids: Sequence[str]
     uris: Sequence[str | None]
     contents: Sequence[str | None]
-    own: Sequence[Given]
+    own: Sequence[LabelRecord]
     statuses: Sequence[str | None]
     verdicts: Sequence[str | None]
     reasons: Sequence[str | None]
@@ -146,12 +146,12 @@ def _logits(p_fake: Floats) -> Floats:
     return found
 
 
-def _own(video_id: str, label: str | None) -> Given:
+def _own(video_id: str, label: str | None) -> LabelRecord:
     """What a verdict tells of its video: the label, and its folder as its part."""
     part = part_of(video_id)
     about = {PART: part} if part else NO_ATTRIBUTES
     known = LABELS[1] if label == LABELS[1] else LABELS[0] if label == LABELS[0] else None
-    return Given(label=known, labelled=known is not None, attributes=about)
+    return LabelRecord(label=known, labelled=known is not None, attributes=about)
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ def find_truth(videos: Videos, labels: str | None, layout: str, what: str) -> Tr
         given = read_truth(labels, layout)
         matched = match(given, videos.ids)
         ambiguous = matched.ambiguous
-        told = {i: _joined(matched.given.get(i, Given()), own[i]) for i in videos.ids}
+        told = {i: _joined(matched.records.get(i, LabelRecord()), own[i]) for i in videos.ids}
         if matched.unused:
             notes.append(f"{matched.unused:,} label(s) of {labels} name no video of {what}")
         other = sum(
@@ -299,7 +299,7 @@ def find_truth(videos: Videos, labels: str | None, layout: str, what: str) -> Tr
     )
 
 
-def _named(found: Mapping[str, str], told: Mapping[str, Given]) -> dict[str, str]:
+def _named(found: Mapping[str, str], told: Mapping[str, LabelRecord]) -> dict[str, str]:
     """Groups called as one of their videos is told to be, else after their first video."""
     names: dict[str, str] = {}
     for known in (True, False):
@@ -310,7 +310,7 @@ def _named(found: Mapping[str, str], told: Mapping[str, Given]) -> dict[str, str
     return {video: names[group] for video, group in found.items()}
 
 
-def _joined(told: Given, own: Given) -> Given:
+def _joined(told: LabelRecord, own: LabelRecord) -> LabelRecord:
     """What labels say, and else what the row says, but for its label."""
     return replace(
         told,

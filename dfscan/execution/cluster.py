@@ -80,7 +80,7 @@ class CheckedTask:
 
 
 def requirements_of(
-    units: Sequence[Unit], files: Iterable[str], folder: storage.Place
+    units: Sequence[Unit], files: Iterable[str], folder: storage.StoragePath
 ) -> NodeRequirements:
     """What the nodes need for ``units``, whose task opens ``files`` and writes to ``folder``."""
     lying = (storage.split_uri(v.uri)[0] for u in units for v in u.videos if v.version)
@@ -96,7 +96,7 @@ def check_nodes(config: CommandConfig, requirements: NodeRequirements) -> None:
     """
     if config.ray_address is None:
         return
-    probe = storage.place(requirements.folder or ".") / f".dfscan-probe-{uuid.uuid4().hex}"
+    probe = storage.as_path(requirements.folder or ".") / f".dfscan-probe-{uuid.uuid4().hex}"
     if requirements.folder is not None:
         storage.commit_bytes(probe, b"")
     try:
@@ -198,9 +198,9 @@ def _looker(patience_s: float = 5.0) -> Callable[[Sequence[str], str | None], di
             folder = probe.rpartition("/")[0]
             if not seen(probe):
                 return f"no {folder}"
-            if not hasattr(storage, "place"):  # another dfscan, or none: the table says so anyway
+            if not hasattr(storage, "as_path"):  # another dfscan, or none: the table says so anyway
                 return "seen"
-            mine = storage.place(f"{probe}.{uuid.uuid4().hex}")
+            mine = storage.as_path(f"{probe}.{uuid.uuid4().hex}")
             try:
                 storage.commit_bytes(mine, b"")
                 storage.remove(mine)

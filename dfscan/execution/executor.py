@@ -134,7 +134,9 @@ def _on_ray(
                 if done or ray.cluster_resources().get("CPU"):
                     alone = time.monotonic()
                 elif time.monotonic() - alone > ALONE_S:
-                    progress.note("no node with a CPU is left in the Ray cluster: waiting for one")
+                    progress.message(
+                        "no node with a CPU is left in the Ray cluster: waiting for one"
+                    )
                     alone = time.monotonic()
                 for reference in done:
                     unit = running.pop(reference)
@@ -154,7 +156,9 @@ def _worker_pool(config: CommandConfig, cpus: int, progress: Progress) -> "_Task
     memory = unit_memory(decoders, gpus=False)
     room = room_for(memory)
     if room < cpus:
-        progress.note(f"memory for {room} of {cpus} workers at once, {memory / 2**30:.1f} GiB each")
+        progress.message(
+            f"memory for {room} of {cpus} workers at once, {memory / 2**30:.1f} GiB each"
+        )
     # Where the user names a number of workers on a Ray of theirs, no more may be in flight.
     return _Tasks(cpus if config.workers and config.ray_address else 2 * cpus, memory)
 

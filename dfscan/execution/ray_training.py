@@ -28,7 +28,7 @@ LOST_WORKERS: Final = 3
 
 
 def train_on_ray(
-    plan: Plan, out: storage.Place, world: int, device: str, progress: Progress
+    plan: Plan, out: storage.StoragePath, world: int, device: str, progress: Progress
 ) -> None:
     """Train on ``world`` ranks of Ray Train; after a lost worker go on from the last epoch.
 
@@ -67,10 +67,10 @@ def train_on_ray(
                     if isinstance(cause, UsageError) or lost == LOST_WORKERS:
                         raise cause from error
                     turn = f"{lost + 1} of at most {LOST_WORKERS} times"
-                    progress.note(f"{cause}; going on from the last epoch, {turn}")
+                    progress.message(f"{cause}; going on from the last epoch, {turn}")
 
 
-def _requirements(plan: Plan, out: storage.Place) -> NodeRequirements:
+def _requirements(plan: Plan, out: storage.StoragePath) -> NodeRequirements:
     """What every rank reads and writes."""
     weights = () if plan.config.weights is None else (storage.absolute(plan.config.weights),)
     return NodeRequirements((*weights, *plan.index.files[:MOST_LOOKED_FOR]), str(out))
@@ -130,7 +130,7 @@ def _ray_loop(options: dict[str, Any]) -> None:
     torch.set_num_threads(options["threads"])
     train_rank(
         options["plan"],
-        storage.place(options["out"]),
+        storage.as_path(options["out"]),
         context.get_world_rank(),
         context.get_world_size(),
         options["device"],
@@ -165,7 +165,7 @@ def _cause(error: BaseException) -> DfscanError:
 
 
 @contextmanager
-def _watching(out: storage.Place, plan: Plan, progress: Progress) -> Iterator[None]:
+def _watching(out: storage.StoragePath, plan: Plan, progress: Progress) -> Iterator[None]:
     """Tell of each epoch as rank 0 writes it; Ray Train hands results over at the end only."""
     stop = threading.Event()
     every_s = 5.0 if isinstance(out, storage.ObjectPath) else 0.5
@@ -200,7 +200,7 @@ def show_epoch(row: dict[str, Any], plan: Plan, progress: Progress) -> None:
         value = row.get(name)
         return "–" if value is None else f"{value:.3f}"
 
-    progress.note(
+    progress.message(
         f"epoch {row['epoch']}/{plan.epochs}: loss {number('train_loss')}; held out, by frame: "
         f"AUC {number('val_frame_auc')}, log loss {number('val_frame_log_loss')}, accuracy "
         f"{number('val_frame_accuracy')}; by video: AUC {number('val_video_auc')}, log loss "

@@ -32,7 +32,7 @@ class StoredCrop:
     crop_box: Box
 
 
-def grow(box: Box, share: float) -> Box:
+def expand(box: Box, share: float) -> Box:
     """The box with ``share`` of its width and height added on each side."""
     x0, y0, x1, y1 = box
     dx, dy = (x1 - x0) * share, (y1 - y0) * share
@@ -47,7 +47,7 @@ def crop_face(frame: npt.NDArray[np.uint8], box: Box, recipe: Crop) -> StoredCro
     :returns: None where the box has no pixel inside the frame.
     """
     height, width = frame.shape[:2]
-    x0, y0, x1, y1 = grow(box, recipe.context)
+    x0, y0, x1, y1 = expand(box, recipe.context)
     left, top = max(0, int(np.floor(x0))), max(0, int(np.floor(y0)))
     right, bottom = min(width, int(np.ceil(x1))), min(height, int(np.ceil(y1)))
     if right <= left or bottom <= top:
@@ -120,7 +120,7 @@ def wanted_region(box: Box, recipe: NetworkInput) -> Box:
 
     :param box: in pixels of the frame, as is what is returned; it may lie outside of the frame.
     """
-    x0, y0, x1, y1 = grow(box, recipe.margin)
+    x0, y0, x1, y1 = expand(box, recipe.margin)
     if recipe.square == "grow":
         missing = ((y1 - y0) - (x1 - x0)) / 2
         x0, x1 = x0 - max(0.0, missing), x1 + max(0.0, missing)

@@ -90,7 +90,7 @@ class Model:
     sha256: str
 
 
-def save_model(path: storage.Where, network: nn.Module, header: ModelHeader) -> str:
+def save_model(path: storage.PathLike, network: nn.Module, header: ModelHeader) -> str:
     """Write a model atomically; returns the SHA-256 of the file."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     data = save_tensors(tensors, metadata={_KEY: header.model_dump_json()})
@@ -98,7 +98,7 @@ def save_model(path: storage.Where, network: nn.Module, header: ModelHeader) -> 
     return storage.sha256(data)
 
 
-def find_model(path: str | None) -> storage.Place:
+def find_model(path: str | None) -> storage.StoragePath:
     """The model file a user means: a file, or a run folder that holds one.
 
     :raises ModelError: there is none; the message says how to get one.
@@ -109,7 +109,7 @@ def find_model(path: str | None) -> storage.Place:
             "--out DIR makes one",
             code="model.missing",
         )
-    found = storage.place(path)
+    found = storage.as_path(path)
     if storage.is_folder(found):
         found = found / FILE_NAME
     if not storage.is_file(found):
@@ -121,7 +121,7 @@ def find_model(path: str | None) -> storage.Place:
     return found.absolute()
 
 
-def read_header(path: storage.Place) -> ModelHeader:
+def read_header(path: storage.StoragePath) -> ModelHeader:
     """The header alone; no tensor is read.
 
     :raises ModelError: the file is not a dfscan model.
@@ -144,7 +144,7 @@ def read_header(path: storage.Place) -> ModelHeader:
     return parse_header(path, written)
 
 
-def parse_header(path: storage.Place, text: str) -> ModelHeader:
+def parse_header(path: storage.StoragePath, text: str) -> ModelHeader:
     """The header of a model, or of a file that was made of one, from its JSON.
 
     :raises ModelError: it is none, or of a newer dfscan.
@@ -168,7 +168,7 @@ def parse_header(path: storage.Place, text: str) -> ModelHeader:
         raise ModelError(f"{path}: its header is not valid at {where!r}: {first['msg']}") from None
 
 
-def load_model(path: storage.Place) -> Model:
+def load_model(path: storage.StoragePath) -> Model:
     """Header, network and digest of a model file.
 
     :raises ModelError: the file is missing, damaged, a pickle, or its tensors do not fit.

@@ -41,7 +41,7 @@ Key = tuple[str, str, str | None]
 class ContentMatcher:
     """Finds the verdict of a file by its content; ``sampling`` and ``config_hash`` are the run's."""
 
-    out: storage.Place
+    out: storage.StoragePath
     known: ExistingVerdicts
     sampling: Sampling
     config_hash: str

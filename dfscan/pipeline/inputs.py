@@ -37,12 +37,12 @@ def list_sources(config: VideoInputConfig, progress: Progress) -> list[VideoRef]
     if config.layout == "auto":
         layouts = Counter(listing.layouts.values())
         if len(listing.layouts) == 1:
-            progress.note(f"layout: {next(iter(layouts))}")
+            progress.message(f"layout: {next(iter(layouts))}")
         else:
             named = ", ".join(f"{n} {layout}" for layout, n in layouts.most_common())
-            progress.note(f"layouts of {len(listing.layouts)} sources: {named}")
+            progress.message(f"layouts of {len(listing.layouts)} sources: {named}")
     for name in listing.unreadable:
-        progress.note(
+        progress.message(
             f"{name} cannot be read in place as an archive (damaged, or compressed inside another: "
             "store it with zip -0): it gets a row of its own"
         )
@@ -62,9 +62,9 @@ def make_extractor(
     if not config.isolate:
         return extractor
     if not sys.platform.startswith("linux"):
-        progress.note(f"{sys.platform}: no limit on a decoder's memory here, only on its time")
+        progress.message(f"{sys.platform}: no limit on a decoder's memory here, only on its time")
     for what in seccomp.lacking():
-        progress.note(f"{what} (SECURITY.md)")
+        progress.message(f"{what} (SECURITY.md)")
     memory = None if config.max_memory is None else int(config.max_memory)
     return SandboxedExtractor(
         extractor, Limits(config.timeout, memory, config.recycle), decoders(config)

@@ -17,7 +17,7 @@ class Progress:
     def advance(self, by: int, result: UnitResult | None = None) -> None:
         """So many are done; ``result`` counts what they came to."""
 
-    def note(self, message: str) -> None:
+    def message(self, message: str) -> None:
         """One line worth reading."""
 
     def stop(self) -> None:

@@ -43,7 +43,7 @@ class ExistingVerdicts:
     places: pa.Array
 
     @classmethod
-    def read(cls, out: storage.Place, config_hash: str, fresh: bool) -> "ExistingVerdicts":
+    def read(cls, out: storage.StoragePath, config_hash: str, fresh: bool) -> "ExistingVerdicts":
         """What is there.
 
         :param fresh: leave out whatever is there.

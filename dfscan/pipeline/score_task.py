@@ -47,7 +47,7 @@ _LIBRARIES: Final = ("torch", "torchvision", "timm", "numpy", "pillow", "facenet
 class NamedModel:
     """A model file as the run's start found it."""
 
-    path: storage.Place
+    path: storage.StoragePath
     sha256: str
 
 
@@ -81,7 +81,7 @@ class ScoreTask:
     batch_size: int
     config_hash: str
     fingerprint_inputs: Mapping[str, Any]
-    target: storage.Place
+    target: storage.StoragePath
     lease: Lease | None = None
     quick: ScoringPass | None = None
 
@@ -298,7 +298,7 @@ def _as_floats(logits: torch.Tensor) -> list[float]:
 
 
 @functools.lru_cache(maxsize=16)
-def _model(path: storage.Place, sha256: str, device: str) -> Model:
+def _model(path: storage.StoragePath, sha256: str, device: str) -> Model:
     """The model of a run, loaded once a process; the file must still be the one that was named.
 
     :raises ModelError: the file is another by now.

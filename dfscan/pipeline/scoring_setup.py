@@ -24,7 +24,9 @@ def record_of(task: ScoreTask) -> dict[str, Any]:
     return {task.config_hash: {**task.fingerprint_inputs, "recipe": recipe}}
 
 
-def make_score_task(config: ScoreConfig, target: storage.Place, progress: Progress) -> ScoreTask:
+def make_score_task(
+    config: ScoreConfig, target: storage.StoragePath, progress: Progress
+) -> ScoreTask:
     """The task that a configuration asks for.
 
     :raises UsageError: no model, or there are no GPUs where some are asked for.
@@ -81,7 +83,7 @@ def uncalibrated(config: ScoreConfig) -> str:
 
 
 def score_task_of(
-    config: ScoreConfig, models: Sequence[_Loaded], target: storage.Place, progress: Progress
+    config: ScoreConfig, models: Sequence[_Loaded], target: storage.StoragePath, progress: Progress
 ) -> ScoreTask:
     """The task that scores with these models; see :func:`make_score_task`."""
     header = models[0].header
@@ -170,7 +172,7 @@ def _quick(
             "MODEL VERDICTS --quick VERDICTS_OF_KEY_FRAMES --out MODEL2",
             code="calibration.unavailable",
         )
-    progress.note(
+    progress.message(
         f"key frames first: of fakes that the full look flags at least {known.recall:.1%} go there "
         f"(95 % bound, {known.flagged} fakes)"
     )

@@ -20,12 +20,18 @@ from dfscan.pipeline.extraction.extractor import (
     failed_row,
 )
 from dfscan.pipeline.sandbox.process import Limits
-from dfscan.pipeline.sandbox.transcoding import ALTERING, ENCODER_BYTES, SLOWER, end_all, transcode
+from dfscan.pipeline.sandbox.transcoding import (
+    ENCODER_BYTES,
+    SLOWER,
+    TRANSFORMING,
+    end_all,
+    transcode,
+)
 from dfscan.schemas.recipe import FaceRecipe
 from dfscan.schemas.records import VideoRef
-from dfscan.video.altering import CONDITIONS
 from dfscan.video.containers import HEAD
 from dfscan.video.pictures import is_picture_file
+from dfscan.video.transforms import CONDITIONS
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class TransformedExtractor:
     not depend on the content, or conditions would be compared on different moments: the recipe's
     sampling spreads ``frames`` evenly over the clip, without an offset.
 
-    :param condition: a key of :data:`~dfscan.video.altering.CONDITIONS`.
+    :param condition: a key of :data:`~dfscan.video.transforms.CONDITIONS`.
     :param folder: of the run, for temporary files.
     :param decoders: ways to read a clip in the order in which they are tried.
     """
@@ -127,7 +133,7 @@ class TransformedExtractor:
             raise VideoError("too_large", f"{ref.bytes:,} bytes, more than max_bytes")
         read = _Read(ref.uri, self.max_bytes)
         lost = transcode(
-            ALTERING,
+            TRANSFORMING,
             {
                 "uri": ref.uri,
                 "paths": [str(self._path(stem, picture)) for picture in (False, True)],

@@ -25,7 +25,7 @@ from sklearn.metrics import (
 from dfscan.errors import UsageError
 from dfscan.evaluation.metrics import LOW_FPR, Logits, Truth, reliability
 
-Sides = Mapping[str, tuple[Logits, Truth]]
+ScoresBySplit = Mapping[str, tuple[Logits, Truth]]
 """Name → (N,) logits and (N,) truth, as in ``{"by frame": …, "by video": …}``."""
 
 REAL: Final = "#5fbf8f"
@@ -54,7 +54,7 @@ STYLE: Final[dict[Any, Any]] = {
 }
 
 
-def roc(sides: Sides, title: str = "ROC") -> bytes:
+def roc(sides: ScoresBySplit, title: str = "ROC") -> bytes:
     """ROC curves, once whole and once with the false-positive rate on a logarithmic axis.
 
     The second shows what a large archive lives in: the shaded part is at most 1 % of the reals
@@ -98,7 +98,7 @@ def roc(sides: Sides, title: str = "ROC") -> bytes:
         return as_png(figure)
 
 
-def precision_recall(sides: Sides, title: str = "Precision and recall") -> bytes:
+def precision_recall(sides: ScoresBySplit, title: str = "Precision and recall") -> bytes:
     """Precision over recall; a thin line at the share of fakes, which guessing reaches.
 
     :raises UsageError: no side has both classes.
@@ -306,7 +306,7 @@ def _name_marks(axes: Axes, rows: Sequence[Mapping[str, Any]], best_epoch: int |
         )  # fmt: skip
 
 
-def _with_both(sides: Sides, what: str) -> dict[str, tuple[Logits, Truth]]:
+def _with_both(sides: ScoresBySplit, what: str) -> dict[str, tuple[Logits, Truth]]:
     both = {n: s for n, s in sides.items() if 0 < s[1].sum() < len(s[1])}
     if not both:
         raise UsageError(

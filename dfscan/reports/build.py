@@ -22,7 +22,7 @@ from dfscan.verdicts.table import is_verdict_folder
 
 PAGE: Final = "report.html"
 
-Collect = Callable[[storage.Place, str, ReportConfig, Progress], Page]
+Collect = Callable[[storage.StoragePath, str, ReportConfig, Progress], Page]
 
 
 def run(config: ReportConfig, progress: Progress) -> ReportResult:
@@ -34,7 +34,7 @@ def run(config: ReportConfig, progress: Progress) -> ReportResult:
     :raises OutputError: at the output is something else, or a page about another thing.
     """
     started = time.monotonic()
-    path = storage.place(config.path).absolute()
+    path = storage.as_path(config.path).absolute()
     collect = _collector(path)
     out = _output(config, path)
     about = _about(path, out)
@@ -51,7 +51,7 @@ def run(config: ReportConfig, progress: Progress) -> ReportResult:
     )
 
 
-def _collector(path: storage.Place) -> Collect:
+def _collector(path: storage.StoragePath) -> Collect:
     """What is at a path, by the file that marks it.
 
     :raises SourceError: nothing is there, or nothing of dfscan's.
@@ -81,11 +81,11 @@ def _collector(path: storage.Place) -> Collect:
     )
 
 
-def _output(config: ReportConfig, path: storage.Place) -> storage.Place:
+def _output(config: ReportConfig, path: storage.StoragePath) -> storage.StoragePath:
     of_verdicts = is_verdict_folder(path)
     if config.out is None:
         return (path.parent if of_verdicts or not storage.is_folder(path) else path) / PAGE
-    out = storage.place(config.out).absolute()
+    out = storage.as_path(config.out).absolute()
     if of_verdicts and out.parent == path:
         raise OutputError(
             f"report.out: {config.out!r} lies in {path}, a folder for verdicts alone: give another file",
@@ -94,7 +94,7 @@ def _output(config: ReportConfig, path: storage.Place) -> storage.Place:
     return out
 
 
-def _about(path: storage.Place, out: storage.Place) -> str:
+def _about(path: storage.StoragePath, out: storage.StoragePath) -> str:
     """What a page is about, as seen from where it lies, so that both can be moved together."""
     if isinstance(path, Path) and isinstance(out, Path):
         return os.path.relpath(path, out.parent)
@@ -103,7 +103,7 @@ def _about(path: storage.Place, out: storage.Place) -> str:
     return path.name if path.parent == out.parent else str(path)
 
 
-def _check_output(out: storage.Place, about: str, overwrite: bool) -> None:
+def _check_output(out: storage.StoragePath, about: str, overwrite: bool) -> None:
     """Refuse to replace anything but a page of ours.
 
     :raises OutputError: it is no page, or one about another thing and ``overwrite`` is not given.

@@ -45,7 +45,7 @@ _VIDEO: Final = (
 class Stored:
     """All (N,) stored faces without their pictures: file, place in it, size in pixels, score."""
 
-    files: list[storage.Place]
+    files: list[storage.StoragePath]
     file: npt.NDArray[np.int64]
     place: npt.NDArray[np.int64]
     side_px: npt.NDArray[np.float64]
@@ -72,7 +72,9 @@ class Stored:
         return cls(files, *joined)
 
 
-def collect(path: storage.Place, about: str, config: ReportConfig, progress: Progress) -> Page:
+def collect(
+    path: storage.StoragePath, about: str, config: ReportConfig, progress: Progress
+) -> Page:
     """Everything that a page says of a face dataset.
 
     :raises SourceError: its ``dataset.json`` is damaged, or newer than this dfscan.
@@ -251,7 +253,7 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
 
 
 def _provenance(
-    path: storage.Place, header: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+    path: storage.StoragePath, header: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, Cell]:
     recipe = FaceSet(path).recipe()
     facts: dict[str, Cell] = {

@@ -65,10 +65,12 @@ class _Source:
 
     verdicts: Verdicts | None
     places: Mapping[str, int]
-    faces: storage.Place | None
+    faces: storage.StoragePath | None
 
 
-def collect(path: storage.Place, about: str, config: ReportConfig, progress: Progress) -> Page:
+def collect(
+    path: storage.StoragePath, about: str, config: ReportConfig, progress: Progress
+) -> Page:
     """Everything that a page says of an evaluation.
 
     :raises SourceError: a file of it is missing or damaged.
@@ -88,7 +90,7 @@ def collect(path: storage.Place, about: str, config: ReportConfig, progress: Pro
     about_faces = _galleries(rows, source, config, progress)
     return Page(
         kind="Evaluation",
-        heading=storage.place(str(metrics.get("path") or path.name)).name,
+        heading=storage.as_path(str(metrics.get("path") or path.name)).name,
         under=_under(metrics),
         about=about,
         made=datetime.now(UTC),
@@ -154,7 +156,7 @@ def _source(metrics: Mapping[str, Any], rows: Sequence[Row]) -> tuple[_Source, l
 
     :param rows: those that are shown; of verdicts no others are read.
     """
-    path = storage.place(str(metrics.get("path")))
+    path = storage.as_path(str(metrics.get("path")))
     if metrics.get("kind") == "faces":
         there = storage.exists(path / FACES)
         note = [] if there else [f"The face dataset {path} is gone: no face can be shown."]
@@ -312,7 +314,7 @@ def _pictures(
     return [found_by_id.get(row["video_id"], lost) for row in rows]
 
 
-def _middle_faces(root: storage.Place, video_ids: set[str]) -> dict[str, FaceKey]:
+def _middle_faces(root: storage.StoragePath, video_ids: set[str]) -> dict[str, FaceKey]:
     keys: dict[str, list[FaceKey]] = {}
     columns = ["video_id", "frame_index", "track_id"]
     for _, table in storage.read_tables(FaceSet(root).faces, columns):

@@ -90,7 +90,7 @@ def listed(values: Iterable[Cell], most: int = 10) -> str:
     return ", ".join(names[:most]) + more
 
 
-def plots_of(folder: storage.Place, first: str = "") -> list[Plot]:
+def plots_of(folder: storage.StoragePath, first: str = "") -> list[Plot]:
     """The PNGs of a folder by name, one of them first; what is no PNG, or huge, is left out."""
     found = []
     paths = sorted(storage.in_folder(folder, "*.png"), key=lambda p: (p.name != first, p.name))

@@ -200,7 +200,7 @@ def _picture(number: int, spot: Spot, seen: ExtractionResult, wanted: Wanted) ->
 
 
 def from_datasets(
-    roots: Iterable[storage.Place], keys: Iterable[FaceKey]
+    roots: Iterable[storage.StoragePath], keys: Iterable[FaceKey]
 ) -> dict[FaceKey, Picture]:
     """The thumbnails of stored faces, as far as they are found.
 
@@ -223,7 +223,7 @@ def _keys(table: pa.Table) -> list[FaceKey]:
 
 
 def rows_at(
-    path: storage.Place, places: Sequence[int], columns: Sequence[str]
+    path: storage.StoragePath, places: Sequence[int], columns: Sequence[str]
 ) -> dict[int, dict[str, Any]]:
     """Some rows of a file by their place; only the row groups that hold them are read."""
     if not places:

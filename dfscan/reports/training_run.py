@@ -41,7 +41,9 @@ class Held:
         return self.logits[place] if self.labels[place] == "REAL" else -self.logits[place]
 
 
-def collect(path: storage.Place, about: str, config: ReportConfig, progress: Progress) -> Page:
+def collect(
+    path: storage.StoragePath, about: str, config: ReportConfig, progress: Progress
+) -> Page:
     """Everything that a page says of a run folder.
 
     :raises SourceError: the training has not finished, or its files are damaged.
@@ -56,8 +58,8 @@ def collect(path: storage.Place, about: str, config: ReportConfig, progress: Pro
         return _series(path, about, metrics, run)
     held = _held_out(path)
     wanted = _most_wrong(held, config.faces)
-    roots = [storage.place(p) for p in run.get("faces") or ()]
-    progress.note("looking for the held-out faces in the datasets of the run")
+    roots = [storage.as_path(p) for p in run.get("faces") or ()]
+    progress.message("looking for the held-out faces in the datasets of the run")
     pictures = from_datasets(roots, [held.keys[i] for i in wanted]) if held else {}
     videos, places = _videos(held)
     side = next((s for s in _SIDES if metrics.get(s)), "validation")
@@ -78,7 +80,7 @@ def collect(path: storage.Place, about: str, config: ReportConfig, progress: Pro
     )
 
 
-def _run(path: storage.Place) -> dict[str, Any]:
+def _run(path: storage.StoragePath) -> dict[str, Any]:
     marker = path / MARKER
     content = storage.read_json(str(marker)) if storage.exists(marker) else {}
     config = content.get("config") if isinstance(content, dict) else None
@@ -86,7 +88,7 @@ def _run(path: storage.Place) -> dict[str, Any]:
 
 
 def _series(
-    path: storage.Place, about: str, metrics: Mapping[str, Any], run: Mapping[str, Any]
+    path: storage.StoragePath, about: str, metrics: Mapping[str, Any], run: Mapping[str, Any]
 ) -> Page:
     """Several runs side by side, and their held-out sides together."""
     runs: Sequence[Mapping[str, Any]] = metrics["runs"]
@@ -142,7 +144,7 @@ def _figures(metrics: Mapping[str, Any]) -> list[Table]:
     return [*tables, *(breakdown_table(name, values) for name, values in breakdown.items())]
 
 
-def _changed(path: storage.Place, metrics: Mapping[str, Any]) -> list[str]:
+def _changed(path: storage.StoragePath, metrics: Mapping[str, Any]) -> list[str]:
     """Whether the model file is still the one that was measured."""
     model = path / _MODEL
     if not storage.exists(model):
@@ -155,7 +157,7 @@ def _changed(path: storage.Place, metrics: Mapping[str, Any]) -> list[str]:
 # ---------------------------------------------------------------- held-out faces
 
 
-def _held_out(path: storage.Place) -> Held | None:
+def _held_out(path: storage.StoragePath) -> Held | None:
     """What the network said of the test side, else of the validation side."""
     for side in _SIDES:
         file = path / _PREDICTIONS / f"{side}.parquet"

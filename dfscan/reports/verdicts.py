@@ -223,7 +223,9 @@ def _pairs(
     return scores, p_fake
 
 
-def collect(path: storage.Place, about: str, config: ReportConfig, progress: Progress) -> Page:
+def collect(
+    path: storage.StoragePath, about: str, config: ReportConfig, progress: Progress
+) -> Page:
     """Everything that a page says of verdicts.
 
     :raises UsageError: they are none, or its record is damaged.
@@ -518,7 +520,7 @@ def _different(custody: pa.ChunkedArray, name: str) -> list[Any]:
     return [v for v in pc.unique(pc.struct_field(custody, name)).to_pylist() if v is not None]
 
 
-def _files(path: storage.Place) -> dict[str, Cell]:
+def _files(path: storage.StoragePath) -> dict[str, Cell]:
     """What the verdicts lie in, and a digest by which to tell that it is the same still."""
     if not storage.is_folder(path):
         digest = storage.content_sha256(str(path))
@@ -533,7 +535,7 @@ def _files(path: storage.Place) -> dict[str, Cell]:
 
 
 def _provenance(
-    path: storage.Place, rows: Sequence[Mapping[str, Any]], custody: pa.ChunkedArray
+    path: storage.StoragePath, rows: Sequence[Mapping[str, Any]], custody: pa.ChunkedArray
 ) -> dict[str, Cell]:
     times = [row["scanned_at"] for row in rows if row["scanned_at"]]
     models = pc.unique(pc.list_flatten(pc.struct_field(custody, "models"))).to_pylist()

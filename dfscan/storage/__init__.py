@@ -1,12 +1,13 @@
-"""The only floor that opens data: list, read, commit atomically, lock.
+"""The only layer that opens data: list, read, commit atomically, lock.
 
-A ``uri`` is an absolute path or an object store's URI, with ``!/`` before a member of an archive:
+A ``uri`` is an absolute path or an object-store URI, with ``!/`` before each archive member:
 ``/data/all.zip!/dfdc_train_part_00.zip!/dfdc_train_part_0/abc.mp4``, ``s3://bucket/x.tar!/a.mp4``.
 Archives are read in place.
 """
 
 from dfscan.storage.archives import MEMBER, forget, is_archive
 from dfscan.storage.archives import split as split_uri
+from dfscan.storage.backend import absolute, is_uri
 from dfscan.storage.committing import (
     STALE_S,
     Opened,
@@ -26,8 +27,7 @@ from dfscan.storage.committing import (
 )
 from dfscan.storage.listing import Entry, exists, list_paths, list_source, modified_s
 from dfscan.storage.locking import Lease, Lock
-from dfscan.storage.paths import ObjectPath, Place, Where, place
-from dfscan.storage.places import absolute, is_uri
+from dfscan.storage.paths import ObjectPath, PathLike, StoragePath, as_path
 from dfscan.storage.reading import (
     content_sha256,
     each,
@@ -54,10 +54,11 @@ __all__ = [
     "Lock",
     "ObjectPath",
     "Opened",
-    "Place",
-    "Where",
+    "PathLike",
+    "StoragePath",
     "absolute",
     "as_folder",
+    "as_path",
     "check_output_folder",
     "commit_bytes",
     "commit_file",
@@ -79,7 +80,6 @@ __all__ = [
     "modified_s",
     "open_parquet",
     "parquet_files",
-    "place",
     "read_bytes",
     "read_json",
     "read_pieces",

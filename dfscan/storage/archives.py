@@ -1,7 +1,7 @@
-"""Archives that are read in place: ``.zip``, ``.tar``, and one stored within another.
+"""Read archives in place: ``.zip``, ``.tar``, and archives stored within them.
 
-Only directories and headers are read to list an archive. An archive within an archive must be
-stored there, not compressed: then it is a piece of the outer file, read by offset.
+Listing reads only directories and headers. An inner archive must be stored uncompressed: it is then
+a byte range of the outer file.
 """
 
 import re
@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import IO, Any, Final, Protocol
 
-from dfscan.storage import places
-from dfscan.storage.blobs import BeforeStartError, Span, Window
+from dfscan.storage import backend
+from dfscan.storage.blobs import BeforeStartError, RangeReader, Span
 
 MEMBER: Final = "!/"
 DEEPEST: Final = 2
-"""So many archives may lie within one another."""
+"""Deepest nesting of archives."""
 COMPRESSED: Final = (
     *(".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst"),
     *(".7z", ".rar"),
 )
-"""Archives that have to be unpacked to be read."""
+"""Suffixes of archives that must be unpacked first."""
 
 _SPLIT: Final = re.compile(r"(?<=\.zip)!/|(?<=\.tar)!/", re.IGNORECASE)
 _ROOT: Final = re.compile(r"^(\.?/)+")
@@ -45,16 +45,16 @@ _DAMAGED: Final = (
     RecursionError,  # tarfile: a header that describes a header that describes …
 )
 _HEADER: Final = 1 << 20
-"""No header of a tar is larger: a name, or what pax says of one file."""
+"""Largest tar header in bytes: a name, or one file's pax records."""
 _LARGEST: Final = (1 << 63) - 1
 
 
 class ArchiveError(Exception):
-    """A file that is called an archive cannot be read as one; the message says why."""
+    """A file with an archive's suffix cannot be read as one; the message says why."""
 
 
 class CompressedError(ArchiveError):
-    """An archive within an archive is compressed there, so it cannot be read in place."""
+    """An inner archive is compressed, so it cannot be read in place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,32 +67,33 @@ class Member:
 
 
 class Archive(Protocol):
-    """An opened archive. Folders, links and hidden names are no members."""
+    """An open archive. Folders, links and hidden names are not members."""
 
     def members(self) -> Iterator[Member]:
         """In no particular order, each name once."""
 
     def open(self, name: str) -> AbstractContextManager[Any]:
-        """A member's content, to read in pieces. KeyError where there is none of that name."""
+        """Open a member for reading. Raises KeyError if there is no such member."""
 
     def span(self, name: str) -> Span:
-        """Where a member lies. CompressedError where that is not what it contains."""
+        """The byte range of a member. Raises CompressedError if it is not stored as it is."""
 
 
 def is_archive(path: str) -> bool:
-    """Whether a file is called an archive that can be read in place."""
+    """Whether the suffix is that of an archive that can be read in place."""
     return path[-4:].lower() in _KINDS
 
 
 def split(uri: str) -> list[str]:
-    """``a.zip!/b.zip!/c`` → the file and the members; a folder's name may end in ``!`` too."""
+    """Split ``a.zip!/b.zip!/c`` into the file and the members; folder names may end in ``!``
+    too."""
     return _SPLIT.split(uri)
 
 
 def load(name: str, span: Span) -> Archive:
     """Open an archive.
 
-    :raises ArchiveError: it is none, or damaged.
+    :raises ArchiveError: it is not an archive, or damaged.
     :raises OSError: it cannot be read.
     """
     with damaged():
@@ -100,18 +101,18 @@ def load(name: str, span: Span) -> Archive:
 
 
 def open_archive(uri: str) -> Archive:
-    """An archive by its uri. The last few stay open: a directory is read once a process.
+    """Open an archive by URI. The last few stay open, so a directory is read once per process.
 
-    :raises ArchiveError: it is none, damaged, compressed or too deep.
+    :raises ArchiveError: it is not an archive, damaged, compressed or nested too deeply.
     :raises KeyError: the outer archive has no such member.
     :raises OSError: it cannot be read.
     """
     outer = split(uri)[0]
-    return _open(uri, places.version(outer))
+    return _open(uri, backend.version(outer))
 
 
 def forget() -> None:
-    """Close the archives that are kept open."""
+    """Close the archives kept open by :func:`open_archive`."""
     _open.cache_clear()
 
 
@@ -125,21 +126,21 @@ def _open(uri: str, version: str) -> Archive:
 
 
 def open_span(path: str) -> Span:
-    """A file by its path."""
-    return places.open_blob(path)
+    """Open a file by its path."""
+    return backend.open_blob(path)
 
 
 @contextmanager
 def damaged() -> Iterator[None]:
-    """Turns what the readers of archives raise over bad bytes into ArchiveError."""
+    """Turn the exceptions of the archive readers for damaged data into ArchiveError."""
     try:
         yield
     except _DAMAGED as error:
-        raise ArchiveError(places.one_line(error) or type(error).__name__) from None
+        raise ArchiveError(backend.one_line(error) or type(error).__name__) from None
 
 
 class _Zip:
-    """A zip archive by its central directory."""
+    """A zip archive, read through its central directory."""
 
     def __init__(self, span: Span) -> None:
         self._span = span
@@ -171,20 +172,20 @@ class _Zip:
 
 
 class _Tar:
-    """An uncompressed tar archive by its headers."""
+    """An uncompressed tar archive, read through its headers."""
 
     def __init__(self, span: Span) -> None:
         self._span = span
         self._files: dict[str, tuple[int, int, float]] = {}  # → offset, size, mtime
-        file = Window(span, _HEADER)
+        file = RangeReader(span, _HEADER)
         last = 0
         with tarfile.TarFile(fileobj=file) as tar:
             while (info := tar.next()) is not None:
-                if tar.offset <= last:  # a negative size: the same header would come for ever
+                if tar.offset <= last:  # a negative size would cause an endless loop
                     raise tarfile.ReadError(f"the header before byte {last:,} points back")
                 last = tar.offset
                 tar.members.clear()  # type: ignore[attr-defined]  # each would be kept
-                name = _clean(places.escape(info.name))
+                name = _clean(backend.escape(info.name))
                 _check_size(name, info.size)
                 if info.isreg() and name:
                     offset = -1 if info.issparse() else info.offset_data
@@ -196,8 +197,8 @@ class _Tar:
         for name, (_, size, mtime) in self._files.items():
             yield Member(name, size, f"{size}-{mtime}")
 
-    def open(self, name: str) -> Window:
-        return Window(self.span(name))
+    def open(self, name: str) -> RangeReader:
+        return RangeReader(self.span(name))
 
     def span(self, name: str) -> Span:
         offset, size, _ = self._files[name]
@@ -210,9 +211,9 @@ _KINDS: Final[dict[str, type[_Zip] | type[_Tar]]] = {".zip": _Zip, ".tar": _Tar}
 
 
 def _directory(span: Span) -> zipfile.ZipFile:
-    """The central directory; zipfile takes whatever keeps it from reading for damage."""
+    """Read the central directory; zipfile reports every read error as damage, so undo that."""
     try:
-        return zipfile.ZipFile(Window(span))
+        return zipfile.ZipFile(RangeReader(span))
     except zipfile.BadZipFile as error:
         why = error.__context__
         if isinstance(why, OSError) and not isinstance(why, BeforeStartError):
@@ -221,7 +222,7 @@ def _directory(span: Span) -> zipfile.ZipFile:
 
 
 def _check_end(span: Span, comment: int) -> None:
-    """Of an archive that was cut short, zipfile may take the end of an inner one for its own."""
+    """Refuse a truncated archive, for which zipfile may use the end record of an inner one."""
     if span.read_at(max(0, span.size - _END_SIZE - comment), len(_END)) != _END:
         raise zipfile.BadZipFile("other bytes follow its end: cut short, or appended to")
 
@@ -232,11 +233,11 @@ def _check_size(name: str, size: int) -> None:
 
 
 def _is_file(info: zipfile.ZipInfo) -> bool:
-    """Neither a folder nor a link, which a zip keeps as a file holding its target's name."""
+    """Neither a folder nor a link (a zip stores links as files that hold the target)."""
     return not info.is_dir() and not modes.S_ISLNK(info.external_attr >> 16)
 
 
 def _clean(name: str) -> str:
-    """Without ``./`` or ``/`` in front; ``""`` for a hidden one."""
+    """The name without a leading ``./`` or ``/``; ``""`` if it is hidden."""
     name = _ROOT.sub("", name)
-    return "" if places.is_hidden(name) else name
+    return "" if backend.is_hidden(name) else name

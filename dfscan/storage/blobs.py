@@ -1,4 +1,4 @@
-"""Bytes that can be read at any offset, by several threads: files, objects, pieces of them."""
+"""Thread-safe random-access bytes: files, objects and ranges of them."""
 
 import io
 import os
@@ -10,9 +10,9 @@ from typing import Any, Final, Protocol, TypeVar
 import pyarrow as pa
 
 _BLOCK: Final = 64 << 10
-"""Objects are read by blocks: a round trip costs as much as several hundred kilobytes."""
+"""Objects are read in blocks: a round trip costs as much as several hundred kilobytes."""
 _MOST: Final = 1 << 30
-"""No directory of an archive is larger; one that claims to be is damaged."""
+"""Largest archive directory in bytes; one that claims more is damaged."""
 _PAUSES: Final = (0.5, 2.0)
 _LASTING: Final = ("ACCESS_DENIED", "NO_SUCH_", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
 
@@ -20,14 +20,14 @@ T = TypeVar("T")
 
 
 class Blob(Protocol):
-    """So many bytes, readable anywhere."""
+    """Bytes of known size that support random access."""
 
     @property
     def size(self) -> int:
         """In bytes."""
 
     def read_at(self, offset: int, count: int) -> bytes:
-        """Up to ``count`` bytes from ``offset``; fewer only where the blob ends."""
+        """Read ``count`` bytes from ``offset``; fewer only at the end of the blob."""
 
 
 class LocalBlob:
@@ -53,7 +53,7 @@ class LocalBlob:
 
 
 class RemoteBlob:
-    """An object of a store. The block read last is kept, for neighbouring headers."""
+    """An object in a store. Keeps the last block, since headers are often close together."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -63,7 +63,7 @@ class RemoteBlob:
     def read_at(self, offset: int, count: int) -> bytes:
         """See :class:`Blob`.
 
-        :raises OSError: the store could not be reached, several times.
+        :raises OSError: the store could not be reached after several attempts.
         """
         end = min(offset + count, self.size)
         if offset >= end:
@@ -84,14 +84,14 @@ class RemoteBlob:
 
 
 def retrying(call: Callable[[], T]) -> T:
-    """The result of a call to an object store, tried again after trouble on the way.
+    """Call an object store and retry after transient errors.
 
-    :raises OSError: the last trouble, or one that trying again does not end.
+    :raises OSError: the last error, or the first one that a retry cannot fix.
     """
     for pause in _PAUSES:
         try:
             return call()
-        except (FileNotFoundError, pa.ArrowInvalid):  # no trouble on the way
+        except (FileNotFoundError, pa.ArrowInvalid):  # not transient
             raise
         except (OSError, pa.ArrowException) as error:
             if any(word in str(error) for word in _LASTING):
@@ -102,7 +102,7 @@ def retrying(call: Callable[[], T]) -> T:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece of a blob, itself a blob: a file, or an archive stored within another."""
+    """A range of a blob, itself a blob: a file, or an archive stored within another."""
 
     blob: Blob
     start: int
@@ -116,19 +116,20 @@ class Span:
         return self.blob.read_at(self.start + offset, count) if count > 0 else b""
 
     def piece(self, offset: int, size: int) -> "Span":
-        """So many bytes of it; reading past the end of this one raises EOFError."""
+        """The sub-range of ``size`` bytes from ``offset``; reading past this span's end raises
+        EOFError."""
         return Span(self.blob, self.start + offset, size)
 
 
 class BeforeStartError(OSError):
-    """A place before the start of a file, which only damage points to; zipfile expects an OSError."""
+    """A seek before the start of a file, caused by damage; zipfile expects an OSError."""
 
 
-class Window(io.RawIOBase):
+class RangeReader(io.RawIOBase):
     """A blob as a seekable binary file.
 
-    :param most: bytes that may be read at once: no directory of an archive has more.
-    :raises EOFError: on reading, where the blob is shorter than it claims.
+    :param most: largest single read in bytes.
+    :raises EOFError: on reading, if the blob is shorter than its size.
     :raises ValueError: on reading more than ``most`` at once.
     """
 
@@ -146,11 +147,11 @@ class Window(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Where the next read begins."""
+        """The offset of the next read."""
         return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """As of any file; before the start is an OSError of its own."""
+        """See :meth:`io.IOBase.seek`; raises BeforeStartError for a negative position."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._blob.size}[whence]
         if base + offset < 0:
             raise BeforeStartError("seek before the start")
@@ -158,7 +159,7 @@ class Window(io.RawIOBase):
         return self._at
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Up to ``size`` bytes, all of the rest if negative."""
+        """Up to ``size`` bytes; the rest if negative."""
         left = max(0, self._blob.size - self._at)
         count = left if size is None or size < 0 else min(size, left)
         if count > self._most:

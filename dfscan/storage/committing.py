@@ -1,9 +1,9 @@
-"""Writing so that a reader sees the old content or the new, never a part.
+"""Atomic writes: a reader sees the old content or the new, never a part.
 
-A commit is built whole under a temporary name in the same folder, synced to disk, then renamed. On an
-object store it is built whole first and put once: stores show an object when all of it is there. Who has
-one open while it is replaced may read some of both (:func:`dfscan.storage.places.steady`), as nobody
-does on a disk.
+On disk, content is written under a temporary name in the same folder, synced, then renamed. On an
+object store it is built in full first and put once: stores publish complete objects only. A reader
+that has an object open while it is replaced may read parts of both
+(:func:`dfscan.storage.backend.read_unchanged`); on a disk that cannot happen.
 """
 
 import contextlib
@@ -23,28 +23,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dfscan.errors import DfscanError, OutputError
+from dfscan.storage import backend
 from dfscan.storage import fault_injection as faults
-from dfscan.storage import places
-from dfscan.storage.paths import ObjectPath, Where, place
+from dfscan.storage.paths import ObjectPath, PathLike, as_path
 from dfscan.storage.reading import parquet_source
 
 TEMPORARY: Final = ".tmp-"
 STALE_S: Final = 3600.0
-"""A temporary file older than this belongs to no run that is still writing it."""
+"""Seconds after which a temporary file is considered abandoned."""
 
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def commit_bytes(
-    path: Where, data: bytes | pa.Buffer, check: Callable[[], None] | None = None
+    path: PathLike, data: bytes | pa.Buffer, check: Callable[[], None] | None = None
 ) -> None:
-    """Write ``data`` to ``path`` so that it is there whole or not at all, even after a crash.
+    """Write ``data`` to ``path`` in full or not at all, even after a crash.
 
-    :param check: called at the last moment, before an upload begins; what it raises leaves the old
-        content in place.
-    :raises DfscanError: the disk is full, or the folder or the store cannot be written.
+    :param check: called just before the commit; if it raises, the old content stays.
+    :raises DfscanError: the disk is full, or the folder or store is not writable.
     """
-    target = place(path)
+    target = as_path(path)
     if isinstance(target, ObjectPath):
         _put(target, data, check)
         return
@@ -63,8 +62,8 @@ def _put(target: ObjectPath, data: bytes | pa.Buffer, check: Callable[[], None] 
     if check is not None:
         check()
     try:
-        places.put(str(target), data)
-    except places.STORE_ERRORS as error:
+        backend.put(str(target), data)
+    except backend.STORE_ERRORS as error:
         raise write_error(target, error) from None
     faults.fault_point("commit.renamed", folder)
 
@@ -72,11 +71,11 @@ def _put(target: ObjectPath, data: bytes | pa.Buffer, check: Callable[[], None] 
 def commit_file(
     target: Path, write: Callable[[Path], None], check: Callable[[], None] | None = None
 ) -> None:
-    """Put at a path what ``write`` writes, whole or not at all, even after a crash.
+    """Commit the file that ``write`` produces, in full or not at all, even after a crash.
 
-    :param write: writes the file it is given; what it raises leaves the old content in place.
+    :param write: writes the temporary file it receives; if it raises, the old content stays.
     :param check: as in :func:`commit_bytes`.
-    :raises DfscanError: as in :func:`commit_bytes`, or something else than a file is there.
+    :raises DfscanError: as in :func:`commit_bytes`, or the target is not a regular file.
     """
     temporary = target.with_name(f".{target.name}{TEMPORARY}{uuid.uuid4().hex}")
     try:
@@ -96,13 +95,13 @@ def commit_file(
         raise write_error(target, error) from None
     finally:
         with contextlib.suppress(OSError):
-            temporary.unlink()  # gone already where the commit succeeded
+            temporary.unlink()  # already renamed if the commit succeeded
 
 
 def _refuse_special(target: Path) -> None:
-    """Devices and pipes: a commit would put a file in their place.
+    """Refuse devices and pipes, which a commit would replace by a file.
 
-    :raises OutputError: it is one.
+    :raises OutputError: it is a device or a pipe.
     """
     if target.exists() and not target.is_file() and not target.is_dir():
         raise OutputError(
@@ -111,13 +110,13 @@ def _refuse_special(target: Path) -> None:
 
 
 @contextlib.contextmanager
-def as_folder(path: Where) -> Iterator[Path]:
-    """A folder for a library that writes files itself: the place itself, or, for an object store, a
-    temporary one whose files are put there at the end.
+def as_folder(path: PathLike) -> Iterator[Path]:
+    """A local folder for a library that writes files itself: the folder itself, or, for an object
+    store, a temporary one whose files are uploaded at the end.
 
-    :raises DfscanError: the store does not take them, or there is no room for them meanwhile.
+    :raises DfscanError: the store refuses them, or the temporary disk is full.
     """
-    target = place(path)
+    target = as_path(path)
     if isinstance(target, Path):
         yield target
         return
@@ -133,56 +132,56 @@ def as_folder(path: Where) -> Iterator[Path]:
 
 
 class Opened:
-    """A new file for a process that will soon be able to open none: to write, and to read again.
+    """A new file, opened for writing and reading before a process gives up its right to open files.
 
-    :raises DfscanError: it cannot be made.
+    :raises DfscanError: it cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self._written = path.open("wb")
-            self._read = path.open("rb")  # a descriptor that shares no position with the other
+            self._read = path.open("rb")  # its own descriptor, hence its own position
         except OSError as error:
             raise write_error(path, error) from None
 
     def begin(self) -> BinaryIO:
-        """To be written from the start: what was in it is gone."""
+        """Truncate the file and return it for writing from the start."""
         self._written.seek(0)
         self._written.truncate()
         return self._written
 
     def again(self) -> BinaryIO:
-        """What was written, to be read from the start; closing it leaves the file open."""
+        """Return the content for reading from the start; closing it leaves the file open."""
         self.flush()
         copied = os.fdopen(os.dup(self._read.fileno()), "rb")
         copied.seek(0)
         return copied
 
     def flush(self) -> None:
-        """Hand all that was written to the system.
+        """Flush buffers to the operating system.
 
-        :raises OSError: it does not take it.
+        :raises OSError: the write fails.
         """
         self._written.flush()
 
 
-def write_error(target: Where, error: OSError | pa.ArrowException) -> DfscanError:
-    """One line for a write that failed."""
+def write_error(target: PathLike, error: OSError | pa.ArrowException) -> DfscanError:
+    """A one-line error for a failed write, with a remedy if the disk is full."""
     full = getattr(error, "errno", None) in _NO_SPACE
     hint = "; free space, then run the same command again" if full else ""
     return DfscanError(
-        f"cannot write {target}: {places.one_line(error)}{hint}", code="output.unwritable"
+        f"cannot write {target}: {backend.one_line(error)}{hint}", code="output.unwritable"
     )
 
 
 def commit_table(
-    path: Where,
+    path: PathLike,
     table: pa.Table,
     row_group_rows: int = 512,
     check: Callable[[], None] | None = None,
 ) -> None:
-    """Write a Parquet file atomically; it is serialised in memory first, then put once.
+    """Write a Parquet file atomically; it is serialised in memory first.
 
     :param check: as in :func:`commit_bytes`.
     :raises DfscanError: as in :func:`commit_bytes`.
@@ -200,7 +199,7 @@ def commit_table(
     commit_bytes(path, sink.getvalue(), check)
 
 
-def commit_json(path: Where, value: Any, check: Callable[[], None] | None = None) -> None:
+def commit_json(path: PathLike, value: Any, check: Callable[[], None] | None = None) -> None:
     """Write a JSON document atomically, indented, with a newline at its end."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     commit_bytes(path, text.encode(errors="backslashreplace"), check)
@@ -215,59 +214,59 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def size(path: Where) -> int:
-    """Bytes of a file of ours; 0 where there is none.
+def size(path: PathLike) -> int:
+    """Size of a file in bytes; 0 if it does not exist.
 
-    :raises OSError: it cannot be told. :raises StoreError: the same of an object store.
+    :raises OSError: the path cannot be inspected. :raises StoreError: the store does not answer.
     """
     found = _stat(path)
     return found.bytes if found is not None else 0
 
 
-def is_folder(path: Where) -> bool:
-    """Whether there is a folder, or objects whose names begin so.
+def is_folder(path: PathLike) -> bool:
+    """Whether the path is a folder, or a prefix of objects.
 
-    :raises OSError: it cannot be told. :raises StoreError: the same of an object store.
+    :raises OSError: the path cannot be inspected. :raises StoreError: the store does not answer.
     """
     found = _stat(path)
     return found is not None and found.is_folder
 
 
-def is_file(path: Where) -> bool:
-    """Whether there is a file or an object.
+def is_file(path: PathLike) -> bool:
+    """Whether the path is a file or an object.
 
-    :raises OSError: it cannot be told. :raises StoreError: the same of an object store.
+    :raises OSError: the path cannot be inspected. :raises StoreError: the store does not answer.
     """
     found = _stat(path)
     return found is not None and not found.is_folder
 
 
-def _stat(path: Where) -> places.Stat | None:
-    file = str(place(path))
-    with places.answering(file):
-        return places.stat(file)
+def _stat(path: PathLike) -> backend.Stat | None:
+    file = str(as_path(path))
+    with backend.store_errors(file):
+        return backend.stat(file)
 
 
-def row_count(path: Where) -> int:
-    """Rows of a Parquet file of ours; 0 where there is none."""
+def row_count(path: PathLike) -> int:
+    """Number of rows of a Parquet file; 0 if it does not exist."""
     try:
         return int(pq.read_metadata(parquet_source(path)).num_rows)
     except FileNotFoundError:
         return 0
 
 
-def remove(path: Where) -> None:
-    """Remove a file or a folder of ours; nothing happens where there is none.
+def remove(path: PathLike) -> None:
+    """Remove a file or a folder; a missing one is no error.
 
-    :raises DfscanError: an object store does not do it.
+    :raises DfscanError: an object store refuses.
     """
-    target = place(path)
+    target = as_path(path)
     if isinstance(target, ObjectPath):
         try:
-            places.delete(str(target))
-        except places.STORE_ERRORS as error:
+            backend.delete(str(target))
+        except backend.STORE_ERRORS as error:
             raise DfscanError(
-                f"cannot remove {target}: {places.one_line(error)}", code="output.unwritable"
+                f"cannot remove {target}: {backend.one_line(error)}", code="output.unwritable"
             ) from None
     elif target.is_dir():
         shutil.rmtree(target)
@@ -275,23 +274,23 @@ def remove(path: Where) -> None:
         target.unlink(missing_ok=True)
 
 
-def sweep(folder: Where, now: float, age_s: float = STALE_S, name: str | None = None) -> None:
-    """Remove what runs left behind that died while writing; fresh temporaries are someone's.
+def sweep(folder: PathLike, now: float, age_s: float = STALE_S, name: str | None = None) -> None:
+    """Remove temporary files of dead runs; recent ones may belong to a running one.
 
     :param now: the time by the clock of the folder's file system or store, seconds since the epoch.
-    :param age_s: younger ones stay.
-    :param name: only those of this file.
-    :raises DfscanError: an object store does not answer.
+    :param age_s: minimum age in seconds.
+    :param name: remove only temporaries of this file; default: all.
+    :raises DfscanError: the object store does not answer.
     """
-    where = place(folder)
+    where = as_path(folder)
     of = "*" if name is None else glob.escape(name)
     if isinstance(where, ObjectPath):
-        with places.answering(str(where)):
-            names = places.children(str(where), hidden=True)
+        with backend.store_errors(str(where)):
+            names = backend.children(str(where), hidden=True)
             for left in (n for n in names if fnmatchcase(n, f".{of}{TEMPORARY}*")):
                 with contextlib.suppress(FileNotFoundError):
-                    if now - places.modified_s(str(where / left)) > age_s:
-                        places.delete(str(where / left))
+                    if now - backend.modified_s(str(where / left)) > age_s:
+                        backend.delete(str(where / left))
         return
     for path in where.glob(f".{of}{TEMPORARY}*"):
         with contextlib.suppress(FileNotFoundError):
@@ -300,44 +299,46 @@ def sweep(folder: Where, now: float, age_s: float = STALE_S, name: str | None = 
 
 
 def local(path: str, what: str) -> Path:
-    """The path of an output that only a file system can hold.
+    """Check that an output path is on a file system.
 
-    :param what: such outputs, for the message.
+    :param what: the kind of output, for the message.
     :raises OutputError: it is a URI.
     """
-    where = place(path)
+    where = as_path(path)
     if isinstance(where, ObjectPath):
         raise OutputError(
-            f"{path!r} is on object storage: {what} go to file systems; give a path",
+            f"{path!r} is on object storage, but {what} must be on a file system: give a path",
             code="output.wrong_kind",
         )
     return where
 
 
-def check_output_folder(path: Where, marker: str, overwrite: bool, parts: tuple[str, ...]) -> None:
-    """Make ``path`` ready to be written to.
+def check_output_folder(
+    path: PathLike, marker: str, overwrite: bool, parts: tuple[str, ...]
+) -> None:
+    """Prepare an output folder.
 
-    :param marker: the file by which a folder shows that dfscan made it.
-    :param parts: what ``overwrite`` removes; nothing else in the folder is touched.
-    :raises OutputError: there is a file, or a folder that dfscan did not make, or it cannot be told.
+    :param marker: the file that marks a folder as made by dfscan.
+    :param parts: the entries that ``overwrite`` removes; others stay.
+    :raises OutputError: the path is a file, a folder not made by dfscan, or cannot be inspected.
     """
-    folder = place(path)
+    folder = as_path(path)
     try:
-        found = places.stat(str(folder))
+        found = backend.stat(str(folder))
         if found is not None and not found.is_folder:
             raise OutputError(
                 f"output {str(path)!r} is a file: give a folder", code="output.wrong_kind"
             )
-        ours = places.stat(str(folder / marker)) is not None
-        if not ours and places.children(str(folder)):
+        ours = backend.stat(str(folder / marker)) is not None
+        if not ours and backend.children(str(folder)):
             raise OutputError(
                 f"output folder {str(path)!r} is not empty and holds no {marker}: give another --out",
                 code="output.foreign",
             )
         if isinstance(folder, Path):
             folder.mkdir(parents=True, exist_ok=True)
-    except places.STORE_ERRORS as error:
-        what = places.one_line(error)
+    except backend.STORE_ERRORS as error:
+        what = backend.one_line(error)
         raise OutputError(
             f"cannot make output folder {str(path)!r}: {what}", code="output.unwritable"
         ) from None

@@ -1,12 +1,13 @@
-"""Faults on demand, for tests that break a run on purpose.
+"""Fault injection for tests.
 
-``DFSCAN_FAULTS="commit.synced=kill;child.look@abc.mp4=sleep"`` makes a process die, hang, eat memory
-or stop at a named point; ``point#3=kill`` at the third time any process gets there. Each fault
-strikes once for all processes that share the folder ``DFSCAN_FAULTS_DIR``, or every time where
+``DFSCAN_FAULTS="commit.synced=kill;child.look@abc.mp4=sleep"`` makes a process die, hang, fill the
+memory or fail at a named point; ``point#3=kill`` acts the third time any process gets there. Each
+fault triggers once for all processes that share the folder ``DFSCAN_FAULTS_DIR``, or every time if
 that is not set. Without the variable :func:`fault_point` does nothing.
 
-Actions: ``kill`` (SIGKILL to itself), ``killparent``, ``sleep`` (for ever), ``spin`` (holding the
-interpreter), ``eat`` (memory, without end), ``exit`` (status 7), ``raise`` (an unexpected error).
+Actions: ``kill`` (SIGKILL to itself), ``killparent``, ``sleep`` (forever), ``spin`` (busy loop that
+holds the interpreter), ``eat`` (fill the memory), ``exit`` (status 7), ``raise`` (an unexpected
+error).
 """
 
 import functools
@@ -34,13 +35,13 @@ def _parse(text: str) -> dict[str, list[tuple[str, int, str]]]:
 
 
 def fault_point(point: str, name: str = "") -> None:
-    """Say that this process is at ``point`` with ``name``; strikes if a fault is set there."""
+    """Trigger the faults set for ``point`` whose text occurs in ``name``."""
     for action in pending_faults(point, name):
         trigger(action)
 
 
 def pending_faults(point: str, name: str = "") -> list[str]:
-    """What is to strike at ``point``, for a process that cannot look for itself."""
+    """The actions due at ``point``, for a process that cannot read the environment itself."""
     text = os.environ.get(VARIABLE)
     return [
         action
@@ -50,7 +51,7 @@ def pending_faults(point: str, name: str = "") -> list[str]:
 
 
 def _is_turn(fault: str, count: int) -> bool:
-    """Whether this is the ``count``-th time that any process gets to this fault."""
+    """Whether this is the ``count``-th time that any process reaches this fault."""
     if FOLDER not in os.environ:
         return True
     folder = Path(os.environ[FOLDER])
@@ -65,9 +66,9 @@ def _is_turn(fault: str, count: int) -> bool:
 
 
 def trigger(action: str) -> None:
-    """Do what a fault does.
+    """Perform an action.
 
-    :raises ValueError: there is no such action.
+    :raises ValueError: the action is unknown.
     """
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -76,23 +77,23 @@ def trigger(action: str) -> None:
     elif action == "sleep":
         time.sleep(1e9)
     elif action == "spin":
-        _spin()
+        _busy_loop()
     elif action == "eat":
-        _eat()
+        _fill_memory()
     elif action == "exit":
         os._exit(7)
     elif action == "raise":
-        raise RuntimeError("a fault that was asked for")
+        raise RuntimeError("injected fault")
     else:
         raise ValueError(f"{VARIABLE}: unknown action {action!r}")
 
 
-def _spin() -> NoReturn:
+def _busy_loop() -> NoReturn:
     while True:
-        sum(range(10_000_000))  # one call into C at a time, the interpreter is never given up
+        sum(range(10_000_000))  # each call into C keeps the interpreter lock
 
 
-def _eat() -> NoReturn:
+def _fill_memory() -> NoReturn:
     eaten = []
     while True:
         eaten.append(b"\1" * (64 << 20))

@@ -1,4 +1,4 @@
-"""What lies at a source."""
+"""List the files of a source."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Final
 
 from dfscan.errors import SourceError
-from dfscan.storage import archives, places
+from dfscan.storage import archives, backend
 from dfscan.storage.archives import MEMBER, Archive, ArchiveError, CompressedError, is_archive
-from dfscan.storage.paths import Where, place
+from dfscan.storage.paths import PathLike, as_path
 
 _AT_ONCE: Final = 10_000
-"""So many listed files are looked at before any is passed on."""
+"""Number of listed files that are inspected in one batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A file below a source. ``path`` is relative to the source, ``!/`` before a member.
 
-    ``version`` is the size and mtime_ns of a file or an object, the size and crc32 of a zip's
-    member, the size and mtime of a tar's. ``bytes`` and ``version`` are 0 and ``""`` of a listed
-    file that is not there. An entry that is called an archive is one that could not be looked into;
-    ``closed`` says why and what to do where it is sound, but lies so that it cannot be read in place.
+    ``version`` is the size and mtime_ns of a file or object, the size and crc32 of a zip member, or
+    the size and mtime of a tar member. For a listed file that does not exist, ``bytes`` is 0 and
+    ``version`` is ``""``. An entry with an archive's suffix is an archive that could not be read;
+    if it is sound but cannot be read in place, ``closed`` gives the reason and remedy.
     """
 
     path: str
@@ -40,9 +40,8 @@ class Entry:
 
 
 def modified_s(uri: str, version: str) -> float | None:
-    """When an :class:`Entry` was changed last, seconds since the epoch; None where that is unknown.
-
-    A zip's directory has a checksum in its place; a listed file that is not there has nothing.
+    """When an :class:`Entry` was last changed, in seconds since the epoch; None if unknown: for zip
+    members, which have a checksum instead, and for listed files that do not exist.
     """
     stamp = version.rpartition("-")[2]
     if not stamp:
@@ -53,36 +52,36 @@ def modified_s(uri: str, version: str) -> float | None:
     return float(stamp) if archive[-1].lower().endswith(".tar") else None
 
 
-def exists(path: Where) -> bool:
-    """Whether there is a file or folder at a path or an object store's URI.
+def exists(path: PathLike) -> bool:
+    """Whether a file or folder exists at a path or object-store URI.
 
-    :raises OSError: it cannot be told. :raises StoreError: the same of an object store.
+    :raises OSError: the path cannot be inspected. :raises StoreError: the store does not answer.
     """
-    file = str(place(path))
-    with places.answering(file):
-        return places.stat(file) is not None
+    file = str(as_path(path))
+    with backend.store_errors(file):
+        return backend.stat(file) is not None
 
 
 def list_source(source: str | Path) -> list[Entry]:
-    """Every file of a source: a folder (recursively), an archive, one file, or a member.
+    """List every file of a source: a folder (recursively), an archive, one file, or a member.
 
-    Archives in folders and in archives are looked into. Names that start with a dot are left out.
-    Links to folders are followed, each folder once; links in archives are not. Sorted by path,
-    each path once. Only the directories of folders and archives are read.
+    Archives in folders and archives are expanded. Names that start with a dot are skipped. Links to
+    folders are followed, each folder once; links in archives are not. The result is sorted by path,
+    each path once. Only directories are read.
 
-    :raises SourceError: nothing is there, it cannot be read, or is an archive that is damaged or
-        cannot be read in place. Such an archive within it is an entry itself.
+    :raises SourceError: the source is missing, unreadable, or an archive that is damaged or cannot
+        be read in place. Inside a source, such an archive is returned as an entry.
     """
-    return _sorted(_list(places.absolute(source), str(source)))
+    return _sorted(_list(backend.absolute(source), str(source)))
 
 
 def list_paths(wanted: Iterable[tuple[str, str]]) -> Iterator[list[Entry]]:
-    """What lies at each of many places, given as (root, path) of :class:`Entry`.
+    """List many paths, each given as the (root, path) of an :class:`Entry`.
 
-    A file is one entry, an archive those of its members. What is not there is one entry with
+    A file gives one entry, an archive those of its members. A missing file gives one entry with
     ``bytes`` 0 and ``version`` ``""``.
 
-    :raises SourceError: a place is a folder, or it cannot be told what is there.
+    :raises SourceError: a path is a folder, or cannot be inspected.
     """
     lookup = _Lookup()
     places_left = iter(wanted)
@@ -93,10 +92,11 @@ def list_paths(wanted: Iterable[tuple[str, str]]) -> Iterator[list[Entry]]:
 def _list_some(wanted: list[tuple[str, str]], lookup: "_Lookup") -> Iterator[list[Entry]]:
     files = [archives.split(root + path)[0] for root, path in wanted]
     try:
-        stats = places.stat_all(files)
-    except places.STORE_ERRORS as error:
+        stats = backend.stat_all(files)
+    except backend.STORE_ERRORS as error:
         raise SourceError(
-            f"a listed file cannot be looked at: {places.one_line(error)}", code="source.unreadable"
+            f"a listed file cannot be read: {backend.one_line(error)}",
+            code="source.unreadable",
         ) from None
     for (root, path), file, found in zip(wanted, files, stats, strict=True):
         if found is None:
@@ -113,7 +113,7 @@ def _list_some(wanted: list[tuple[str, str]], lookup: "_Lookup") -> Iterator[lis
 
 
 class _Lookup:
-    """Finds members of archives by their uri; the listing of the archive asked last is kept."""
+    """Finds archive members by URI; keeps the listing of the last archive."""
 
     def __init__(self) -> None:
         self._file = ""
@@ -138,11 +138,11 @@ def _list(uri: str, text: str) -> Iterator[Entry]:
         yield from _list_within(uri)
     elif found.is_folder:
         root = uri if uri.endswith("/") else f"{uri}/"
-        files = [Entry(f.path, root, f.stat.bytes, f.stat.version) for f in places.walk(uri)]
+        files = [Entry(f.path, root, f.stat.bytes, f.stat.version) for f in backend.walk(uri)]
         yield from _expand_all(files)
     elif is_archive(uri):
-        with _given_by_name(uri):
-            archive = archives.load(uri, places.open_blob(uri))
+        with _source_errors(uri):
+            archive = archives.load(uri, backend.open_blob(uri))
             yield from _members(archive, Entry("", uri, 0, ""), 1)
     else:
         _refuse_compressed(uri)
@@ -150,9 +150,9 @@ def _list(uri: str, text: str) -> Iterator[Entry]:
 
 
 def _list_within(uri: str) -> Iterator[Entry]:
-    """A source that lies in an archive: another archive, or one member."""
+    """List a source inside an archive: an inner archive, or one member."""
     *outer, name = archives.split(uri)
-    with _given_by_name(uri):
+    with _source_errors(uri):
         archive = archives.open_archive(MEMBER.join(outer))
         if is_archive(name):
             yield from _nested(archive, name, Entry("", uri, 0, ""), len(outer), by_name=True)
@@ -164,30 +164,30 @@ def _list_within(uri: str) -> Iterator[Entry]:
 
 
 def _expand_all(files: list[Entry]) -> Iterator[Entry]:
-    """The files of a folder, archives as their members."""
+    """Replace the archives among the files by their members."""
     yield from (f for f in files if not is_archive(f.path))
     closed = [f for f in files if is_archive(f.path)]
-    if not closed or not places.is_remote(closed[0].uri):
+    if not closed or not backend.is_remote(closed[0].uri):
         for file in closed:
             yield from _expand(file)
         return
-    with ThreadPoolExecutor(places.THREADS) as pool:
+    with ThreadPoolExecutor(backend.THREADS) as pool:
         for entries in pool.map(_expand, closed):
             yield from entries
 
 
 def _expand(file: Entry) -> list[Entry]:
-    """The members of an archive; the file itself where it is none or cannot be read as one."""
+    """The members of an archive; the file itself if it is not a readable archive."""
     if not is_archive(file.uri):
         return [file]
     try:
-        archive = archives.load(file.uri, places.open_blob(file.uri))
+        archive = archives.load(file.uri, backend.open_blob(file.uri))
         return list(_members(archive, file, 1))
     except (ArchiveError, PermissionError, FileNotFoundError):
         return [file]
-    except places.STORE_ERRORS as error:
+    except backend.STORE_ERRORS as error:
         raise SourceError(
-            f"{file.uri} cannot be read: {places.one_line(error)}", code="source.unreadable"
+            f"{file.uri} cannot be read: {backend.one_line(error)}", code="source.unreadable"
         ) from None
 
 
@@ -204,11 +204,11 @@ def _members(archive: Archive, of: Entry, depth: int) -> Iterator[Entry]:
 def _nested(
     archive: Archive, name: str, entry: Entry, depth: int, by_name: bool = False
 ) -> Iterator[Entry]:
-    """The members of an archive within an archive; itself where it cannot be looked into."""
+    """The members of an inner archive; the archive itself if it cannot be read in place."""
     closed = ""
     if depth == archives.DEEPEST:
         closed = (
-            f"{entry.uri}: only {archives.DEEPEST} archives may lie within one another; unpack "
+            f"{entry.uri}: archives can be nested {archives.DEEPEST} deep at most: unpack "
             f"{archives.split(entry.uri)[0]}"
         )
     else:
@@ -234,12 +234,12 @@ def _sorted(entries: Iterable[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda e: e.path)
 
 
-def _stat(path: str, text: str) -> places.Stat:
+def _stat(path: str, text: str) -> backend.Stat:
     try:
-        found = places.stat(path)
-    except places.STORE_ERRORS as error:
+        found = backend.stat(path)
+    except backend.STORE_ERRORS as error:
         raise SourceError(
-            f"source {text!r} cannot be read: {places.one_line(error)}", code="source.unreadable"
+            f"source {text!r} cannot be read: {backend.one_line(error)}", code="source.unreadable"
         ) from None
     if found is None:
         raise SourceError(
@@ -260,18 +260,18 @@ def _refuse_compressed(path: str) -> None:
 
 
 @contextmanager
-def _given_by_name(uri: str) -> Iterator[None]:
-    """Trouble with an archive that is the source itself ends the command."""
+def _source_errors(uri: str) -> Iterator[None]:
+    """Turn errors of an archive that is itself the source into SourceError."""
     try:
         yield
     except KeyError:
         raise SourceError(
             f"source {uri!r} does not exist: no such member in the archive", code="source.missing"
         ) from None
-    except (ArchiveError, *places.STORE_ERRORS) as error:
+    except (ArchiveError, *backend.STORE_ERRORS) as error:
         kind = "tar" if ".tar" in uri[-4:].lower() else "zip"
         raise SourceError(
-            f"{uri} is not a readable {kind} archive ({places.one_line(error)}): fetch it again "
+            f"{uri} is not a readable {kind} archive ({backend.one_line(error)}): fetch it again "
             f"or move it away",
             code="source.unreadable",
         ) from None

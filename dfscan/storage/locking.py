@@ -1,10 +1,10 @@
-"""One run at a time on an output.
+"""Locks: one run at a time per output.
 
-On a file system the lock is certain: a hard link is made once. pyarrow has no "only if it is not there"
-for objects, so of two runs that begin on an object store within a few seconds both can take it; the
-later one keeps it, and the lease that the other checks before its next commit ends it. An upload that
-was under way may still end. Units are named by what is in them, so nothing is lost; what is there
-twice then, the next run's reconciling removes.
+On a file system the lock is exact, because creating a hard link is atomic. pyarrow offers no
+conditional put, so two runs that start on an object store within a few seconds can both take the
+lock; the later one keeps it, and the other stops when it checks its lease before its next commit.
+An upload in progress may still complete. Units are named by their content, so nothing is lost, and
+the next run removes duplicates.
 """
 
 import contextlib
@@ -23,58 +23,58 @@ from types import TracebackType
 from typing import Any, Final, Protocol
 
 from dfscan.errors import DfscanError, OutputError, StoreError
-from dfscan.storage import places
+from dfscan.storage import backend
 from dfscan.storage.committing import TEMPORARY, write_error
-from dfscan.storage.paths import ObjectPath, Place, Where, place
+from dfscan.storage.paths import ObjectPath, PathLike, StoragePath, as_path
 from dfscan.storage.reading import read_text
 
 LEASE_S: Final = 60.0
-"""A lock whose owner has not renewed it for so many seconds is free."""
+"""Seconds without renewal after which a lock is free."""
 
 _SETTLE_S: Final = 1.0
-"""So long a run on an object store waits after it wrote its lock: for another that began at the same
-moment, and because leases are taken for granted for a second."""
+"""Seconds to wait after writing a lock to an object store: another run may have started at the same
+moment, and leases are cached for a second."""
 
-_UNREADABLE: Final = (*places.STORE_ERRORS, StoreError, ValueError)
-"""What reading a lock raises where its store does not answer, or it is none."""
+_UNREADABLE: Final = (*backend.STORE_ERRORS, StoreError, ValueError)
+"""Exceptions of reading a lock if the store does not answer or the content is no lock."""
 
 
 @dataclass(frozen=True)
 class Lease:
-    """What a run's workers know of its lock: enough to see that another run has taken over.
+    """A worker's view of its run's lock, enough to detect that another run took over.
 
     Workers can outlive a killed driver by seconds; they check before each commit.
     """
 
-    path: Place
+    path: StoragePath
     token: str
 
     def check(self) -> None:
-        """Nothing happens while the lock is this run's.
+        """Do nothing while this run holds the lock.
 
-        :raises DfscanError: it is another's by now, or was removed.
+        :raises DfscanError: another run holds it, or it was removed.
         """
         try:
             owner = self._owner()
         except FileNotFoundError:
             owner = {}
         except _UNREADABLE:
-            return  # the file system does not answer: that says nothing about the owner
+            return  # no answer says nothing about the owner
         if not owner:
             raise DfscanError(
-                f"{self.path} is not there: the lock was removed, or this machine does not see the "
-                "output folder; the same command continues",
+                f"{self.path} is missing: the lock was removed, or this machine does not see the "
+                "output folder; run the same command again to continue",
                 code="lock.lost",
             )
         if owner.get("token") != self.token:
             raise DfscanError(
                 f"{self.path} is no longer this run's lock (now: host {owner.get('host')}, pid "
-                f"{owner.get('pid')}): another run has taken over, this one stops",
+                f"{owner.get('pid')}): another run has taken over and this one stops",
                 code="lock.lost",
             )
 
     def _owner(self) -> dict[str, Any]:
-        """Of an object what was there within this second counts: every commit and every result checks."""
+        """Cached for a second for objects, because every commit and every result checks."""
         if isinstance(self.path, ObjectPath):
             lately = _read_lately(self.path, int(time.monotonic()))
             if lately.get("token") == self.token:
@@ -89,16 +89,16 @@ def _read_lately(path: ObjectPath, second: int) -> dict[str, Any]:
 
 
 class Lock:
-    """One run at a time on an output, as a file with a lease: ``with Lock(path, output): …``
+    """An exclusive lock on an output, a file with a lease: ``with Lock(path, output): …``
 
-    A thread renews the lease; a lock of a dead process on this machine, or one not renewed for
-    :data:`LEASE_S` seconds, is taken over.
+    A thread renews the lease. A lock is taken over if its process on this machine is dead, or if it
+    was not renewed for :data:`LEASE_S` seconds.
 
     :raises OutputError: another run holds it; the message names its host and process.
     """
 
-    def __init__(self, path: Where, what: Where) -> None:
-        self._path, self._what = place(path), what
+    def __init__(self, path: PathLike, what: PathLike) -> None:
+        self._path, self._what = as_path(path), what
         self._file = _file(self._path)
         self._tokens = [uuid.uuid4().hex]
         self.lease = Lease(self._path, self._tokens[0])
@@ -136,16 +136,14 @@ class Lock:
         self._stop.set()
         self._thread.join()
         if self._owner().get("token") in self._tokens:
-            with contextlib.suppress(*places.STORE_ERRORS):  # it is free a minute later
+            with contextlib.suppress(*backend.STORE_ERRORS):  # the lease expires anyway
                 self._file.delete()
 
     def fence(self) -> Lease:
-        """A new lease; from now on nothing is committed under the old one.
+        """Issue a new lease and invalidate the old one.
 
-        Workers that a run has lost sight of (a paused node) could still commit after their work
-        was done again elsewhere.
-
-        On an object store what was being put may still end.
+        This stops lost workers (a paused node) from committing after their work was repeated
+        elsewhere. On an object store, an upload in progress may still complete.
 
         :raises DfscanError: another run has taken over.
         """
@@ -154,7 +152,7 @@ class Lock:
         self._tokens.append(token)
         try:
             self._file.replace(_content(token))
-        except places.STORE_ERRORS as error:
+        except backend.STORE_ERRORS as error:
             raise write_error(self._path, error) from None
         self.lease = Lease(self._path, token)
         return self.lease
@@ -167,11 +165,11 @@ class Lock:
     def _one_line(self) -> Iterator[None]:
         try:
             yield
-        except places.STORE_ERRORS as error:
+        except backend.STORE_ERRORS as error:
             if getattr(error, "errno", None) == errno.ENOSPC:
                 raise write_error(self._path, error) from None
             raise OutputError(
-                f"cannot lock {self._what}: {places.one_line(error)}", code="output.unwritable"
+                f"cannot lock {self._what}: {backend.one_line(error)}", code="output.unwritable"
             ) from None
 
     @property
@@ -195,34 +193,37 @@ class Lock:
         while not self._stop.wait(LEASE_S / 6):
             token = self._owner().get("token")
             if token is None:
-                continue  # removed, or it cannot be read now: not ours to bring back
+                continue  # removed or unreadable: do not recreate it
             if token not in self._tokens:
                 return  # taken over by another run
-            with contextlib.suppress(*places.STORE_ERRORS):
+            with contextlib.suppress(*backend.STORE_ERRORS):
                 self._file.renew()
 
 
 class _File(Protocol):
-    """The lock as a file. ``now`` is the time of the last :meth:`create`, by the clock of its store."""
+    """The lock as a file.
+
+    ``now`` is the time of the last :meth:`create`, by the clock of its store.
+    """
 
     now: float
 
     def make_folder(self) -> None: ...
     def create(self, content: str) -> bool:
-        """Whether it is there now with this content, and was not before."""
+        """Create it with this content; return whether it did not exist before."""
 
     def replace(self, content: str) -> None: ...
     def renewed(self) -> float:
-        """When it was last; FileNotFoundError where it is gone."""
+        """Time of the last renewal. Raises FileNotFoundError if it is gone."""
 
     def renew(self) -> None: ...
     def free(self, token: str | None) -> None:
-        """Remove it where it still is the one with this token."""
+        """Remove it if it still has this token."""
 
     def delete(self) -> None: ...
 
 
-def _file(path: Place) -> _File:
+def _file(path: StoragePath) -> _File:
     return _InStore(path) if isinstance(path, ObjectPath) else _OnDisk(path)
 
 
@@ -238,7 +239,7 @@ class _OnDisk:
         ready = self._temporary()
         try:
             ready.write_text(content)
-            os.link(ready, self._path)  # fails if it exists: whole content or no lock
+            os.link(ready, self._path)  # atomic: fails if the lock exists
         except FileExistsError:
             return False
         finally:
@@ -258,7 +259,7 @@ class _OnDisk:
         os.utime(self._path)
 
     def free(self, token: str | None) -> None:
-        """Move it aside; if a living one was caught meanwhile, put it back."""
+        """Move it aside; restore it if another run had just renewed it."""
         aside = self._temporary()
         self._path.rename(aside)
         if _read_object(aside).get("token") != token:
@@ -278,45 +279,45 @@ class _InStore:
         self._path = path
         self.now = 0.0
         self._content = b""
-        self._putting = threading.Lock()  # a renewal must not bring back what was replaced
+        self._putting = threading.Lock()  # a renewal must not restore a replaced lock
 
     def make_folder(self) -> None:
-        """Nothing: stores have none."""
+        """Do nothing: object stores have no folders."""
 
     def create(self, content: str) -> bool:
         self.now = self._clock()
-        if places.stat(str(self._path)) is not None:
+        if backend.stat(str(self._path)) is not None:
             return False
         self.replace(content)
         return bool(_read_object(self._path) == json.loads(content))
 
     def _clock(self) -> float:
-        """The time at the store."""
+        """The store's clock."""
         probe = str(self._path.with_name(f"{self._path.name}{TEMPORARY}{uuid.uuid4().hex}"))
-        places.put(probe, b"")
-        now = places.modified_s(probe)
-        places.delete(probe)
+        backend.put(probe, b"")
+        now = backend.modified_s(probe)
+        backend.delete(probe)
         return now
 
     def replace(self, content: str) -> None:
         with self._putting:
             self._content = content.encode()
-            places.put(str(self._path), self._content)
+            backend.put(str(self._path), self._content)
         time.sleep(_SETTLE_S)
 
     def renewed(self) -> float:
-        return places.modified_s(str(self._path))
+        return backend.modified_s(str(self._path))
 
     def renew(self) -> None:
         with self._putting:
-            places.put(str(self._path), self._content)
+            backend.put(str(self._path), self._content)
 
     def free(self, token: str | None) -> None:
         if _read_object(self._path).get("token") == token:
             self.delete()
 
     def delete(self) -> None:
-        places.delete(str(self._path))
+        backend.delete(str(self._path))
 
 
 def _content(token: str) -> str:
@@ -329,7 +330,7 @@ def _machine() -> str:
 
 
 def _pid_space() -> str:
-    """What process ids are counted in: two containers of one name each have a process 7."""
+    """The PID namespace: two containers with the same host name each have a process 7."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -338,25 +339,26 @@ def _pid_space() -> str:
 
 
 def _mtime(path: Path) -> float:
-    """When a file was written, by the clock of its file system, which need not be ours."""
+    """Modification time by the file system's clock, which may differ from this machine's."""
     try:
         return path.stat().st_mtime
     except OSError:
         return time.time()
 
 
-def _read(path: Place) -> dict[str, Any]:
-    """A small JSON object.
+def _read(path: StoragePath) -> dict[str, Any]:
+    """Read a small JSON object.
 
-    :raises FileNotFoundError: there is none. :raises OSError: it cannot be read.
-    :raises ValueError: it is something else.
+    :raises FileNotFoundError: it does not exist.
+    :raises OSError: it cannot be read.
+    :raises ValueError: it is not a JSON object.
     """
     content = json.loads(read_text(path))
     return content if isinstance(content, dict) else {}
 
 
-def _read_object(path: Place) -> dict[str, Any]:
-    """A small JSON object; {} where there is none."""
+def _read_object(path: StoragePath) -> dict[str, Any]:
+    """Read a small JSON object; {} if it does not exist."""
     try:
         return _read(path)
     except _UNREADABLE:

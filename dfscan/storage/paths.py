@@ -1,7 +1,7 @@
-"""Places as values: a path of a file system, or one of an object store with ``pathlib``'s names.
+"""Storage paths: a ``pathlib.Path``, or an object-store path with the same property names.
 
-``pathlib`` itself folds ``s3://bucket`` to ``s3:/bucket``, so an object has a class of its own. It has no
-``__fspath__`` and none of the methods that touch a disk: whatever opens a place goes through this package.
+``pathlib`` folds ``s3://bucket`` to ``s3:/bucket``, so objects need their own class. It has no
+``__fspath__`` and no method that touches a disk: every access goes through this package.
 """
 
 import os
@@ -11,14 +11,14 @@ from pathlib import Path, PurePosixPath
 from typing import Final, TypeAlias
 
 from dfscan.errors import SourceError
-from dfscan.storage.places import SCHEMES, absolute, is_uri
+from dfscan.storage.backend import SCHEMES, absolute, is_uri
 
 _FOLDED: Final = re.compile(rf"^({'|'.join(SCHEMES)}):/[^/]")
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class ObjectPath:
-    """An object, or the objects whose names begin so; ``uri`` as :func:`dfscan.storage.absolute` has it."""
+    """An object or an object prefix; ``uri`` is normalised by :func:`dfscan.storage.absolute`."""
 
     uri: str
 
@@ -30,7 +30,7 @@ class ObjectPath:
 
     @property
     def name(self) -> str:
-        """What stands behind the last ``/``; of a bucket its name."""
+        """The text after the last ``/``; for a bucket its name."""
         return self.uri.rpartition("/")[2]
 
     @property
@@ -40,49 +40,47 @@ class ObjectPath:
 
     @property
     def suffix(self) -> str:
-        """The end of the name from its last dot on."""
+        """The end of the name, from its last dot."""
         return PurePosixPath(self.name).suffix
 
     @property
     def parent(self) -> "ObjectPath":
-        """What holds it; a bucket holds itself."""
+        """The parent prefix; a bucket is its own parent."""
         above = self.uri.rpartition("/")[0]
         return self if above.endswith("/") else ObjectPath(above)
 
     def with_name(self, name: str) -> "ObjectPath":
-        """Its neighbour of this name."""
+        """The path with its name replaced."""
         return self.parent / name
 
     def absolute(self) -> "ObjectPath":
-        """Itself."""
+        """The path itself: it is always absolute."""
         return self
 
     def resolve(self) -> "ObjectPath":
-        """Itself: stores have no links."""
+        """The path itself: object stores have no links."""
         return self
 
 
-Place: TypeAlias = Path | ObjectPath
-"""Where a file or a folder of files is."""
+StoragePath: TypeAlias = Path | ObjectPath
+"""The location of a file or folder: a local path or an object-store key."""
 
-Where: TypeAlias = str | Place
-"""A place, or the text of one."""
+PathLike: TypeAlias = str | StoragePath
+"""A :data:`StoragePath`, or its text."""
 
 
-def place(where: str | os.PathLike[str] | ObjectPath) -> Place:
-    """The place that a text names; a path stays as it is, relative or not.
+def as_path(where: str | os.PathLike[str] | ObjectPath) -> StoragePath:
+    """Convert text to a :data:`StoragePath`; local paths stay as they are, relative or absolute.
 
-    :raises SourceError: a URI of a kind that is not known, one with a password in it, or one that
-        ``pathlib`` has folded.
+    :raises SourceError: the URI has an unknown scheme, contains a password, or was folded by
+        ``pathlib``.
     """
     if isinstance(where, ObjectPath):
         return where
     text = os.fspath(where)
     if not is_uri(text):
         if _FOLDED.match(text):
-            raise SourceError(
-                f"{text!r} was a URI before pathlib took it for a path: give it as text"
-            )
+            raise SourceError(f"{text!r} is a URI that pathlib has shortened: pass it as text")
         return Path(where)
     uri = absolute(text)
     return ObjectPath(uri) if is_uri(uri) else Path(uri)

@@ -1,4 +1,4 @@
-"""Reading what is there."""
+"""Read files, archive members, JSON and Parquet."""
 
 import hashlib
 import json
@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dfscan.errors import SourceError, VideoError
-from dfscan.storage import archives, places
+from dfscan.storage import archives, backend
 from dfscan.storage.archives import MEMBER, ArchiveError
 from dfscan.storage.blobs import BeforeStartError
-from dfscan.storage.paths import Place, Where, place
+from dfscan.storage.paths import PathLike, StoragePath, as_path
 
 T = TypeVar("T")
 _PIECE: Final = 8 << 20
@@ -37,21 +37,21 @@ _DAMAGED: Final = (
     struct.error,
 )
 _BZIP2: Final = ("Invalid data stream",)
-"""What bz2 raises over damage: an OSError too, and none of a store's."""
-_FEW_GROUPS: Final = 8  # as far as a unit's files go; long ones gain by the threads of a scan
+"""bz2 reports damage as a plain OSError, which must not be mistaken for a store's error."""
+_FEW_GROUPS: Final = 8  # longer files gain from the threads of a scan
 
 
 def read_bytes(uri: str, limit: int | None = None) -> bytes:
     """The whole content at ``uri``.
 
-    :param limit: refuse more than so many bytes, as counted while reading.
+    :param limit: largest size in bytes, counted while reading; default: no limit.
     :raises VideoError: ``missing``, ``too_large`` or ``decode_error`` (a damaged archive member).
     """
     return b"".join(read_pieces(uri, limit))
 
 
 def read_pieces(uri: str, limit: int | None = None) -> Iterator[bytes]:
-    """The content at ``uri`` in pieces: one read() sets aside all that it may return, and sizes lie.
+    """The content at ``uri`` in pieces, since a damaged file may claim any size.
 
     :param limit: as in :func:`read_bytes`.
     :raises VideoError: as in :func:`read_bytes`.
@@ -62,25 +62,27 @@ def read_pieces(uri: str, limit: int | None = None) -> Iterator[bytes]:
 
 @contextmanager
 def _reading(uri: str) -> Iterator[Any]:
-    """A file to read from its start; whatever goes wrong meanwhile is a :class:`VideoError`."""
+    """Open a file; every error while it is read becomes a :class:`VideoError`."""
     try:
         with _open(uri) as file:
             yield file
     except (FileNotFoundError, KeyError):
         raise VideoError("missing", "the file is no longer at the source") from None
-    except BeforeStartError as error:  # an OSError, and none of a store's
+    except BeforeStartError as error:  # an OSError, but damage
         raise VideoError("decode_error", f"damaged archive member: {error}") from None
-    except places.STORE_ERRORS as error:
+    except backend.STORE_ERRORS as error:
         if error.args == _BZIP2:
             raise VideoError("decode_error", "damaged archive member: its bzip2 data") from None
-        raise VideoError("missing", f"cannot be read: {places.one_line(error)}") from None
+        raise VideoError("missing", f"cannot be read: {backend.one_line(error)}") from None
     except _DAMAGED as error:
         raise VideoError("decode_error", f"damaged or encrypted archive member: {error}") from None
 
 
 def _open(uri: str) -> AbstractContextManager[Any]:
     *outer, name = archives.split(uri)
-    return archives.open_archive(MEMBER.join(outer)).open(name) if outer else places.open_file(name)
+    return (
+        archives.open_archive(MEMBER.join(outer)).open(name) if outer else backend.open_file(name)
+    )
 
 
 def _pieces(file: Any, limit: int | None) -> Iterator[bytes]:
@@ -93,7 +95,7 @@ def _pieces(file: Any, limit: int | None) -> Iterator[bytes]:
 
 
 def content_sha256(uri: str, limit: int | None = None) -> str:
-    """Hex SHA-256 of the content at ``uri``, which is never in memory as a whole.
+    """Hex SHA-256 of the content at ``uri``, read in pieces.
 
     :param limit: as in :func:`read_bytes`.
     :raises VideoError: as in :func:`read_bytes`.
@@ -104,29 +106,30 @@ def content_sha256(uri: str, limit: int | None = None) -> str:
     return digest.hexdigest()
 
 
-def read_start(path: Where, count: int) -> bytes:
-    """The first ``count`` bytes of a file, fewer if it is shorter.
+def read_start(path: PathLike, count: int) -> bytes:
+    """The first ``count`` bytes of a file; fewer if it is shorter.
 
-    :raises OSError: it cannot be read. :raises StoreError: the same of an object store.
+    :raises OSError: it cannot be read.
+    :raises StoreError: the store does not answer.
     """
-    file = str(place(path))
-    with places.answering(file):
-        return places.open_blob(file).read_at(0, count)
+    file = str(as_path(path))
+    with backend.store_errors(file):
+        return backend.open_blob(file).read_at(0, count)
 
 
-def read_text(path: Where) -> str:
-    """A UTF-8 text file of ours or of the user's.
+def read_text(path: PathLike) -> str:
+    """Read a UTF-8 text file.
 
-    :raises OSError: it cannot be read. :raises StoreError: the same of an object store.
-    :raises UnicodeDecodeError: it is no UTF-8.
+    :raises OSError: it cannot be read. :raises StoreError: the store does not answer.
+    :raises UnicodeDecodeError: it is not UTF-8.
     """
-    file = str(place(path))
+    file = str(as_path(path))
 
     def read() -> str:
-        with places.answering(file), places.open_file(file) as opened:
+        with backend.store_errors(file), backend.open_file(file) as opened:
             return str(opened.read(), "utf-8")
 
-    return places.steady(file, read).replace("\r\n", "\n").replace("\r", "\n")
+    return backend.read_unchanged(file, read).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def sha256(data: bytes) -> str:
@@ -134,37 +137,40 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_json(uri: Where, limit: int = 256 << 20) -> Any:
+def read_json(uri: PathLike, limit: int = 256 << 20) -> Any:
     """The JSON document at ``uri``.
 
     :raises SourceError: it is not JSON, larger than ``limit`` bytes, or cannot be read.
     """
     try:
-        file = str(place(uri))
-        return json.loads(places.steady(file, lambda: read_bytes(file, limit)))
+        file = str(as_path(uri))
+        return json.loads(backend.read_unchanged(file, lambda: read_bytes(file, limit)))
     except VideoError as error:
         raise SourceError(f"{uri}: {error.reason}") from None
     except ValueError as error:
         raise SourceError(f"{uri} is not valid JSON: {error}", code="source.unreadable") from None
     except RecursionError:
         raise SourceError(
-            f"{uri} is not valid JSON: brackets within brackets, too deep", code="source.unreadable"
+            f"{uri} is not valid JSON: nested too deeply", code="source.unreadable"
         ) from None
 
 
-def each(do: Callable[[Place], T], paths: Iterable[Place]) -> Iterator[tuple[Place, T]]:
-    """(path, what ``do`` gives of it), in order; several at once where they are on an object store.
+def each(
+    do: Callable[[StoragePath], T], paths: Iterable[StoragePath]
+) -> Iterator[tuple[StoragePath, T]]:
+    """Yield (path, ``do(path)``) in order; concurrently for object-store paths, where each call
+    waits for the network.
 
-    A round trip to a store is waiting, not work; on a disk threads would gain nothing.
+    On a disk threads would gain nothing.
     """
-    with ThreadPoolExecutor(places.THREADS) as pool:
-        asked: deque[tuple[Place, Future[T]]] = deque()
+    with ThreadPoolExecutor(backend.THREADS) as pool:
+        asked: deque[tuple[StoragePath, Future[T]]] = deque()
         for path in paths:
             if isinstance(path, Path):
                 yield path, do(path)
                 continue
             asked.append((path, pool.submit(do, path)))
-            if len(asked) > places.THREADS:
+            if len(asked) > backend.THREADS:
                 before, found = asked.popleft()
                 yield before, found.result()
         for before, found in asked:
@@ -172,21 +178,21 @@ def each(do: Callable[[Place], T], paths: Iterable[Place]) -> Iterator[tuple[Pla
 
 
 def read_tables(
-    folder: Where, columns: list[str] | None = None
-) -> Iterator[tuple[Place, pa.Table]]:
-    """(path, table) of each Parquet file in a folder, by name; temporaries left out.
+    folder: PathLike, columns: list[str] | None = None
+) -> Iterator[tuple[StoragePath, pa.Table]]:
+    """Yield (path, table) for each Parquet file in a folder, sorted by name, without temporaries.
 
-    :raises OSError: one cannot be read. :raises StoreError: the same of an object store.
+    :raises OSError: one cannot be read. :raises StoreError: the store does not answer.
     """
     return each(lambda path: read_table(path, columns), parquet_files(folder))
 
 
-def read_table(path: Where, columns: list[str] | None = None) -> pa.Table:
-    """One Parquet file with its own schema: whole, or some columns (``custody.config_hash``).
+def read_table(path: PathLike, columns: list[str] | None = None) -> pa.Table:
+    """Read a Parquet file with its own schema: all columns, or some (``custody.config_hash``).
 
-    :raises OSError: it cannot be read. :raises StoreError: the same of an object store.
+    :raises OSError: it cannot be read. :raises StoreError: the store does not answer.
     """
-    where = place(path)
+    where = as_path(path)
 
     def read() -> pa.Table:
         table = _read_few_groups(where, columns) if isinstance(where, Path) else None
@@ -194,84 +200,85 @@ def read_table(path: Where, columns: list[str] | None = None) -> pa.Table:
             return table
         return pq.read_table(parquet_source(where), columns=columns, partitioning=None)
 
-    return places.steady(str(where), read)
+    return backend.read_unchanged(str(where), read)
 
 
 def _read_few_groups(path: Path, columns: list[str] | None) -> pa.Table | None:
-    """A file of few row groups without pyarrow's scan, which takes a unit's file twice the CPU.
+    """Read a file of few row groups without pyarrow's scan, which doubles the CPU time for small
+    files.
 
-    None: the scan has to read it, or to say what is wrong with it: it names the file.
+    Returns None if the scan must read it, or must report the error (the scan names the file).
     """
     try:
         file = pq.ParquetFile(path)
-    except places.STORE_ERRORS:
+    except backend.STORE_ERRORS:
         return None
     with file:
         groups = range(file.num_row_groups)
         if not 0 < len(groups) <= _FEW_GROUPS:
             return None
         if columns is not None and not set(columns) <= set(file.schema_arrow.names):
-            return None  # it would leave such a column out and say nothing
+            return None  # it would silently omit a missing column
         read = [file.read_row_group(i, columns, use_threads=False) for i in groups]
     table = pa.concat_tables(read)
-    return table if columns is None else table.select(columns)  # the file's order is another
+    return table if columns is None else table.select(columns)  # in the order requested
 
 
-def read_row_group(path: Where, number: int, columns: list[str]) -> pa.Table:
-    """Some columns of one row group of a Parquet file.
+def read_row_group(path: PathLike, number: int, columns: list[str]) -> pa.Table:
+    """Read some columns of one row group of a Parquet file.
 
-    :raises OSError: it cannot be read. :raises StoreError: the same of an object store.
+    :raises OSError: it cannot be read. :raises StoreError: the store does not answer.
     """
     return open_parquet(path).read_row_group(number, columns=columns)
 
 
-def open_parquet(path: Where) -> pq.ParquetFile:
-    """One Parquet file, to read its row groups singly.
+def open_parquet(path: PathLike) -> pq.ParquetFile:
+    """Open a Parquet file to read its row groups one by one.
 
-    :raises OSError: it cannot be opened. :raises StoreError: the same of an object store; also later,
-        on reading.
+    :raises OSError: it cannot be opened.
+    :raises StoreError: the store does not answer, now or on reading.
     """
     source = parquet_source(path)
     return pq.ParquetFile(source, pre_buffer=not isinstance(source, str))
 
 
-def parquet_source(path: Where) -> str | places.ObjectFile:
-    """What pyarrow's readers take for a file.
+def parquet_source(path: PathLike) -> str | backend.ObjectFile:
+    """The source argument for pyarrow's Parquet readers.
 
-    :raises OSError: an object cannot be opened. :raises StoreError: its store does not answer.
+    :raises OSError: an object cannot be opened.
+    :raises StoreError: its store does not answer.
     """
-    where = place(path)
+    where = as_path(path)
     if isinstance(where, Path):
         return str(where)
-    with places.answering(str(where)):
-        return places.ObjectFile(str(where))
+    with backend.store_errors(str(where)):
+        return backend.ObjectFile(str(where))
 
 
-def filesystem(where: Place) -> tuple[Any, str]:
-    """The file system of pyarrow's that a library is to use for a place (None: the machine's), and the
-    place's name in it."""
-    return (None, str(where)) if isinstance(where, Path) else places.filesystem(str(where))
+def filesystem(where: StoragePath) -> tuple[Any, str]:
+    """The pyarrow file system for a path (None: the local one), and the path in it."""
+    return (None, str(where)) if isinstance(where, Path) else backend.filesystem(str(where))
 
 
-def parquet_files(folder: Where) -> list[Place]:
-    """The committed Parquet files of a folder, by name.
+def parquet_files(folder: PathLike) -> list[StoragePath]:
+    """The committed Parquet files of a folder, sorted by name.
 
     :raises SourceError: it cannot be listed. :raises StoreError: its store does not answer.
     """
     return in_folder(folder, "*.parquet")
 
 
-def in_folder(folder: Where, pattern: str) -> list[Place]:
-    """What lies in a folder under names of a shell pattern, by name; hidden ones left out.
+def in_folder(folder: PathLike, pattern: str) -> list[StoragePath]:
+    """The entries of a folder that match a shell pattern, sorted by name, without hidden ones.
 
     :raises SourceError: it cannot be listed. :raises StoreError: its store does not answer.
     """
-    where = place(folder)
+    where = as_path(folder)
     try:
-        with places.answering(str(where)):
-            names = places.children(str(where))
+        with backend.store_errors(str(where)):
+            names = backend.children(str(where))
     except OSError as error:
         raise SourceError(
-            f"cannot list {where}: {places.one_line(error)}", code="source.unreadable"
+            f"cannot list {where}: {backend.one_line(error)}", code="source.unreadable"
         ) from None
     return [where / name for name in names if fnmatchcase(name, pattern)]

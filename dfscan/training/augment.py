@@ -240,7 +240,7 @@ class Tint:
 
 
 @dataclass(frozen=True, eq=False)
-class Changes:
+class SampledAugmentation:
     """What one draw does to a picture, or to both pictures of a pair; None and False: not that.
 
     ``turn`` is degrees counter-clockwise, a factor of size, and a shift in x and y in shares of
@@ -258,13 +258,13 @@ class Changes:
     quality: int | None = None
 
 
-def draw(recipe: Augmentation, random: np.random.Generator) -> Changes:
+def draw(recipe: Augmentation, random: np.random.Generator) -> SampledAugmentation:
     """One picture's or one pair's changes: they depend on the recipe and the generator alone."""
     cutout = _given(recipe.cutout, random)
     warp, colour = _given(recipe.warp, random), _given(recipe.colour, random)
     blur, downscale = _given(recipe.blur, random), _given(recipe.downscale, random)
     noise, jpeg = _given(recipe.noise, random), _given(recipe.jpeg, random)
-    return Changes(
+    return SampledAugmentation(
         part=PARTS[random.choice(3, p=_PART_SHARES)] if cutout else None,
         flip=random.random() < recipe.flip,
         turn=_draw_turn(warp, random) if warp else None,
@@ -316,7 +316,7 @@ def _draw_downscale(
     return random.uniform(*downscale.factor), _ENLARGED_WITH[random.integers(3)]
 
 
-def apply(picture: Picture, landmarks: Landmarks | None, changes: Changes) -> Picture:
+def apply(picture: Picture, landmarks: Landmarks | None, changes: SampledAugmentation) -> Picture:
     """A picture after ``changes``.
 
     :param picture: (H, W, 3) uint8 RGB, the network's square before scaling; not written to.
@@ -472,7 +472,7 @@ def landmarks_in_cut(
     box: Box,
     recipe: NetworkInput,
 ) -> Landmarks:
-    """Where landmarks lie in what :func:`dfscan.faces.crops.cut` makes of a stored face.
+    """Where landmarks lie in what :func:`dfscan.faces.crops.crop_for_network` makes of a stored face.
 
     :param landmarks: (5, 2), or the ten numbers of :attr:`FaceRow.landmarks`, in pixels of the
         frame.

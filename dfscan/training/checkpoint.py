@@ -31,7 +31,7 @@ class Checkpoint:
     states: State
 
 
-def save_checkpoint(folder: storage.Place, checkpoint: Checkpoint) -> None:
+def save_checkpoint(folder: storage.StoragePath, checkpoint: Checkpoint) -> None:
     """Write it atomically in place of the one before.
 
     :raises TypeError: a state holds something that JSON cannot.
@@ -42,7 +42,7 @@ def save_checkpoint(folder: storage.Place, checkpoint: Checkpoint) -> None:
     storage.commit_bytes(folder / FILE_NAME, save_tensors(tensors, metadata={_KEY: text}))
 
 
-def load_checkpoint(folder: storage.Place) -> Checkpoint | None:
+def load_checkpoint(folder: storage.StoragePath) -> Checkpoint | None:
     """The checkpoint of a run folder; None where there is none yet.
 
     :raises OutputError: it is damaged.

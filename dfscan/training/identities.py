@@ -48,7 +48,7 @@ class Checked:
     weights_sha256: str
 
 
-def join_people(index: FaceIndex, wanted: Identities) -> tuple[FaceIndex, dict[str, Any]]:
+def merge_identities(index: FaceIndex, wanted: Identities) -> tuple[FaceIndex, dict[str, Any]]:
     """The index with the groups of one person joined, and what was found, for ``metrics.json``.
 
     :raises UsageError: the weights do not fit, there are no reals, or most groups come out as one

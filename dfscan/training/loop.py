@@ -48,7 +48,7 @@ Report = Callable[[dict[str, Any]], None]
 
 def train_rank(
     plan: Plan,
-    out: storage.Place,
+    out: storage.StoragePath,
     rank: int,
     world: int,
     device: str,
@@ -83,7 +83,13 @@ class _Run:
     """One rank's state over the epochs."""
 
     def __init__(
-        self, plan: Plan, out: storage.Place, rank: int, world: int, device: str, show_steps: bool
+        self,
+        plan: Plan,
+        out: storage.StoragePath,
+        rank: int,
+        world: int,
+        device: str,
+        show_steps: bool,
     ) -> None:
         self._plan, self._out, self._config = plan, out, plan.config
         self._rank, self._world, self._device = rank, world, torch.device(device)

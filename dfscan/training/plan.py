@@ -12,7 +12,7 @@ import numpy.typing as npt
 from dfscan import storage
 from dfscan.config.train import TrainConfig
 from dfscan.datasets.face_dataset import FaceSet, open_facesets
-from dfscan.datasets.splits import SIDES, Sides, fold_groups, split_groups
+from dfscan.datasets.splits import SIDES, Splits, fold_groups, split_groups
 from dfscan.errors import ConfigError, SourceError, UsageError
 from dfscan.faces.crops import check_margin
 from dfscan.models.backbones import create_network, has_published_weights, network_input
@@ -20,7 +20,7 @@ from dfscan.models.freezing import unfreeze
 from dfscan.schemas.recipe import FaceRecipe, NetworkInput, differences
 from dfscan.training.audits import audit_leaks, audit_shortcuts, check_videos, read_pictures
 from dfscan.training.augment import SELF_BLENDED
-from dfscan.training.identities import join_people
+from dfscan.training.identities import merge_identities
 from dfscan.training.index import FaceIndex, build_index
 from dfscan.training.sampling import Sampler, make_sampler
 
@@ -95,7 +95,7 @@ def make_plan(config: TrainConfig, world: int) -> Plan:
         )
     if config.weights is not None:  # workers change folder
         config = config.model_copy(
-            update={"weights": str(storage.place(config.weights).absolute())}
+            update={"weights": str(storage.as_path(config.weights).absolute())}
         )
     wanted = network_input(config.backbone, config.input)
     _check_phases(config, wanted)
@@ -109,7 +109,7 @@ def make_plan(config: TrainConfig, world: int) -> Plan:
     index = build_index(datasets, config.group_by)
     people: Any = "not checked"
     if config.identities is not None:
-        index, people = join_people(index, config.identities)
+        index, people = merge_identities(index, config.identities)
     sides, notes = _sides(index, config)
     positions = {name: index.where(getattr(sides, name)) for name in SIDES}
     audits, found = _audited(index, positions, config)
@@ -142,7 +142,7 @@ def _check_phases(config: TrainConfig, wanted: NetworkInput) -> None:
         unfreeze(network, phase.train)
 
 
-def _sides(index: FaceIndex, config: TrainConfig) -> tuple[Sides, list[str]]:
+def _sides(index: FaceIndex, config: TrainConfig) -> tuple[Splits, list[str]]:
     members = index.members()
     if config.folds is None:
         sides = split_groups(members, config.val_fraction, config.test_fraction, config.seed)
@@ -174,7 +174,7 @@ def _sides(index: FaceIndex, config: TrainConfig) -> tuple[Sides, list[str]]:
     return sides, notes
 
 
-def _swept(sides: Sides, members: set[tuple[str, str]], config: TrainConfig) -> Sides:
+def _swept(sides: Splits, members: set[tuple[str, str]], config: TrainConfig) -> Splits:
     """Of the training groups only the share that ``sweep`` names, where it names one.
 
     Of each kind of group (reals, fakes, both) that share, at least one.
@@ -190,7 +190,7 @@ def _swept(sides: Sides, members: set[tuple[str, str]], config: TrainConfig) -> 
         alike = sorted(group for group, found in labels.items() if tuple(sorted(found)) == kind)
         order = np.random.default_rng(config.seed).permutation(len(alike))
         kept |= {alike[i] for i in order[: max(1, math.ceil(config.sweep[0] * len(alike)))]}
-    return Sides(train=frozenset(kept), validation=sides.validation, test=sides.test)
+    return Splits(train=frozenset(kept), validation=sides.validation, test=sides.test)
 
 
 def _audited(

@@ -19,7 +19,14 @@ from dfscan import storage
 from dfscan.errors import SourceError
 from dfscan.faces.crops import PictureError, cut_out, decode
 from dfscan.schemas.recipe import NetworkInput
-from dfscan.training.augment import PRESETS, SELF_BLENDED, Changes, apply, draw, landmarks_in_cut
+from dfscan.training.augment import (
+    PRESETS,
+    SELF_BLENDED,
+    SampledAugmentation,
+    apply,
+    draw,
+    landmarks_in_cut,
+)
 from dfscan.training.index import FaceIndex
 from dfscan.training.selfblend import self_blend
 
@@ -264,7 +271,7 @@ class FaceReader:
             item.tally.failed += 1
         return []
 
-    def _shown(self, crop: Pixels, row: dict[str, Any], changes: Changes) -> Pixels:
+    def _shown(self, crop: Pixels, row: dict[str, Any], changes: SampledAugmentation) -> Pixels:
         """What the network is shown of a decoded crop: (S, S, 3)."""
         pixels = cut_out(crop, row["crop_box"], row["box"], self._recipe)
         marks = row["landmarks"]

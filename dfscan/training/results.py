@@ -60,7 +60,7 @@ class Outputs:
     by_video: Sequence[tuple[list[float], list[int | None]]]
 
 
-def read_outputs(out: storage.Place, side: str) -> Outputs | None:
+def read_outputs(out: storage.StoragePath, side: str) -> Outputs | None:
     """What the network said of a side; None where it was not asked."""
     path = out / PREDICTIONS / f"{side}.parquet"
     if not storage.exists(path):
@@ -88,7 +88,7 @@ def read_outputs(out: storage.Place, side: str) -> Outputs | None:
     )
 
 
-def read_history(path: storage.Place) -> list[dict[str, Any]]:
+def read_history(path: storage.StoragePath) -> list[dict[str, Any]]:
     """``history.csv`` as numbers, None where a metric does not exist."""
     rows = csv.DictReader(storage.read_text(path).splitlines())
     return [
@@ -100,7 +100,7 @@ def read_history(path: storage.Place) -> list[dict[str, Any]]:
     ]
 
 
-def conclude(out: storage.Place, plan: Plan) -> dict[str, Any]:
+def finalize_run(out: storage.StoragePath, plan: Plan) -> dict[str, Any]:
     """Write everything that a run folder says of its model; returns what ``metrics.json`` holds."""
     sides = {side: read_outputs(out, side) for side in ("validation", "test")}
     outputs = {side: found for side, found in sides.items() if found is not None}
@@ -156,7 +156,7 @@ def conclude(out: storage.Place, plan: Plan) -> dict[str, Any]:
     return metrics
 
 
-def conclude_series(out: storage.Place, names: Sequence[str]) -> dict[str, Any]:
+def finalize_series(out: storage.StoragePath, names: Sequence[str]) -> dict[str, Any]:
     """A table of several runs and, over folds, the figures of all their held-out sides together."""
     rows = []
     for name in names:
@@ -173,7 +173,7 @@ def conclude_series(out: storage.Place, names: Sequence[str]) -> dict[str, Any]:
     return result
 
 
-def _together(out: storage.Place, names: Sequence[str]) -> dict[str, Any]:
+def _together(out: storage.StoragePath, names: Sequence[str]) -> dict[str, Any]:
     """Every video's score by the model that has not seen it.
 
     Verdicts are those at logit 0: a fold's own threshold was chosen on these very videos.
@@ -304,7 +304,7 @@ def _notes(
 
 
 def _draw(
-    out: storage.Place,
+    out: storage.StoragePath,
     outputs: Mapping[str, Outputs],
     metrics: Mapping[str, Any],
     fitted: Calibration | None,
@@ -341,7 +341,7 @@ def _facts(plan: Plan, metrics: Mapping[str, Any], fitted: Calibration | None) -
         mine = index.dataset == number
         datasets.append(
             {
-                "name": storage.place(root).name,
+                "name": storage.as_path(root).name,
                 "videos": len(np.unique(index.video[mine])),
                 "faces": int(mine.sum()),
                 "groups": len(np.unique(index.group[mine])),

@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 
 from dfscan import storage
 from dfscan.errors import ConfigError, OutputError
-from dfscan.schemas.evolution import conform, read_version
 from dfscan.schemas.recipe import fingerprint
 from dfscan.schemas.records import VERDICT_SCHEMA
 from dfscan.verdicts.provenance import records, with_records
@@ -35,13 +34,13 @@ _NEVER: Final = np.iinfo(np.int64).min
 Mask = npt.NDArray[np.bool_]
 
 
-def output(text: str) -> storage.Place:
+def output(text: str) -> storage.StoragePath:
     """Where ``--out`` has the verdicts: a name that ends in .parquet is one file, any other a folder.
 
     :raises ConfigError: it is neither, or what lies there is the other. :raises OutputError: it is a
         folder that holds something else.
     """
-    out = storage.place(text).absolute()
+    out = storage.as_path(text).absolute()
     says = f"score.out: got {text!r}"
     if out.suffix == FILE:
         if text.endswith("/") or storage.is_folder(out):
@@ -67,12 +66,12 @@ def output(text: str) -> storage.Place:
     return out
 
 
-def parts_folder(out: storage.Place) -> storage.Place:
+def parts_folder(out: storage.StoragePath) -> storage.StoragePath:
     """Where units commit until the run is finished."""
     return out.with_name(out.name + ".parts")
 
 
-def history_folder(out: storage.Place) -> storage.Place:
+def history_folder(out: storage.StoragePath) -> storage.StoragePath:
     """Where superseded verdicts are kept; files are added, never changed."""
     return out.with_name(out.name + ".history")
 
@@ -83,7 +82,7 @@ def brief(table: pa.Table) -> pa.Table:
     return table.select(_BRIEF).append_column(_HASH, hashes).replace_schema_metadata(None)
 
 
-def read_brief(path: storage.Place) -> pa.Table:
+def read_brief(path: storage.StoragePath) -> pa.Table:
     """:func:`brief` of verdicts, of a folder's files one below the other; nothing else is read.
 
     :raises OutputError: a file there is no verdict file.
@@ -92,27 +91,27 @@ def read_brief(path: storage.Place) -> pa.Table:
     return pa.concat_tables([empty, *map(_read_brief, verdict_files(path))])
 
 
-def _read_brief(path: storage.Place) -> pa.Table:
+def _read_brief(path: storage.StoragePath) -> pa.Table:
     with as_verdicts(path):
-        conform(storage.open_parquet(path).schema_arrow.empty_table(), VERDICT_SCHEMA)
+        storage.open_parquet(path).schema_arrow.empty_table().cast(VERDICT_SCHEMA)
         # One nested column comes as a column of its own, under its last name.
         rows = storage.read_table(path, [*_BRIEF, f"custody.{_HASH}"])
         return rows.select([*_BRIEF, _HASH]).replace_schema_metadata(None)
 
 
-def read_verdicts(path: storage.Place) -> pa.Table:
+def read_verdicts(path: storage.StoragePath) -> pa.Table:
     """A verdict file whole, with what its metadata says beyond ours.
 
     :raises OutputError: it is no verdict file.
     """
     with as_verdicts(path):
         table = storage.read_table(path)
-        read_version(table.schema.metadata, path)
-        return conform(table, VERDICT_SCHEMA)
+        metadata = {**(table.schema.metadata or {}), **VERDICT_SCHEMA.metadata}
+        return table.cast(VERDICT_SCHEMA).replace_schema_metadata(metadata)
 
 
 @contextmanager
-def as_verdicts(path: storage.Place) -> Iterator[None]:
+def as_verdicts(path: storage.StoragePath) -> Iterator[None]:
     """What a file lacks that is read as verdicts, told of the output.
 
     :raises OutputError: it is no verdict file.
@@ -127,12 +126,12 @@ def as_verdicts(path: storage.Place) -> Iterator[None]:
         ) from None
 
 
-def read_parts(out: storage.Place, config_hash: str) -> list[pa.Table]:
+def read_parts(out: storage.StoragePath, config_hash: str) -> list[pa.Table]:
     """Committed units of this very configuration."""
     tables = []
     for _, table in storage.read_tables(parts_folder(out)):
         hashes = pc.struct_field(table.column("custody"), _HASH)
-        tables.append(conform(table.filter(pc.equal(hashes, config_hash)), VERDICT_SCHEMA))
+        tables.append(table.filter(pc.equal(hashes, config_hash)).cast(VERDICT_SCHEMA))
     return [table for table in tables if table.num_rows]
 
 
@@ -192,7 +191,7 @@ class Merged:
 
 
 def merge(
-    out: storage.Place,
+    out: storage.StoragePath,
     parts: Sequence[pa.Table],
     gone: pa.Array,
     fresh: bool,
@@ -226,7 +225,7 @@ def with_gone(table: pa.Table, gone: pa.Array) -> pa.Table:
     return table.set_column(place, VERDICT_SCHEMA.field("gone"), absent)
 
 
-def keep_in_history(out: storage.Place, rows: pa.Table, check: Callable[[], None]) -> None:
+def keep_in_history(out: storage.StoragePath, rows: pa.Table, check: Callable[[], None]) -> None:
     """Commit superseded rows, under a name by what is in it, so that doing it again writes the same file."""
     if not rows.num_rows:
         return
@@ -236,7 +235,7 @@ def keep_in_history(out: storage.Place, rows: pa.Table, check: Callable[[], None
     storage.commit_table(history_folder(out) / f"{name}.parquet", rows, check=check)
 
 
-def sweep(out: storage.Place, now: float) -> None:
+def sweep(out: storage.StoragePath, now: float) -> None:
     """Remove what runs left behind that died while writing; the caller holds the lock.
 
     :param now: when it was taken.
@@ -248,7 +247,7 @@ def sweep(out: storage.Place, now: float) -> None:
         storage.sweep(folder, now, age_s=0)
 
 
-def undo_history(out: storage.Place) -> None:
+def undo_history(out: storage.StoragePath) -> None:
     """Take back what a run put into the history that died before it replaced the file of those rows.
 
     Only a run that died leaves parts, so nothing is looked at without.

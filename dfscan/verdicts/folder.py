@@ -53,12 +53,12 @@ _NO_ROWS: Final = brief(VERDICT_SCHEMA.empty_table())
 class _Before:
     """The files as they are: :func:`brief` of each, and how many faces each row has."""
 
-    paths: list[storage.Place]
+    paths: list[storage.StoragePath]
     rows: list[pa.Table]
     faces: list[Counts]
 
     @classmethod
-    def read(cls, out: storage.Place, fresh: bool) -> "_Before":
+    def read(cls, out: storage.StoragePath, fresh: bool) -> "_Before":
         """What is there; of what is to be replaced only which videos are where.
 
         :raises OutputError: a file is no verdict file.
@@ -99,7 +99,7 @@ class _Change:
 
 
 def merge(
-    out: storage.Place,
+    out: storage.StoragePath,
     parts: Sequence[pa.Table],
     gone: pa.Array,
     fresh: bool,
@@ -198,7 +198,7 @@ def _is_same(change: _Change, rows: pa.Table, gone: pa.Array) -> bool:
     return bool((absent == truth(rows.column("gone"))).all())
 
 
-def _paths(out: storage.Place, before: _Before) -> Iterator[storage.Place]:
+def _paths(out: storage.StoragePath, before: _Before) -> Iterator[storage.StoragePath]:
     """The files that are there, then names for further ones."""
     yield from before.paths
     taken = {path.name for path in before.paths}
@@ -208,7 +208,7 @@ def _paths(out: storage.Place, before: _Before) -> Iterator[storage.Place]:
             yield out / name
 
 
-def _read_names(path: storage.Place) -> pa.Table:
+def _read_names(path: storage.StoragePath) -> pa.Table:
     """A file's videos alone, as rows of :func:`brief`."""
     with as_verdicts(path):
         names = storage.read_table(path, ["video_id"]).column("video_id")
@@ -219,7 +219,7 @@ def _read_names(path: storage.Place) -> pa.Table:
         return pa.table(columns | {"video_id": names}, _NO_ROWS.schema)
 
 
-def _read_faces(path: storage.Place) -> Counts:
+def _read_faces(path: storage.StoragePath) -> Counts:
     return _faces_of(storage.open_parquet(path).read(["frames.list.element.track_id"]))
 
 

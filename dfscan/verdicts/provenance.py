@@ -37,7 +37,7 @@ def completed(table: pa.Table, names: Iterable[str] = VERDICT_SCHEMA.names) -> p
     return table
 
 
-def records(where: storage.Place) -> dict[str, Any]:
+def records(where: storage.StoragePath) -> dict[str, Any]:
     """What verdicts were made with, by ``config_hash``; {} where their files do not say.
 
     :raises SourceError: the entry in a file's metadata is damaged.
@@ -48,7 +48,7 @@ def records(where: storage.Place) -> dict[str, Any]:
     return found
 
 
-def _records(file: storage.Place) -> dict[str, Any]:
+def _records(file: storage.StoragePath) -> dict[str, Any]:
     text = (storage.open_parquet(file).schema_arrow.metadata or {}).get(KEY)
     if text is None:
         return {}
@@ -66,7 +66,7 @@ def _is_record(value: Any) -> bool:
     return isinstance(models, list) and all(isinstance(sha256, str) for sha256 in models)
 
 
-def _damaged(file: storage.Place, how: str) -> SourceError:
+def _damaged(file: storage.StoragePath, how: str) -> SourceError:
     return SourceError(
         f"{file}: the record of how it was scored (metadata {KEY.decode()}) is damaged "
         f"({' '.join(how.split())[:80]}): score again with --overwrite",

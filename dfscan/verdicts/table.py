@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 
 from dfscan import storage
 from dfscan.errors import SourceError
-from dfscan.schemas.evolution import conform
 
 FILE: Final = ".parquet"
 """How the name of one file ends; a folder's does not."""
@@ -25,14 +24,14 @@ Piece = tuple[int, Callable[[], pa.Table]]
 _UNREADABLE: Final = (pa.ArrowInvalid, OSError)
 
 
-def verdict_files(where: storage.Place) -> list[storage.Place]:
+def verdict_files(where: storage.StoragePath) -> list[storage.StoragePath]:
     """The files that hold the verdicts, by name: itself, or those of a folder; none where none are."""
     if storage.is_folder(where):
         return storage.parquet_files(where)
     return [where] if storage.exists(where) else []
 
 
-def is_verdict_folder(where: storage.Place) -> bool:
+def is_verdict_folder(where: storage.StoragePath) -> bool:
     """Whether there is a folder whose first Parquet file holds verdicts."""
     files = verdict_files(where) if storage.is_folder(where) else []
     try:
@@ -102,7 +101,7 @@ def rows_at(places: Sequence[int] | Places, pieces: Sequence[Piece], schema: pa.
     tables = [schema.empty_table()]
     for number in np.flatnonzero(np.diff(firsts)).tolist():
         mine = ascending[firsts[number] : firsts[number + 1]] - starts[number]
-        tables.append(conform(pieces[number][1]().take(pa.array(mine)), schema))
+        tables.append(pieces[number][1]().take(pa.array(mine)).cast(schema))
     order = np.searchsorted(ascending, wanted)
     return pa.concat_tables(tables).take(pa.array(order, pa.int64()))
 
@@ -116,12 +115,12 @@ def _itself(table: pa.Table) -> pa.Table:
     return table
 
 
-def open_verdicts(where: storage.Where) -> OpenFiles:
+def open_verdicts(where: storage.PathLike) -> OpenFiles:
     """A verdict file, a unit of one, or a folder of verdicts.
 
     :raises SourceError: it is none of these, or not there.
     """
-    place = storage.place(where)
+    place = storage.as_path(where)
     files = verdict_files(place)
     if not files and storage.is_folder(place):
         raise SourceError(
@@ -143,7 +142,7 @@ def open_verdicts(where: storage.Where) -> OpenFiles:
     return opened
 
 
-def _open(file: storage.Place) -> pq.ParquetFile:
+def _open(file: storage.StoragePath) -> pq.ParquetFile:
     try:
         opened = storage.open_parquet(file)
     except _UNREADABLE as error:

@@ -3,7 +3,7 @@
 ``sparse`` is the fast path: PyAV, leaving undecoded what no wanted frame is predicted from. The
 frames are those of a full decoding to the pixel, in less than two thirds of decord's time. ``decord`` decodes everything up to the last wanted frame. Whatever either does
 not deliver cleanly (a damaged packet, an error that FFmpeg hides by inventing pixels, repeated
-timestamps, a count that differs from the container's) raises :class:`DecoderTrouble`, and the caller
+timestamps, a count that differs from the container's) raises :class:`DecoderError`, and the caller
 decodes the whole clip again with ``pyav``, which goes on after damage and counts what was lost: one
 way a clip, never half and half, and never a frame shown twice for a lost one.
 
@@ -48,7 +48,7 @@ BATCH_BYTES: Final = 64 << 20
 """Frames are handed on in batches of about so many bytes."""
 
 
-class DecoderTrouble(Exception):  # noqa: N818  (a signal between decoders, not an error of dfscan)
+class DecoderError(Exception):
     """This decoder cannot deliver this clip faithfully; the next one should try."""
 
 
@@ -101,7 +101,7 @@ class Video(ABC):
 
         :param mode: ``nearest`` and ``keyframes`` (PyAV alone) leave frames undecoded and take the
             nearest of the others, so there may be fewer than ``indices``.
-        :raises DecoderTrouble: another decoder should read the whole clip.
+        :raises DecoderError: another decoder should read the whole clip.
         """
 
 
@@ -110,7 +110,7 @@ def open_video(data: bytes, decoder: str) -> Video:
 
     :param decoder: a key of :data:`DECODERS`.
     :raises VideoError: ``not_video``, ``refused``, ``unsupported`` or ``decode_error``.
-    :raises DecoderTrouble: as in :meth:`Video.read`.
+    :raises DecoderError: as in :meth:`Video.read`.
     """
     container = containers.recognise(data[: containers.HEAD])
     return DECODERS[decoder](data, container)
@@ -119,7 +119,7 @@ def open_video(data: bytes, decoder: str) -> Video:
 def in_order(video: Video) -> Iterator[Frame]:
     """Every frame of a clip by its time: some containers give them slightly out of order.
 
-    :raises DecoderTrouble: as in :meth:`Video.read`.
+    :raises DecoderError: as in :meth:`Video.read`.
     """
     for batch in video.read(range(video.count)):
         yield from sorted(batch, key=lambda frame: frame.pts_s)
@@ -220,11 +220,11 @@ class _SparseVideo(_PyAVVideo):
         self._packets, self._described = header.packets, header.described
         self._opened = opened if self._packets else None
         if not self._table:
-            raise DecoderTrouble("packets without time stamps")
+            raise DecoderError("packets without time stamps")
         if self._discarded:
-            raise DecoderTrouble(f"an edit list hides {self._discarded} frames")
+            raise DecoderError(f"an edit list hides {self._discarded} frames")
         if self.info.frames_claimed not in (None, self.count):
-            raise DecoderTrouble(
+            raise DecoderError(
                 f"{self.count} frames to be shown, the container counts {self.info.frames_claimed}"
             )
 
@@ -232,7 +232,7 @@ class _SparseVideo(_PyAVVideo):
         if mode == "nearest" and any(packet.reference for packet in self._described):
             indices = self._references_nearest(indices)
         elif mode != "exact":
-            raise DecoderTrouble(f"no packet tells what {mode} may leave out")
+            raise DecoderError(f"no packet tells what {mode} may leave out")
         waiting = set(indices)
         keep = frozenset(pts for pts, index in self._table.items() if index in waiting)
         decoded = 0
@@ -244,7 +244,7 @@ class _SparseVideo(_PyAVVideo):
                 packets = (p for p in packets if not p.size or p.pts in needed)
             for frame, intact in _Decoding(packets, stream, "exact", keep, strict=True):
                 if not intact:
-                    raise DecoderTrouble("a damaged frame")
+                    raise DecoderError("a damaged frame")
                 decoded += 1
                 index = self._table.get(frame.pts, -1)
                 if index in waiting:
@@ -253,7 +253,7 @@ class _SparseVideo(_PyAVVideo):
                 if not waiting:
                     break
         if waiting:
-            raise DecoderTrouble(f"{len(waiting)} frame(s) do not come out")
+            raise DecoderError(f"{len(waiting)} frame(s) do not come out")
         self.frames_decoded = self.count if mode == "exact" else decoded
 
     def _references_nearest(self, indices: Sequence[int]) -> list[int]:
@@ -479,7 +479,7 @@ class _Decoding:
 
     :param keep: time stamps of frames to decode in any case; with it the decoder leaves others out
         as in ``nearest``.
-    :param strict: a refused packet raises :class:`DecoderTrouble`.
+    :param strict: a refused packet raises :class:`DecoderError`.
     """
 
     def __init__(
@@ -513,7 +513,7 @@ class _Decoding:
                 frames = packet.decode()
             except av.error.FFmpegError as error:
                 if self._strict:
-                    raise DecoderTrouble(f"a damaged packet: {_text(error)}") from None
+                    raise DecoderError(f"a damaged packet: {_text(error)}") from None
                 intact = False  # its frame is missing from the count
                 self.errors += 1
                 continue
@@ -549,22 +549,22 @@ class _DecordVideo(Video):
             header = _read_header(opened, container)
         self.info = header.info
         if self.info.bit_depth > 8:
-            raise DecoderTrouble(f"decord gives other pixels at {self.info.bit_depth} bits")
+            raise DecoderError(f"decord gives other pixels at {self.info.bit_depth} bits")
         try:
             self._reader = decord.VideoReader(io.BytesIO(data), num_threads=1, fault_tol=1e-9)
             self.count = len(self._reader)
             times = self._reader.get_frame_timestamp(range(self.count))[:, 0]
             self._keys = frozenset(self._reader.get_key_indices())
         except (decord.DECORDError, AssertionError, IndexError, RuntimeError) as error:
-            raise DecoderTrouble(f"decord cannot open it: {_text(error)}") from None
+            raise DecoderError(f"decord cannot open it: {_text(error)}") from None
         if self.info.frames_claimed not in (None, self.count):
-            raise DecoderTrouble(
+            raise DecoderError(
                 f"decord counts {self.count} frames, the container {self.info.frames_claimed}"
             )
         if not np.all(np.diff(times) > 0):
-            raise DecoderTrouble("decord gives time stamps that repeat or run backwards")
+            raise DecoderError("decord gives time stamps that repeat or run backwards")
         if len(header.times) != self.count or header.discarded:
-            raise DecoderTrouble(
+            raise DecoderError(
                 f"decord counts {self.count} frames, {len(header.times)} are to be shown"
             )
         self._times = np.array(sorted(header.times)) * header.time_base
@@ -572,7 +572,7 @@ class _DecordVideo(Video):
     def read(self, indices: Sequence[int], mode: SamplingMode = "exact") -> Iterator[list[Frame]]:
         """See :meth:`Video.read`."""
         if mode != "exact":
-            raise DecoderTrouble(f"decord decodes every frame, which {mode} is to avoid")
+            raise DecoderError(f"decord decodes every frame, which {mode} is to avoid")
         decord = _decord()
         step = max(1, BATCH_BYTES // (self.info.width * self.info.height * 3))
         for start in range(0, len(indices), step):
@@ -581,12 +581,12 @@ class _DecordVideo(Video):
                 try:  # one by one: a batch is one piece of fresh memory, a tenth slower
                     batch = [self._reader[i].asnumpy() for i in chunk]
                 except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError) as error:
-                    raise DecoderTrouble(f"decord stopped: {_text(error)}") from None
+                    raise DecoderError(f"decord stopped: {_text(error)}") from None
             if complaints:
-                raise DecoderTrouble(f"decord hides damage: {complaints[0]}")
+                raise DecoderError(f"decord hides damage: {complaints[0]}")
             shapes = {rgb.shape for rgb in batch}
             if shapes != {(self.info.height, self.info.width, 3)}:
-                raise DecoderTrouble(f"decord gives frames of shape {shapes}")
+                raise DecoderError(f"decord gives frames of shape {shapes}")
             yield [
                 Frame(i, float(self._times[i]), i in self._keys, rgb)
                 for i, rgb in zip(chunk, batch, strict=True)

@@ -67,11 +67,11 @@ class Scene:
 
     folder: Path
     sources: list[str]
-    outputs: storage.Place | None = None
+    outputs: storage.StoragePath | None = None
     expected: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def command(self, out: storage.Place, detector: str, *more: str) -> list[str]:
+    def command(self, out: storage.StoragePath, detector: str, *more: str) -> list[str]:
         """The command line of a run."""
         return [
             sys.executable, "-m", "dfscan", "extract", *self.sources, "--out", str(out),
@@ -107,7 +107,7 @@ def make_scene(folder: Path) -> Scene:
     return Scene(folder, [*map(str, corpus.parts), str(broken), str(loose)])
 
 
-def rows(out: storage.Place) -> tuple[list[Any], list[Any]]:
+def rows(out: storage.StoragePath) -> tuple[list[Any], list[Any]]:
     """Everything a dataset holds that does not depend on when and by whom it was made."""
     target = FaceSet(out)
     if not target.header().get("finished"):
@@ -207,7 +207,9 @@ def _started(
                 os.kill(pid, signal.SIGKILL)
 
 
-def _run_with_fault(scene: Scene, out: storage.Place, detector: str, mode: str, plan: str) -> int:
+def _run_with_fault(
+    scene: Scene, out: storage.StoragePath, detector: str, mode: str, plan: str
+) -> int:
     folder = Path(tempfile.mkdtemp(prefix=f"{out.name}-faults-", dir=scene.folder))
     environment = {"DFSCAN_FAULTS": plan, "DFSCAN_FAULTS_DIR": str(folder)}
     command = scene.command(out, detector, *_flags(mode))
@@ -218,7 +220,12 @@ def _run_with_fault(scene: Scene, out: storage.Place, detector: str, mode: str, 
 
 
 def _run_with_kills(
-    scene: Scene, out: storage.Place, detector: str, mode: str, target: str, chance: random.Random
+    scene: Scene,
+    out: storage.StoragePath,
+    detector: str,
+    mode: str,
+    target: str,
+    chance: random.Random,
 ) -> int:
     """Kill a process at a random moment; workers and children up to three times in a run."""
     kills = 0
@@ -247,7 +254,7 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
         process.wait(seconds)
 
 
-def _continue(scene: Scene, out: storage.Place, detector: str, mode: str) -> None:
+def _continue(scene: Scene, out: storage.StoragePath, detector: str, mode: str) -> None:
     done = subprocess.run(
         scene.command(out, detector, *_flags(mode)), timeout=PATIENCE_S, check=False,
         capture_output=True, text=True,
@@ -401,7 +408,7 @@ def by_the_clock(scene: Scene, clips: int) -> int:
 
 
 @contextlib.contextmanager
-def object_store() -> Iterator[storage.Place]:
+def object_store() -> Iterator[storage.StoragePath]:
     """A place in a bucket of a server of this process, which its children find as well."""
     import boto3
     from moto.server import ThreadedMotoServer
@@ -417,7 +424,7 @@ def object_store() -> Iterator[storage.Place]:
     }
     boto3.client("s3").create_bucket(Bucket="chaos")
     try:
-        yield storage.place("s3://chaos/runs")
+        yield storage.as_path("s3://chaos/runs")
     finally:
         server.stop()
 

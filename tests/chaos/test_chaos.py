@@ -47,7 +47,7 @@ def test_a_process_killed_at_a_random_moment(scene: Scene, kind: str, seed: int)
 def test_a_run_onto_an_object_store_is_killed_and_continued(
     scene: Scene, kind: str, seed: int
 ) -> None:
-    there = replace(scene, outputs=storage.place("s3://clips/chaos"))
+    there = replace(scene, outputs=storage.as_path("s3://clips/chaos"))
     _, kills = disturb(there, seed, kind)
     assert kills
 

@@ -29,7 +29,7 @@ def test_no_text_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     row = {"video_id": EVIL, "verdict": "FAKE", "p_fake": 0.9, "reason": EVIL}
     show.result(ScoreResult(EVIL, 1, {"ok": 1}, 0.05, 1.0, rows=[row]))
     for progress in (PlainProgress(), LiveProgress()):
-        progress.note(EVIL)
+        progress.message(EVIL)
     told = capsys.readouterr()
     assert obeyed(told.out + told.err) == []
     assert r"\x1b[2J" in told.out

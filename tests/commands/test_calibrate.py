@@ -85,7 +85,7 @@ def run(model: Path, rows: list[Any], told: list[str] | None = None, **config: A
     verdicts = write(model.parent / "v.parquet", rows)
 
     class Told(Progress):
-        def note(self, message: str) -> None:
+        def message(self, message: str) -> None:
             if told is not None:
                 told.append(message)
 
@@ -181,7 +181,7 @@ def test_a_model_without_calibration_decides_at_its_operating_point(
     told: list[str] = []
 
     class Told(Progress):
-        def note(self, message: str) -> None:
+        def message(self, message: str) -> None:
             told.append(message)
 
     score_job.run(ScoreConfig(**values | {"model": found.out, "out": str(rescored)}), Told())

@@ -165,7 +165,7 @@ def test_a_removed_video_keeps_its_rows_and_costs_no_work(
     told: list[str] = []
 
     class Told(Progress):
-        def note(self, message: str) -> None:
+        def message(self, message: str) -> None:
             told.append(message)
 
     config = ExtractConfig(source=str(source), out=str(tmp_path / "faces"), inline=True, stride="4")

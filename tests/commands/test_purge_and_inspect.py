@@ -56,7 +56,7 @@ def test_a_purged_original_leaves_no_row_no_face_and_true_counts(dataset: Path) 
     told: list[str] = []
 
     class Told(Progress):
-        def note(self, message: str) -> None:
+        def message(self, message: str) -> None:
             told.append(message)
 
     result = purge(str(dataset), original["video_id"], progress=Told())
@@ -227,10 +227,10 @@ def test_inspecting_an_unfinished_run_and_a_series(
     def die(out: Path, plan: Any) -> None:
         raise Killed
 
-    monkeypatch.setattr(train_job, "conclude", die)
+    monkeypatch.setattr(train_job, "finalize_run", die)
     with pytest.raises(Killed):
         train("killed", epochs=3)
-    found = inspect(str(train_job.storage.place(series.path).parent / "killed"))
+    found = inspect(str(train_job.storage.as_path(series.path).parent / "killed"))
     assert (found.kind, found.facts["finished"]) == ("unfinished run folder", False)
     assert (found.facts["epochs done"], found.facts["epochs planned"]) == (3, 3)
     assert found.facts["checkpoint"] is True

@@ -3,7 +3,7 @@
 import pytest
 
 from dfscan.commands.stress.robustness import Outcome, Truth, failures, stress_rows
-from dfscan.video.altering import NOT_APPLICABLE
+from dfscan.video.transforms import NOT_APPLICABLE
 
 
 def ok(verdict: str | None, score: float | None, seconds: float = 1.0) -> Outcome:

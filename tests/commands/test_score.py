@@ -404,7 +404,7 @@ def test_far_more_faces_than_at_calibration_are_told(corpus: Corpus, tmp_path: P
     told: list[str] = []
 
     class Told(Progress):
-        def note(self, message: str) -> None:
+        def message(self, message: str) -> None:
             told.append(message)
 
     for usual, expected in ((40.0, 1), (3.0, 0)):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from dfscan.corpora import LAYOUTS, list_videos, open_source, recognise
+from dfscan.corpora import LAYOUTS, detect_layout, list_videos, open_source
 from dfscan.corpora.base import Source, video_ref
 from dfscan.storage import Entry
 
@@ -115,7 +115,7 @@ def archive(request):
 
 
 def test_auto_recognises_it(case, source):
-    assert recognise(open_source(str(source))).name == case[0]
+    assert detect_layout(open_source(str(source))).name == case[0]
 
 
 def test_every_video_file_is_one_video_with_an_id_of_its_own(case, source):

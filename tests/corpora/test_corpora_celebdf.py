@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from dfscan.corpora import base, list_videos, open_source, recognise
+from dfscan.corpora import base, detect_layout, list_videos, open_source
 from dfscan.errors import SourceError
 
 FILES = [
@@ -23,7 +23,7 @@ def refs_of(root, inside=""):
 @pytest.mark.parametrize("inside", ["", "Celeb-DF-v2/"])
 def test_the_tree_is_recognised_at_its_root_and_one_below(tree, inside):
     root = tree("set", dict.fromkeys(inside + f for f in FILES))
-    assert recognise(open_source(root)).name == "celebdf"
+    assert detect_layout(open_source(root)).name == "celebdf"
     refs = refs_of(root, inside)
     assert [refs[f].label for f in FILES] == ["REAL", "REAL", "FAKE", "FAKE", "REAL", "REAL"]
     fake = refs["Celeb-synthesis/id0_id1_0000.mp4"]

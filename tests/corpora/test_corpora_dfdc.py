@@ -5,7 +5,7 @@ import zipfile
 import pyarrow as pa
 import pytest
 
-from dfscan.corpora import base, dfdc, list_videos, open_source, recognise
+from dfscan.corpora import base, detect_layout, dfdc, list_videos, open_source
 from dfscan.errors import SourceError
 
 METADATA = {
@@ -75,7 +75,7 @@ def test_metadata_of_the_test_set_says_is_fake(tree):
 
 def test_a_labels_csv_of_another_shape_is_not_taken_for_dfdc(tree):
     root = tree("p", {"a.mp4": None, "labels.csv": "clip,truth\na.mp4,1\n"})
-    assert recognise(open_source(root)).name == "flat"
+    assert detect_layout(open_source(root)).name == "flat"
 
 
 def test_several_parts_in_a_folder_keep_their_own_metadata(tree):
@@ -122,7 +122,7 @@ def test_a_clip_that_metadata_does_not_name_has_no_label_but_is_listed(tree):
 
 def test_metadata_of_another_shape_is_not_taken_for_dfdc(tree):
     root = tree("p", {"a.mp4": None, "metadata.json": {"camera": "x"}})
-    assert recognise(open_source(root)).name == "flat"
+    assert detect_layout(open_source(root)).name == "flat"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_wrong_labels_stop_before_any_work(tree, files, message):
     [{"metadata.json": "[" * 200_000}, {"labels.csv": f"filename,label,{'x' * 200_000}\n"}],
 )
 def test_what_cannot_be_read_is_not_taken_for_dfdc(tree, files):
-    assert recognise(open_source(tree("p", {"a.mp4": None, **files}))).name == "flat"
+    assert detect_layout(open_source(tree("p", {"a.mp4": None, **files}))).name == "flat"
 
 
 @pytest.mark.parametrize(
@@ -177,4 +177,4 @@ def test_metadata_that_unpacks_to_more_than_the_limit_is_refused(tmp_path, monke
         archive.writestr(name, METADATA_TEXT[name] + " " * (1 << 20))
     with pytest.raises(SourceError, match=rf"{name}.* than"):
         list_videos([str(tmp_path / "p.zip")], "dfdc")
-    assert recognise(open_source(str(tmp_path / "p.zip"))).name == "flat"
+    assert detect_layout(open_source(str(tmp_path / "p.zip"))).name == "flat"

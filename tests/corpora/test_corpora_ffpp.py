@@ -1,6 +1,6 @@
 import random
 
-from dfscan.corpora import list_videos, open_source, recognise
+from dfscan.corpora import detect_layout, list_videos, open_source
 from dfscan.corpora.base import connected
 
 REAL = "original_sequences/youtube/c23/videos"
@@ -21,9 +21,11 @@ def refs_of(tree):
 
 
 def test_the_tree_is_recognised_by_its_folders(tree):
-    assert recognise(open_source(tree("ffpp", dict.fromkeys(FILES)))).name == "ffpp"
+    assert detect_layout(open_source(tree("ffpp", dict.fromkeys(FILES)))).name == "ffpp"
     assert (
-        recognise(open_source(tree("manipulated_sequences", {"X/c23/videos/1_2.mp4": None}))).name
+        detect_layout(
+            open_source(tree("manipulated_sequences", {"X/c23/videos/1_2.mp4": None}))
+        ).name
         == "ffpp"
     )
 

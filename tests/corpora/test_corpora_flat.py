@@ -2,14 +2,14 @@ import zipfile
 
 import pytest
 
-from dfscan.corpora import list_videos, open_source, recognise
+from dfscan.corpora import detect_layout, list_videos, open_source
 from dfscan.errors import SourceError
 
 
 def test_videos_lie_anywhere_unlabelled_each_its_own_group(tree):
     root = tree("clips", dict.fromkeys(["b.MP4", "x/a.mkv", "x/notes.txt", "x/.c.mp4"]))
     refs = list_videos([root]).videos
-    assert recognise(open_source(root)).name == "flat"
+    assert detect_layout(open_source(root)).name == "flat"
     assert [r.video_id for r in refs] == ["clips/b.MP4", "clips/x/a.mkv"]
     assert {r.label for r in refs} == {None}
     assert len({r.group for r in refs}) == 2

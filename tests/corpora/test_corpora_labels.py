@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dfscan.corpora.base import Given
+from dfscan.corpora.base import LabelRecord
 from dfscan.corpora.labels import groups, match, read_labels, read_truth
 from dfscan.errors import SourceError
 
@@ -14,8 +14,8 @@ def labelled(path: Path) -> dict[str, str | None]:
     return {name: given.label for name, given in read_labels(str(path)).items()}
 
 
-def given(**labels: str) -> dict[str, Given]:
-    return {name: Given(label=label, labelled=True) for name, label in labels.items()}  # type: ignore[arg-type]
+def given(**labels: str) -> dict[str, LabelRecord]:
+    return {name: LabelRecord(label=label, labelled=True) for name, label in labels.items()}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_parquet_and_dfdc_are_read(tmp_path: Path) -> None:
     truth = {"a.mp4": {"label": "FAKE", "original": "b.mp4"}, "b.mp4": {"label": "REAL"}}
     (tmp_path / "metadata.json").write_text(json.dumps(truth))
     found = read_labels(str(tmp_path / "metadata.json"))
-    assert found["a.mp4"] == Given(label="FAKE", labelled=True, original="b.mp4")
+    assert found["a.mp4"] == LabelRecord(label="FAKE", labelled=True, original="b.mp4")
     (tmp_path / "labels.csv").write_text("filename,label\na.mp4,1\n")
     assert labelled(tmp_path / "labels.csv") == {"a.mp4": "FAKE"}
 
@@ -72,7 +72,7 @@ def test_a_video_is_found_by_its_id_then_by_a_name_of_its_own() -> None:
     labels = given(**{"v/a.mp4": "FAKE", "b.mp4": "REAL", "old/c.mp4": "REAL", "d.mp4": "FAKE"})
     videos = ["v/a.mp4", "w/a.mp4", "v/b.mp4", "v/c.mp4", "x/d.mp4", "y/d.mp4", "v/e.mp4"]
     found = match(labels, videos)
-    assert {v: g.label for v, g in found.given.items()} == {
+    assert {v: g.label for v, g in found.records.items()} == {
         "v/a.mp4": "FAKE",
         "v/b.mp4": "REAL",
         "v/c.mp4": "REAL",
@@ -85,20 +85,20 @@ def test_a_video_is_found_by_its_id_then_by_a_name_of_its_own() -> None:
 def test_lines_that_contradict_each_other_leave_a_name_ambiguous() -> None:
     found = match(given(**{"x/a.mp4": "FAKE", "y/a.mp4": "REAL"}), ["v/a.mp4"])
     assert found.ambiguous == {"v/a.mp4"}
-    assert match(given(**{"x/a.mp4": "REAL", "y/a.mp4": "REAL"}), ["v/a.mp4"]).given
+    assert match(given(**{"x/a.mp4": "REAL", "y/a.mp4": "REAL"}), ["v/a.mp4"]).records
 
 
 def test_members_of_archives_have_names_too() -> None:
-    assert match(given(**{"a.mp4": "FAKE"}), ["p.zip!/d/a.mp4"]).given["p.zip!/d/a.mp4"].label
+    assert match(given(**{"a.mp4": "FAKE"}), ["p.zip!/d/a.mp4"]).records["p.zip!/d/a.mp4"].label
 
 
 def test_what_shares_an_original_or_its_bytes_is_one_group() -> None:
     told = {
-        "v/f.mp4": Given("FAKE", True, original="r.mp4"),
-        "v/g.mp4": Given("FAKE", True, original="gone.mp4"),
-        "v/h.mp4": Given("FAKE", True, original="gone.mp4"),
-        "v/m.mp4": Given("REAL", True, group="x"),
-        "v/n.mp4": Given("REAL", True, group="x"),
+        "v/f.mp4": LabelRecord("FAKE", True, original="r.mp4"),
+        "v/g.mp4": LabelRecord("FAKE", True, original="gone.mp4"),
+        "v/h.mp4": LabelRecord("FAKE", True, original="gone.mp4"),
+        "v/m.mp4": LabelRecord("REAL", True, group="x"),
+        "v/n.mp4": LabelRecord("REAL", True, group="x"),
     }
     contents = dict.fromkeys([*told, "v/r.mp4", "v/s.mp4"]) | {"v/s.mp4": "ab", "v/t.mp4": "ab"}
     found = groups(told, contents)

@@ -9,7 +9,7 @@ from scipy.sparse.csgraph import connected_components
 from dfscan.corpora import list_videos
 from dfscan.datasets.splits import (
     GroupFacts,
-    Sides,
+    Splits,
     connected_groups,
     fold_groups,
     groups_of,
@@ -312,4 +312,4 @@ def test_a_pattern_that_names_no_group_is_refused(pattern, match):
 
 
 def test_sides_have_no_test_side_unless_told():
-    assert Sides(frozenset("a"), frozenset("b")).test == frozenset()
+    assert Splits(frozenset("a"), frozenset("b")).test == frozenset()

@@ -97,7 +97,9 @@ def bare(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     cluster.remove_node(node)
 
 
-def config(cluster: Cluster, corpus: Corpus, out: storage.Where, **changes: Any) -> ExtractConfig:
+def config(
+    cluster: Cluster, corpus: Corpus, out: storage.PathLike, **changes: Any
+) -> ExtractConfig:
     values = {
         "source": tuple(str(p) for p in corpus.parts), "out": str(out), "stride": "3",
         "unit_size": 2, "ray_address": cluster.address,
@@ -105,7 +107,7 @@ def config(cluster: Cluster, corpus: Corpus, out: storage.Where, **changes: Any)
     return ExtractConfig(**(values | changes))
 
 
-def face_rows(root: storage.Place) -> list[dict[str, Any]]:
+def face_rows(root: storage.StoragePath) -> list[dict[str, Any]]:
     rows = [r for _, t in storage.read_tables(root / "faces") for r in t.to_pylist()]
     return sorted(rows, key=lambda r: (r["video_id"], r["frame_index"], r["face_index"]))
 
@@ -124,7 +126,7 @@ def test_nodes_with_its_credentials_write_to_an_object_store(
     cluster: Cluster, corpus: Corpus, faceset: FaceSet
 ) -> None:
     credentials = {k: v for k, v in os.environ.items() if k.startswith("AWS_")}
-    out = storage.place("s3://clips/sets/faces")
+    out = storage.as_path("s3://clips/sets/faces")
     there = config(cluster, corpus, out, runtime_env={"env_vars": credentials})
     assert extract_job.run(there, Progress()).videos == 12
     assert face_rows(out) == face_rows(faceset.root)

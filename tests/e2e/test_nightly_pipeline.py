@@ -120,7 +120,7 @@ def test_nights_over_a_folder_that_changes(
     code, report, text = night()
     assert (code, report["new"]) == (0, 3)
     assert changes(report) == {(f"videos/{n}.mp4", "new", None, "REAL") for n in "abc"}
-    assert "0 video(s) newly called FAKE" in text
+    assert "0 video(s) newly FAKE" in text
 
     before = (house / "verdicts.parquet").read_bytes()
     code, report, text = night()
@@ -143,13 +143,13 @@ def test_nights_over_a_folder_that_changes(
 
     code, report, text = night("--set", "score.model=strict.safetensors")
     assert (code, report["new"], report["stale"]) == (0, 0, 4)
-    assert "4 verdict(s) are of another model" in text
+    assert "4 verdict(s) are from another model" in text
     code, report, text = night(
         "--set", "score.model=strict.safetensors", "--set", "score.stale=rescan"
     )
     assert (code, report["new"]) == (4, 4)  # fakes were found
     assert {c[1:] for c in changes(report)} == {("changed", "REAL", "FAKE")}
-    assert "4 video(s) newly called FAKE" in text
+    assert "4 video(s) newly FAKE" in text
     assert "  videos/a.mp4: REAL → FAKE\n" in text
     assert {report.stem for report in (house / "nights").glob("*.json")} == {
         "2026-11-21", *(f"2026-11-21_{number}" for number in range(2, 6))
@@ -198,7 +198,7 @@ def test_a_night_does_not_only_plan(
     argv = ["nightly_scan.py", "--quiet", "--set", "score.dry_run=true"]
     monkeypatch.setattr(sys, "argv", argv)
     assert pipeline.main() == 2
-    assert "score.dry_run: a night scans" in capsys.readouterr().err
+    assert "score.dry_run: the nightly scan does not support it" in capsys.readouterr().err
 
 
 def test_a_night_that_is_interrupted_continues_the_next(
@@ -210,7 +210,7 @@ def test_a_night_that_is_interrupted_continues_the_next(
     monkeypatch.setattr(pipeline, "run", stop)
     monkeypatch.setattr(sys, "argv", ["nightly_scan.py", "--quiet"])
     assert pipeline.main() == 130
-    assert "the next night continues" in capsys.readouterr().err
+    assert "the next run continues" in capsys.readouterr().err
     assert not (house / "nights").exists()
 
 

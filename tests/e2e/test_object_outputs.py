@@ -30,7 +30,7 @@ def new_child(bucket: Put) -> Iterator[None]:
     end_child()
 
 
-def rows(folder: storage.Place, leave_out: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+def rows(folder: storage.StoragePath, leave_out: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """Of all Parquet files of a folder, without what differs from run to run."""
     found = [
         {k: v for k, v in row.items() if k not in leave_out}
@@ -50,7 +50,7 @@ def test_a_dataset_is_the_one_on_disk_and_a_second_run_finds_all_of_it(
     second = dfscan.extract(*source, **where)
     assert (second.new, second.videos) == (6, 12)  # type: ignore[union-attr]
     assert dfscan.extract(*source, **where).new == 0  # type: ignore[union-attr]
-    made = FaceSet(storage.place("s3://clips/sets/faces"))
+    made = FaceSet(storage.as_path("s3://clips/sets/faces"))
     assert rows(made.faces) == rows(faceset.faces)
     varying = ("elapsed_s", "committed_at", "unit", "version")
     assert rows(made.videos, varying) == rows(faceset.videos, varying)
@@ -88,7 +88,7 @@ def test_training_goes_on_from_its_checkpoint_and_ends_with_the_same_weights(
         patch.setattr(_Run, "epoch", dying)
         with pytest.raises(Killed):
             dfscan.train(str(faceset.root), out="s3://clips/runs/one", **common)
-    run = storage.place("s3://clips/runs/one")
+    run = storage.as_path("s3://clips/runs/one")
     assert storage.exists(run / "checkpoint.safetensors")
     begun: list[int] = []
 
@@ -101,7 +101,7 @@ def test_training_goes_on_from_its_checkpoint_and_ends_with_the_same_weights(
         result = dfscan.train(str(faceset.root), out="s3://clips/runs/one", **common)
     assert begun == [2]
     assert result.model == "s3://clips/runs/one/model.safetensors"
-    ours = load_model(storage.place(result.model)).network.state_dict()
+    ours = load_model(storage.as_path(result.model)).network.state_dict()
     theirs = load_model(Path(undisturbed.model)).network.state_dict()
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
     assert not storage.exists(run / "checkpoint.safetensors")
@@ -119,7 +119,7 @@ def test_verdicts_are_those_on_disk_with_their_history(corpus: Corpus, tmp_path:
     result = dfscan.score(str(corpus.test), model="s3://clips/m", out=out, **common)
     varying = ("scanned_at", "elapsed_s")
 
-    def verdicts(path: storage.Where) -> list[dict[str, Any]]:
+    def verdicts(path: storage.PathLike) -> list[dict[str, Any]]:
         return [
             {k: v for k, v in row.items() if k not in varying}
             for row in storage.read_table(path).to_pylist()

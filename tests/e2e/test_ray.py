@@ -94,7 +94,7 @@ def test_two_workers_train_and_score(corpus: Corpus, faceset: FaceSet, tmp_path:
     notes: list[str] = []
 
     class Told(Progress):
-        def note(self, message: str) -> None:
+        def message(self, message: str) -> None:
             notes.append(message)
 
     result = train_job.run(config, Told())

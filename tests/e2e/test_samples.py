@@ -72,7 +72,7 @@ def test_one_real_video_alone_cannot_be_held_out(samples: Path, tmp_path: Path) 
     notes: list[str] = []
 
     class Told(Progress):
-        def note(self, message: str) -> None:
+        def message(self, message: str) -> None:
             notes.append(message)
 
     result = train_job.run(

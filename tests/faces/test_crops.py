@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from dfscan.errors import ConfigError
-from dfscan.faces.crops import PictureError, check_margin, crop_face, crop_for_network, grow
+from dfscan.faces.crops import PictureError, check_margin, crop_face, crop_for_network, expand
 from dfscan.schemas.recipe import Crop, NetworkInput
 
 
@@ -22,7 +22,7 @@ def size_of(image: bytes) -> tuple[int, int]:
 
 
 def test_context_is_a_share_of_the_box() -> None:
-    assert grow((100, 100, 200, 300), 0.5) == (50, 0, 250, 400)
+    assert expand((100, 100, 200, 300), 0.5) == (50, 0, 250, 400)
 
 
 def test_a_crop_keeps_its_native_resolution() -> None:

@@ -26,7 +26,7 @@ from dfscan.config.train import TrainConfig
 from dfscan.corpora import Listing, list_videos
 from dfscan.corpora.labels import read_labels
 from dfscan.errors import UsageError
-from dfscan.storage.places import is_remote
+from dfscan.storage.backend import is_remote
 
 bounded = settings(
     max_examples=120,

@@ -18,7 +18,7 @@ from dfscan.pipeline.sandbox.process import Limits
 from dfscan.pipeline.transformed_extractor import TransformedExtractor
 from dfscan.schemas.recipe import Detector, FaceRecipe, Sampling
 from dfscan.schemas.records import VideoRef
-from dfscan.video.altering import NOT_APPLICABLE
+from dfscan.video.transforms import NOT_APPLICABLE
 
 RECIPE = FaceRecipe(sampling=Sampling(frames=4), detector=Detector(name="none"))
 WHOLE = InProcessExtractor(RECIPE, "cpu", 1 << 30)
@@ -112,7 +112,7 @@ def test_lost_frames_are_not_forgotten(write_clip: Callable[..., Path], folder: 
         ("kill", Limits(60), "crashed", "re-encoding ended by SIGKILL on this video, 3 times"),
         ("exit", Limits(60), "crashed", "re-encoding ended by exit status 7 on this video"),
         ("eat", Limits(60, 1 << 28), "crashed", "used more than 1.3 GiB of memory"),
-        ("raise", Limits(60), "crashed", "RuntimeError: a fault that was asked for"),
+        ("raise", Limits(60), "crashed", "RuntimeError: injected fault"),
     ],
 )
 def test_what_a_video_does_to_its_child_costs_its_own_row_only(

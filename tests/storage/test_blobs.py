@@ -62,7 +62,7 @@ def test_blocks_do_not_change_what_is_read(offset, count):
 
 
 def test_a_window_seeks_as_a_file_does_and_says_where_it_is_cut_short():
-    file = blobs.Window(blobs.Span(blobs.RemoteBlob(Flaky(0)), 10, 20))
+    file = blobs.RangeReader(blobs.Span(blobs.RemoteBlob(Flaky(0)), 10, 20))
     assert (file.read(2), file.seek(-3, 2), file.read(), file.read(5)) == (
         bytes([10, 11]),
         17,
@@ -71,6 +71,6 @@ def test_a_window_seeks_as_a_file_does_and_says_where_it_is_cut_short():
     )
     with pytest.raises(OSError, match="before the start"):
         file.seek(-1)
-    short = blobs.Window(blobs.Span(blobs.RemoteBlob(Flaky(0)), 1_048_570, 20))
+    short = blobs.RangeReader(blobs.Span(blobs.RemoteBlob(Flaky(0)), 1_048_570, 20))
     with pytest.raises(EOFError, match="14 bytes early"):
         short.read()

@@ -182,7 +182,7 @@ def test_a_third_archive_within_two_is_an_entry_that_says_the_way_out(tmp_path):
     (tmp_path / "a.zip").write_bytes(data)
     assert paths(tmp_path) == ["a.zip!/b.zip!/c.zip", "a.zip!/b.zip!/y"]
     advice = (
-        f"{tmp_path}/a.zip!/b.zip!/c.zip: only 2 archives may lie within one another; "
+        f"{tmp_path}/a.zip!/b.zip!/c.zip: archives can be nested 2 deep at most: "
         f"unpack {tmp_path}/a.zip"
     )
     assert closed(storage.list_source(tmp_path)) == [("a.zip!/b.zip!/c.zip", advice)]

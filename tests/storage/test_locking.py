@@ -53,7 +53,7 @@ def test_a_lease_says_when_another_run_has_taken_over(tmp_path):
         with pytest.raises(DfscanError, match=r"now: host elsewhere, pid 7.*this one stops"):
             lease.check()
         path.unlink()
-        with pytest.raises(DfscanError, match="is not there: the lock was removed"):
+        with pytest.raises(DfscanError, match="is missing: the lock was removed"):
             lease.check()
 
 

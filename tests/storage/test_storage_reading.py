@@ -152,7 +152,7 @@ def test_a_store_that_fails_while_reading_is_missing(tmp_path, monkeypatch):
     def fail(path):
         raise OSError("When reading\n 'a': AWS Error NETWORK_CONNECTION")
 
-    monkeypatch.setattr(storage.places, "open_file", fail)
+    monkeypatch.setattr(storage.backend, "open_file", fail)
     with pytest.raises(VideoError) as caught:
         storage.read_bytes("s3://bucket/a.mp4")
     assert caught.value.status == "missing"

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from dfscan.datasets.face_dataset import FaceSet
-from dfscan.faces.crops import grow
+from dfscan.faces.crops import expand
 from dfscan.schemas.recipe import FaceRecipe, Sampling, Stride
 from dfscan.schemas.records import SCHEMA_VERSION, FaceRow, VideoRow
 
@@ -36,7 +36,7 @@ def face(video_id: str, label: str | None = "REAL", frame: int = 0, **changes: A
         "original": None, "group": video_id, "attributes": {}, "frame_index": frame,
         "pts_s": frame / 10, "key_frame": frame == 0, "face_index": 0, "box": BOX,
         "landmarks": None, "detector_score": 0.99, "box_from": "detected",
-        "crop_box": grow(BOX, 0.6), "image": b"",
+        "crop_box": expand(BOX, 0.6), "image": b"",
     }  # fmt: skip
     row = FaceRow(**(values | changes))
     name = f"{video_id} {frame} {row.face_index}"

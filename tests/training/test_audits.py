@@ -218,7 +218,7 @@ def test_a_compression_that_tells_the_label_is_named(tmp_path: Path) -> None:
         told: list[str] = []
 
         class Told(Progress):
-            def note(self, message: str, told: list[str] = told) -> None:
+            def message(self, message: str, told: list[str] = told) -> None:
                 told.append(message)
 
         root = write_faces(tmp_path / name, encoded(alike, {"REAL": 90, "FAKE": fakes})).root

@@ -19,12 +19,12 @@ from dfscan.training.augment import (
     SBI,
     Augmentation,
     Blur,
-    Changes,
     Colour,
     Cutout,
     Downscale,
     Jpeg,
     Noise,
+    SampledAugmentation,
     Tint,
     Warp,
     apply,
@@ -179,26 +179,26 @@ def test_strengths_that_are_not_allowed_are_refused(
 @pytest.mark.parametrize("factor", [0.7, 1.25])
 def test_brightness_and_saturation_are_torchvisions(factor: float) -> None:
     picture = scene()
-    bright = apply(picture, None, Changes(tint=Tint(brightness=factor)))
+    bright = apply(picture, None, SampledAugmentation(tint=Tint(brightness=factor)))
     assert apart(bright, reference.adjust_brightness(tensor(picture), factor)) <= 1
-    pale = apply(picture, None, Changes(tint=Tint(saturation=factor)))
+    pale = apply(picture, None, SampledAugmentation(tint=Tint(saturation=factor)))
     assert apart(pale, reference.adjust_saturation(tensor(picture), factor)) <= 2
 
 
 def test_contrast_levels_and_hue() -> None:
     picture = scene()
-    harder = apply(picture, None, Changes(tint=Tint(contrast=1.3, levels=(9, 0, -9))))
+    harder = apply(picture, None, SampledAugmentation(tint=Tint(contrast=1.3, levels=(9, 0, -9))))
     wanted = 127.5 + 1.3 * (picture - 127.5) + (9, 0, -9)
     np.testing.assert_allclose(harder, np.clip(wanted, 0, 255), atol=0.51)
     grey = np.repeat(picture[..., :1], 3, axis=2)
     np.testing.assert_allclose(
-        apply(grey, None, Changes(tint=Tint(hue=0.3))), grey.astype(float), atol=1
+        apply(grey, None, SampledAugmentation(tint=Tint(hue=0.3))), grey.astype(float), atol=1
     )
     muted = (127 + 0.3 * (picture - 127.0)).astype(np.uint8)  # so that nothing is clipped
-    turned = apply(muted, None, Changes(tint=Tint(hue=1 / 3)))
+    turned = apply(muted, None, SampledAugmentation(tint=Tint(hue=1 / 3)))
     luma = np.array([0.299, 0.587, 0.114])
     np.testing.assert_allclose(turned @ luma, muted @ luma, atol=1.1)
-    back = apply(turned, None, Changes(tint=Tint(hue=-1 / 3)))
+    back = apply(turned, None, SampledAugmentation(tint=Tint(hue=-1 / 3)))
     np.testing.assert_allclose(back, muted.astype(float), atol=2.1)
     assert np.abs(turned.astype(int) - muted).max() > 15
 
@@ -207,8 +207,10 @@ def test_contrast_levels_and_hue() -> None:
 @pytest.mark.parametrize("contrast", [0.8, 1.0, 1.2])
 def test_light_alone_is_what_the_matrix_would_give(brightness: float, contrast: float) -> None:
     picture = scene()
-    quick = apply(picture, None, Changes(tint=Tint(brightness, contrast)))
-    slow = apply(picture, None, Changes(tint=Tint(brightness, contrast, levels=(1e-4, 0, 0))))
+    quick = apply(picture, None, SampledAugmentation(tint=Tint(brightness, contrast)))
+    slow = apply(
+        picture, None, SampledAugmentation(tint=Tint(brightness, contrast, levels=(1e-4, 0, 0)))
+    )
     assert apart(quick, tensor(slow)) <= 1
     assert np.mean(quick != slow) < 0.01
     assert (brightness == contrast == 1.0) == np.array_equal(quick, picture)
@@ -230,7 +232,7 @@ def test_blur_is_torchvisions(sigma: float) -> None:
 def test_warp_is_torchvisions_inside(turn: tuple[float, float, float, float], inside: int) -> None:
     picture = scene(2)
     degrees, factor, x, y = turn
-    warped = apply(picture, None, Changes(turn=turn))
+    warped = apply(picture, None, SampledAugmentation(turn=turn))
     expected = reference.affine(
         tensor(picture),
         angle=-degrees,
@@ -252,7 +254,7 @@ def test_warp_uncovers_no_black(seed: int) -> None:
 
 def test_what_warp_uncovers_is_the_mirror_image() -> None:
     picture = scene()
-    moved = apply(picture, None, Changes(turn=(0, 1.0, 0.25, 0)))
+    moved = apply(picture, None, SampledAugmentation(turn=(0, 1.0, 0.25, 0)))
     np.testing.assert_array_equal(moved[:, 28:], picture[:, :-28])
     np.testing.assert_array_equal(moved[:, :28], picture[:, 27::-1])
 
@@ -266,12 +268,12 @@ def test_cutouts_blacken_their_part_alone() -> None:
         "nose": (nose, (nose + left) // 2 + (4, 0)),
     }
     for part, points in black.items():
-        cut_out = apply(white, LANDMARKS, Changes(part=part))  # type: ignore[arg-type]
+        cut_out = apply(white, LANDMARKS, SampledAugmentation(part=part))  # type: ignore[arg-type]
         assert all(cut_out[y, x].max() == 0 for x, y in points)
         others = [p for name, some in black.items() if name != part for p in some[:1]]
         assert all(cut_out[y, x].min() == 255 for x, y in others)
         assert 0.02 < (cut_out[..., 0] == 0).mean() < 0.12
-    assert apply(white, None, Changes(part="eyes")) is white
+    assert apply(white, None, SampledAugmentation(part="eyes")) is white
 
 
 def test_jpeg_is_that_of_its_quality() -> None:

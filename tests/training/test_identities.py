@@ -13,7 +13,7 @@ from dfscan import storage
 from dfscan.config.train import Identities, InputConfig, TrainConfig
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ModelError, UsageError
-from dfscan.training.identities import join_people
+from dfscan.training.identities import merge_identities
 from dfscan.training.index import build_index
 from dfscan.training.plan import make_plan
 
@@ -50,7 +50,7 @@ def test_videos_of_one_person_join(faceset: FaceSet, tmp_path: Path, weights: st
     person = before.groups[2]
     index = build_index([with_a_second_video(faceset, tmp_path / "faces", person)])
     assert len(index.groups) == len(before.groups) + 1
-    joined, found = join_people(index, Identities(weights=weights, distance=1e-4))
+    joined, found = merge_identities(index, Identities(weights=weights, distance=1e-4))
     assert set(joined.groups) == set(before.groups)
     groups = {joined.groups[g] for g in joined.group[index.group == index.groups.index("other")]}
     assert groups == {person}
@@ -61,7 +61,7 @@ def test_videos_of_one_person_join(faceset: FaceSet, tmp_path: Path, weights: st
 
 def test_a_distance_that_makes_everybody_one_is_refused(faceset: FaceSet, weights: str) -> None:
     with pytest.raises(UsageError, match=r"distance: got 1\.9; 6 of 6 groups come out as one"):
-        join_people(build_index([faceset]), Identities(weights=weights, distance=1.9))
+        merge_identities(build_index([faceset]), Identities(weights=weights, distance=1.9))
 
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04 a zip", b"nothing", b""])
@@ -71,7 +71,7 @@ def test_weights_that_are_none_are_refused(
     path = tmp_path / "weights"
     path.write_bytes(content)
     with pytest.raises(ModelError, match="safetensors"):
-        join_people(build_index([faceset]), Identities(weights=str(path)))
+        merge_identities(build_index([faceset]), Identities(weights=str(path)))
 
 
 @pytest.mark.parametrize("checked", [True, False])

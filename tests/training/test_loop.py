@@ -14,7 +14,7 @@ from dfscan.models.modelfile import load_model
 from dfscan.pipeline.progress import Progress
 from dfscan.training.loop import _Run, train_rank
 from dfscan.training.plan import make_plan
-from dfscan.training.results import conclude
+from dfscan.training.results import finalize_run
 
 
 def config(faceset: FaceSet, out: Path, **changes: Any) -> TrainConfig:
@@ -78,7 +78,7 @@ def test_one_class_held_out_gives_no_auc_and_says_so(faceset: FaceSet, tmp_path:
     rows: list[dict[str, Any]] = []
     train_rank(plan, tmp_path, 0, 1, "cpu", rows.append)
     assert rows[0]["val_frame_auc"] is None
-    metrics = conclude(tmp_path, plan)
+    metrics = finalize_run(tmp_path, plan)
     assert metrics["validation"]["by_frame"]["auc"] is None
     assert metrics["validation"]["by_video"]["note"] == "only REAL here: no AUC"
     assert metrics["threshold_logit"] is None

@@ -24,7 +24,7 @@ from dfscan.schemas.records import FaceRow
 from dfscan.scoring import calibration
 from dfscan.training import results as train_results
 from dfscan.training.plan import Plan, make_plan
-from dfscan.training.results import conclude, conclude_series, read_history, read_outputs
+from dfscan.training.results import finalize_run, finalize_series, read_history, read_outputs
 
 PEOPLE = 40
 FRAMES = 4
@@ -89,7 +89,7 @@ def judge(trained: tuple[Path, Plan], tmp_path: Path, monkeypatch: pytest.Monkey
             if not draw:
                 patched.setattr(train_results, "_draw", lambda *_: None)
             config = plan.config.model_copy(update=changes)
-            return conclude(out, replace(plan, config=config)), out
+            return finalize_run(out, replace(plan, config=config)), out
 
     return conclude_with
 
@@ -370,7 +370,7 @@ def test_folds_are_judged_together_without_thresholds_chosen_on_them(
         _, _, means, truth = outputs(out)
         scores += means.tolist()
         labels += truth.tolist()
-    result = conclude_series(tmp_path, list(shifts))
+    result = finalize_series(tmp_path, list(shifts))
     together = result["out_of_fold"]["by_video"]
     assert together["auc"] == pytest.approx(roc_auc_score(labels, scores))
     assert together["accuracy"] == pytest.approx(np.mean((np.array(scores) >= 0) == labels))

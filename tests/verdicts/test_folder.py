@@ -483,7 +483,7 @@ def test_on_object_storage(bucket: Any, source: Path, model: Path, tmp_path: Pat
     for change in (lambda: None, lambda: new_night(source)):
         change()
         assert same(file.run(), stored.run(out=folder))
-    place = storage.place(folder)
+    place = storage.as_path(folder)
     assert [f.name for f in storage.in_folder(place.parent, "*")] == ["v", "v.history"]
     table = open_verdicts(folder).read()
     assert table.column("video_id").to_pylist() == list(file.rows())

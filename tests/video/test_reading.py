@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dfscan.errors import VideoError
-from dfscan.video import DECODERS, DecoderTrouble, Frame, open_video, reading
+from dfscan.video import DECODERS, DecoderError, Frame, open_video, reading
 
 
 def read(data: bytes, decoder: str, stride: int = 1) -> tuple[list[Frame], int, int]:
@@ -53,7 +53,7 @@ def test_a_cut_clip_keeps_its_frames_and_counts_the_rest(write_clip: Callable[..
     whole = write_clip(frames=60, width=320, height=240, options={"movflags": "faststart"})
     data = whole.read_bytes()
     data = data[: int(len(data) * 0.7)]
-    with pytest.raises(DecoderTrouble):
+    with pytest.raises(DecoderError):
         read(data, "decord")
     frames, decoded, lost = read(data, "pyav")
     assert 5 < decoded < 60
@@ -70,7 +70,7 @@ def test_a_clip_without_its_index_cannot_be_read(write_clip: Callable[..., Path]
 
 def test_ten_bits_go_to_the_decoder_that_gets_them_right(samples: Path) -> None:
     data = (samples / "odd" / "torchcodec__h264_10bits.mp4").read_bytes()
-    with pytest.raises(DecoderTrouble, match="10 bits"):
+    with pytest.raises(DecoderError, match="10 bits"):
         open_video(data, "decord")
     assert len(read(data, "pyav")[0]) == 30
 
@@ -84,7 +84,7 @@ def test_sound_alone_is_no_video(samples: Path) -> None:
 
 def test_what_an_edit_list_hides_is_not_lost(samples: Path) -> None:
     data = (samples / "odd" / "mp4__iibbibb_editlist_videoonly.mp4").read_bytes()
-    with pytest.raises(DecoderTrouble, match="12 are to be shown"):
+    with pytest.raises(DecoderError, match="12 are to be shown"):
         open_video(data, "decord")
     frames, decoded, lost = read(data, "pyav")
     assert len(frames) == decoded == 12

@@ -73,7 +73,7 @@ def run(config: CalibrateConfig, progress: Progress) -> CalibrateResult:
         )
     digest = save_model(out, model.network, _header(model.header, found, point, triage))
     for note in notes:
-        progress.note(note)
+        progress.message(note)
     return CalibrateResult(
         out=str(out),
         model_sha256=digest,
@@ -92,13 +92,13 @@ def run(config: CalibrateConfig, progress: Progress) -> CalibrateResult:
     )
 
 
-def _output(config: CalibrateConfig) -> storage.Place:
+def _output(config: CalibrateConfig) -> storage.StoragePath:
     if config.out is None:
         raise ConfigError(
             "calibrate.out: say where the model goes, as in --out MODEL2.safetensors",
             code="config.missing",
         )
-    out = storage.place(config.out).absolute()
+    out = storage.as_path(config.out).absolute()
     if out.suffix != ".safetensors" or storage.is_folder(out):
         raise ConfigError(
             f"calibrate.out: got {config.out!r}; must be a file that ends in .safetensors"
@@ -307,5 +307,5 @@ def _point(
         aggregation=target.aggregation,
         scored_by=scored_by,
         chosen_on=f"{data.rows['used']:,} of the {data.rows['rows']:,} videos of "
-        f"{storage.place(config.verdicts).name}",
+        f"{storage.as_path(config.verdicts).name}",
     )

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from dfscan.commands.calibrate.calibration_fit import Videos
 from dfscan.config.calibrate import CalibrateConfig
-from dfscan.corpora.base import Given
+from dfscan.corpora.base import LabelRecord
 from dfscan.corpora.labels import Matched, groups, match, read_labels
 from dfscan.errors import ConfigError, SourceError
 from dfscan.models.modelfile import Model
@@ -265,10 +265,10 @@ def _sampling(
     return wanted, found
 
 
-def _labels(config: CalibrateConfig, rows: _Rows) -> tuple[dict[str, Given], Matched]:
+def _labels(config: CalibrateConfig, rows: _Rows) -> tuple[dict[str, LabelRecord], Matched]:
     """What is told of each video; nothing of those without a label."""
     own = {
-        video: Given(label="FAKE" if label == LABELS[1] else "REAL", labelled=True)
+        video: LabelRecord(label="FAKE" if label == LABELS[1] else "REAL", labelled=True)
         for video, label in zip(rows.ids, rows.labels, strict=True)
         if label is not None
     }
@@ -281,10 +281,10 @@ def _labels(config: CalibrateConfig, rows: _Rows) -> tuple[dict[str, Given], Mat
                 f"--labels {ALL_REAL}: {fakes:,} verdict(s) of {config.verdicts} are labelled FAKE; "
                 "leave it out to take the verdicts' own labels"
             )
-        given = {video: Given(label="REAL", labelled=True) for video in rows.ids}
+        given = {video: LabelRecord(label="REAL", labelled=True) for video in rows.ids}
         return given, Matched(given)
     matched = match(read_labels(config.labels), rows.ids)
-    return dict(matched.given), matched
+    return dict(matched.records), matched
 
 
 def _nothing(config: CalibrateConfig, model: Model, state: npt.NDArray[Any]) -> SourceError:

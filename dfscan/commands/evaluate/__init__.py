@@ -134,12 +134,12 @@ def run(config: EvaluateConfig, progress: Progress) -> EvaluateResult:
     )
 
 
-def _output(config: EvaluateConfig) -> storage.Place:
+def _output(config: EvaluateConfig) -> storage.StoragePath:
     """The folder; what stands in its way is told before any work.
 
     :raises OutputError: it is a finished evaluation, or nothing of ours.
     """
-    out = storage.place(config.out).absolute()
+    out = storage.as_path(config.out).absolute()
     if storage.exists(out):
         storage.check_output_folder(out, MARKER, overwrite=False, parts=_PRODUCTS)
     if storage.exists(out / MARKER) and not config.overwrite:
@@ -157,7 +157,7 @@ def _said(config: EvaluateConfig, progress: Progress) -> tuple[list[Videos], Tru
 
     :raises ConfigError: a model is missing, or one is given for verdicts.
     """
-    if storage.exists(storage.place(config.path) / FACES):
+    if storage.exists(storage.as_path(config.path) / FACES):
         if config.model is None:
             raise ConfigError(
                 f"{config.path} is a face dataset: say which model judges it, with --model",
@@ -218,7 +218,7 @@ def _marker(config: EvaluateConfig, finished: bool) -> dict[str, Any]:
 
 
 def _write(
-    out: storage.Place,
+    out: storage.StoragePath,
     config: EvaluateConfig,
     case: Case,
     metrics: Mapping[str, Any],

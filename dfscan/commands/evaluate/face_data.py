@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from dfscan import storage
 from dfscan.config.evaluate import EvaluateConfig
-from dfscan.corpora.base import Given
+from dfscan.corpora.base import LabelRecord
 from dfscan.corpora.labels import PART
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ConfigError, SourceError
@@ -59,7 +59,7 @@ def list_faces(path: str) -> Videos:
 
     :raises SourceError: there is no dataset, or no video in it.
     """
-    dataset = FaceSet(storage.place(path).absolute())
+    dataset = FaceSet(storage.as_path(path).absolute())
     dataset.header()
     rows = [row for _, table in _units(dataset) for row in table.to_pylist()]
     if not rows:
@@ -102,7 +102,7 @@ def judge_faces(
     :raises ConfigError: a model cuts wider than was stored, or both are the same.
     :raises ModelError: there is no model.
     """
-    dataset = FaceSet(storage.place(config.path).absolute())
+    dataset = FaceSet(storage.as_path(config.path).absolute())
     stored, notes = dataset.recipe(), []
     judges: list[_Judge] = []
     for given in models:
@@ -127,7 +127,7 @@ def judge_faces(
     return [_said(videos, one) for one in judges], notes
 
 
-def _units(dataset: FaceSet) -> Iterator[tuple[storage.Place, pa.Table]]:
+def _units(dataset: FaceSet) -> Iterator[tuple[storage.StoragePath, pa.Table]]:
     """Every committed unit: its file of videos, and what matters of it."""
     for path in storage.parquet_files(dataset.videos):
         yield path, storage.read_table(path, _VIDEO)
@@ -163,7 +163,9 @@ def _making(recipe: FaceRecipe) -> dict[str, Any]:
     return found | {"sampling": recipe.sampling.mode}
 
 
-def _judge(config: EvaluateConfig, model: Model, path: storage.Place, stored: FaceRecipe) -> _Judge:
+def _judge(
+    config: EvaluateConfig, model: Model, path: storage.StoragePath, stored: FaceRecipe
+) -> _Judge:
     header = model.header
     calibration = header.calibrated("mean", stored.sampling.mode)
     own = header.threshold
@@ -193,7 +195,7 @@ def _judge(config: EvaluateConfig, model: Model, path: storage.Place, stored: Fa
 
 
 def _judge_unit(
-    own: _Judge, rows: Sequence[dict[str, Any]], faces: storage.Place, progress: Progress
+    own: _Judge, rows: Sequence[dict[str, Any]], faces: storage.StoragePath, progress: Progress
 ) -> None:
     """Judge the videos of one unit by its faces."""
     found: Scores = defaultdict(lambda: ([], []))
@@ -226,7 +228,7 @@ def _judge_unit(
         )
 
 
-def _batches(path: storage.Place, size: int, many: int) -> Iterator[list[list[FaceRow]]]:
+def _batches(path: storage.StoragePath, size: int, many: int) -> Iterator[list[list[FaceRow]]]:
     """So ``many`` batches of faces at a time; a file that is not there has none."""
     if not storage.exists(path):
         return
@@ -292,8 +294,8 @@ def _floats(values: Sequence[float | None]) -> np.ndarray[Any, np.dtype[np.float
     return np.array([math.nan if v is None else v for v in values], np.float64)
 
 
-def _own(row: dict[str, Any]) -> Given:
-    return Given(
+def _own(row: dict[str, Any]) -> LabelRecord:
+    return LabelRecord(
         label=row["label"],
         labelled=row["label"] is not None,
         original=row["original"],

@@ -78,8 +78,8 @@ def run(config: ExportConfig, progress: Progress) -> ExportResult:
 
 def _export(
     config: ExportConfig,
-    path: storage.Place,
-    out: storage.Place,
+    path: storage.StoragePath,
+    out: storage.StoragePath,
     exporters: Mapping[str, Exporter],
     progress: Progress,
 ) -> ExportResult:
@@ -104,7 +104,7 @@ def _export(
     facts = {"model_sha256": model.sha256, "faces": about, "rows": rows, "notes": notes}
     _write(out, {m.file: m.data for m in made if m.data is not None}, facts)
     for note in notes:
-        progress.note(note)
+        progress.message(note)
     return ExportResult(str(out), rows, about, notes, time.monotonic() - started)
 
 
@@ -121,7 +121,7 @@ def _exporters(config: ExportConfig) -> dict[str, Exporter]:
 
 
 @contextlib.contextmanager
-def _output(config: ExportConfig, model: storage.Place) -> Iterator[storage.Place]:
+def _output(config: ExportConfig, model: storage.StoragePath) -> Iterator[storage.StoragePath]:
     """The folder to write; what is in it stays until every file is made.
 
     A folder that was made here is gone again where the export fails before it writes.
@@ -129,14 +129,14 @@ def _output(config: ExportConfig, model: storage.Place) -> Iterator[storage.Plac
     :raises OutputError: it holds an export already, one of another model, or something else.
     """
     name = "export" if model.name == FILE_NAME else f"{model.stem}_export"
-    out = storage.place(config.out).absolute() if config.out else model.parent / name
+    out = storage.as_path(config.out).absolute() if config.out else model.parent / name
     made_here = not storage.exists(out)
     storage.check_output_folder(out, MARKER, False, ())
     before = _before(out)
     theirs = next(
         (str(r.get("file")) for r in _rows_of(before) if r.get("format") == ORIGINAL), None
     )
-    if theirs is not None and storage.place(theirs).stem != model.stem:
+    if theirs is not None and storage.as_path(theirs).stem != model.stem:
         raise OutputError(
             f"{out} holds an export of {theirs}, not of {model.name}: give another --out",
             code="output.mismatch",
@@ -154,7 +154,7 @@ def _output(config: ExportConfig, model: storage.Place) -> Iterator[storage.Plac
         raise
 
 
-def _before(out: storage.Place) -> dict[str, Any]:
+def _before(out: storage.StoragePath) -> dict[str, Any]:
     path = out / MARKER
     content = storage.read_json(str(path)) if storage.exists(path) else {}
     return content if isinstance(content, dict) else {}
@@ -167,10 +167,10 @@ def _rows_of(before: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _named(before: Mapping[str, Any]) -> set[str]:
     """The files that a marker names: of its rows, and those it was about to remove."""
     named = [row.get("file") for row in _rows_of(before)]
-    return {storage.place(str(name)).name for name in (*named, *(before.get("earlier") or ()))}
+    return {storage.as_path(str(name)).name for name in (*named, *(before.get("earlier") or ()))}
 
 
-def _write(out: storage.Place, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> None:
+def _write(out: storage.StoragePath, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> None:
     """Commit the files, and remove those of an earlier export that are none of these.
 
     The marker names those to be removed until they are, in case that this run is killed.
@@ -191,7 +191,7 @@ def _write(out: storage.Place, files: Mapping[str, bytes], facts: Mapping[str, A
 # ---------------------------------------------------------------- agreement
 
 
-def _original(network: PixelNetwork, path: storage.Place, faces: Faces) -> _Made:
+def _original(network: PixelNetwork, path: storage.StoragePath, faces: Faces) -> _Made:
     def run(pixels: Pixels) -> Logits:
         with torch.inference_mode():
             logits: Logits = network(torch.from_numpy(pixels)).numpy()

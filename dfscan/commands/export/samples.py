@@ -101,7 +101,7 @@ def invent(size: int) -> Faces:
     return Faces(pixels, None, pixels[:0], apart=False, groups=0, source="synthetic pictures")
 
 
-def faces_of_run(model: storage.Place) -> list[FaceSet]:
+def faces_of_run(model: storage.StoragePath) -> list[FaceSet]:
     """The datasets that the run of a model file learned from, where all of them are still there."""
     marker = model.parent / MARKER
     if not storage.exists(marker):
@@ -155,7 +155,11 @@ def _cut(index: FaceIndex, positions: npt.NDArray[np.int64], recipe: NetworkInpu
 
 
 def choose_faces(
-    given: str | None, model: storage.Place, recipe: NetworkInput, fitting: bool, notes: list[str]
+    given: str | None,
+    model: storage.StoragePath,
+    recipe: NetworkInput,
+    fitting: bool,
+    notes: list[str],
 ) -> Faces:
     """The faces a user names, else those of the model's run, else made-up pictures.
 

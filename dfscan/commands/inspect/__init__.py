@@ -35,7 +35,7 @@ def run(config: InspectConfig, progress: Progress) -> InspectResult:
 
     :raises SourceError: nothing is there, or it is nothing that dfscan knows.
     """
-    path = storage.place(config.path)
+    path = storage.as_path(config.path)
     if storage.exists(path / MARKER):
         return _dataset(FaceSet(path.absolute()))
     found = inspect_folder(path)
@@ -50,7 +50,7 @@ def run(config: InspectConfig, progress: Progress) -> InspectResult:
     return found or _source(config.path, progress)
 
 
-def _file(path: storage.Place) -> InspectResult | None:
+def _file(path: storage.StoragePath) -> InspectResult | None:
     """A table or a network; None for what is neither."""
     if path.suffix == FILE:
         table = _our_table(path)
@@ -82,7 +82,7 @@ def _dataset(target: FaceSet) -> InspectResult:
     return InspectResult(str(target.root), "face dataset", facts, parts)
 
 
-def _our_table(path: storage.Place) -> tuple[str, OpenFiles] | None:
+def _our_table(path: storage.StoragePath) -> tuple[str, OpenFiles] | None:
     """What dfscan says in a Parquet file's metadata, and the file; None where it wrote none."""
     try:
         file = storage.open_parquet(path)
@@ -95,7 +95,7 @@ def _our_table(path: storage.Place) -> tuple[str, OpenFiles] | None:
     return (kind.decode(), OpenFiles((file,))) if kind else None
 
 
-def _table(path: storage.Place, kind: str, file: OpenFiles) -> InspectResult:
+def _table(path: storage.StoragePath, kind: str, file: OpenFiles) -> InspectResult:
     columns = {
         "verdicts": ("verdict", "status", "label"),
         "videos": ("status", "label"),

@@ -27,7 +27,7 @@ _STRESSED: Final = ("condition", "videos", "failed", "auc", "accuracy", "flipped
 """What a line of 80 columns has room for; the verb's own files hold the rest."""
 
 
-def inspect_folder(path: storage.Place) -> InspectResult | None:
+def inspect_folder(path: storage.StoragePath) -> InspectResult | None:
     """The result of a verb that lies in a folder; None where none does.
 
     :raises SourceError: the file that marks it is not what dfscan writes.
@@ -40,7 +40,7 @@ def inspect_folder(path: storage.Place) -> InspectResult | None:
     return None
 
 
-def _evaluation(path: storage.Place) -> InspectResult:
+def _evaluation(path: storage.StoragePath) -> InspectResult:
     marker = _read(path / evaluate_rows.MARKER)
     config = _mapping(marker.get("config"))
     metrics = _read(path / _METRICS) if storage.exists(path / _METRICS) else {}
@@ -61,7 +61,7 @@ def _evaluation(path: storage.Place) -> InspectResult:
     return _result(path, "evaluation", facts, _ways(metrics))
 
 
-def _run(path: storage.Place) -> InspectResult:
+def _run(path: storage.StoragePath) -> InspectResult:
     marker = _read(path / report_run.MARKER)
     config = _mapping(marker.get("config"))
     finished = bool(marker.get("finished"))
@@ -92,7 +92,7 @@ def _run(path: storage.Place) -> InspectResult:
     return _result(path, "run folder with a model" if has_model else "run folder", facts, rows)
 
 
-def _training(path: storage.Place, config: Facts, metrics: Facts) -> Facts:
+def _training(path: storage.StoragePath, config: Facts, metrics: Facts) -> Facts:
     """How far a training is, and what it chose."""
     history = path / _HISTORY
     done = len(storage.read_text(history).splitlines()) - 1 if storage.exists(history) else 0
@@ -110,14 +110,14 @@ def _training(path: storage.Place, config: Facts, metrics: Facts) -> Facts:
     }
 
 
-def _state(part: storage.Place) -> Facts:
+def _state(part: storage.StoragePath) -> Facts:
     """One run of an unfinished series."""
     marker = part / report_run.MARKER
     found = _read(marker) if storage.exists(marker) else {}
     return {"run": part.name, "finished": bool(found.get("finished"))}
 
 
-def _export(path: storage.Place) -> InspectResult:
+def _export(path: storage.StoragePath) -> InspectResult:
     marker = _read(path / EXPORT)
     rows = _items(marker.get("rows"))
     original: Facts = next((row for row in rows if row.get("format") == "original"), {})
@@ -132,7 +132,7 @@ def _export(path: storage.Place) -> InspectResult:
     return _result(path, "export", facts, [{k: row.get(k) for k in _EXPORTED} for row in rows])
 
 
-def _stress(path: storage.Place) -> InspectResult:
+def _stress(path: storage.StoragePath) -> InspectResult:
     marker = _read(path / STRESS)
     config = _mapping(marker.get("configuration"))
     done = [p.stem for p in storage.in_folder(path / "verdicts", "*.parquet")]
@@ -150,7 +150,7 @@ def _stress(path: storage.Place) -> InspectResult:
     return _result(path, "stress test", facts, rows)
 
 
-_FOLDERS: Final[Mapping[str, Callable[[storage.Place], InspectResult]]] = {
+_FOLDERS: Final[Mapping[str, Callable[[storage.StoragePath], InspectResult]]] = {
     evaluate_rows.MARKER: _evaluation,
     report_run.MARKER: _run,
     EXPORT: _export,
@@ -158,7 +158,7 @@ _FOLDERS: Final[Mapping[str, Callable[[storage.Place], InspectResult]]] = {
 }
 
 
-def _result(path: storage.Place, kind: str, facts: Facts, rows: list[Facts]) -> InspectResult:
+def _result(path: storage.StoragePath, kind: str, facts: Facts, rows: list[Facts]) -> InspectResult:
     """Without what is not known, and without lists of nothing."""
     known = {name: fact for name, fact in facts.items() if fact is not None and fact != []}
     table = [{k: v for k, v in row.items() if v is not None} for row in rows]
@@ -185,7 +185,7 @@ def _made_by(content: Facts) -> Facts:
     }
 
 
-def _read(path: storage.Place) -> Facts:
+def _read(path: storage.StoragePath) -> Facts:
     content = storage.read_json(str(path))
     if not isinstance(content, dict):
         raise SourceError(

@@ -50,7 +50,7 @@ def inspect_model(path: str) -> InspectResult:
     return InspectResult(str(file), kind, model_facts(file))
 
 
-def model_facts(file: storage.Place) -> Facts:
+def model_facts(file: storage.StoragePath) -> Facts:
     """What a model file says of itself.
 
     :raises ModelError: it is none.
@@ -107,7 +107,7 @@ _FORMATS: Final = (
 )
 
 
-def inspect_weights(path: storage.Place) -> InspectResult | None:
+def inspect_weights(path: storage.StoragePath) -> InspectResult | None:
     """A file in a format that networks come in; None where its first bytes are of none.
 
     :raises SourceError: it is damaged, too large, or cannot be read.
@@ -128,7 +128,7 @@ def inspect_weights(path: storage.Place) -> InspectResult | None:
     return InspectResult(str(path), "another program's weights", told)
 
 
-def _facts_in(path: storage.Place, exporter: str) -> dict[str, str]:
+def _facts_in(path: storage.StoragePath, exporter: str) -> dict[str, str]:
     """What an exported file says of itself; nothing where another program wrote it."""
     try:
         return EXPORTERS[exporter].facts(storage.read_bytes(str(path), LARGEST))
@@ -142,7 +142,7 @@ def _facts_in(path: storage.Place, exporter: str) -> dict[str, str]:
         ) from None
 
 
-def _exported(path: storage.Place, facts: dict[str, str]) -> Facts:
+def _exported(path: storage.StoragePath, facts: dict[str, str]) -> Facts:
     """The format, which model it was made of, how near it is to that, and what that says."""
     header = parse_header(path, facts[HEADER])
     sha256 = facts.get("model_sha256")

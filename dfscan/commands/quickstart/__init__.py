@@ -100,7 +100,7 @@ def run(config: QuickstartConfig, progress: Progress) -> QuickstartResult:
 
 def _make(folder: Path, config: QuickstartConfig, progress: Progress) -> Corpus:
     spec = CorpusSpec(people=config.people, test_people=config.test_people, seed=config.seed)
-    progress.note("making a synthetic corpus: one public-domain portrait, varied and blended")
+    progress.message("making a synthetic corpus: one public-domain portrait, varied and blended")
     told = 0
 
     def tell(done: int, total: int) -> None:

@@ -109,7 +109,7 @@ def _dry_run(config: ScoreConfig, progress: Progress) -> ScorePlan:
 
 def _prepared(
     config: ScoreConfig, progress: Progress
-) -> tuple[storage.Place, Sequence[VideoRef], ScoreTask]:
+) -> tuple[storage.StoragePath, Sequence[VideoRef], ScoreTask]:
     """Where verdicts go, of which videos, and how they are made.
 
     :raises UsageError: no model, nothing at the source, or the output cannot be used.
@@ -128,7 +128,7 @@ def _score(config: ScoreConfig, progress: Progress, log: EventLog, stop: TimeLim
     """
     out, videos, task = _prepared(config, progress)
     if task.rule.calibration is None and not task.rule.explicit_threshold:
-        progress.note(
+        progress.message(
             f"{uncalibrated(config)}: every verdict will be UNCERTAIN; --threshold 0.5 "
             "decides anyway (with --stale rescan where verdicts exist already)"
         )
@@ -142,7 +142,7 @@ def _score(config: ScoreConfig, progress: Progress, log: EventLog, stop: TimeLim
         storage.remove(task.target)
     left = len(plan.todo) - done
     if left:
-        progress.note(f"the time limit left {left} video(s); the same command continues")
+        progress.message(f"the time limit left {left} video(s); the same command continues")
     fresh = news(known.before, written)
     log.write_fakes(fresh)
     return ScoreResult(
@@ -169,7 +169,7 @@ TOLD: Final = ("video_id", "status", "verdict", "reason", "score_raw", "p_fake",
 """Columns of the verdicts that are told rather than written."""
 
 
-def _known(out: storage.Place, task: ScoreTask, config: ScoreConfig) -> ExistingVerdicts:
+def _known(out: storage.StoragePath, task: ScoreTask, config: ScoreConfig) -> ExistingVerdicts:
     if config.overwrite:
         storage.remove(task.target)
     else:
@@ -178,7 +178,7 @@ def _known(out: storage.Place, task: ScoreTask, config: ScoreConfig) -> Existing
 
 
 def _plan(
-    out: storage.Place,
+    out: storage.StoragePath,
     known: ExistingVerdicts,
     videos: Sequence[VideoRef],
     task: ScoreTask,
@@ -202,14 +202,14 @@ def _plan(
     check_gone(plan, known, written, config)
     plan = plan.without(recognised)
     if plan.stale:
-        progress.note(f"{len(plan.stale)} video(s) with stale verdicts are scored after the new")
+        progress.message(f"{len(plan.stale)} video(s) with stale verdicts are scored after the new")
     if plan.kept:
-        progress.note(
+        progress.message(
             f"{plan.kept} verdict(s) of another model or configuration are kept; "
             "--stale rescan scores those videos again"
         )
     if plan.older:
-        progress.note(f"{plan.older} video(s) were changed before --since and are left out")
+        progress.message(f"{plan.older} video(s) were changed before --since and are left out")
     return plan, len(recognised)
 
 
@@ -235,7 +235,7 @@ def _units(plan: Plan, task: ScoreTask, config: ScoreConfig) -> list[Unit]:
 
 
 def _merge(
-    out: storage.Place,
+    out: storage.StoragePath,
     plan: Plan,
     known: ExistingVerdicts,
     task: ScoreTask,
@@ -264,7 +264,7 @@ def _compare_counts(merged: Merged, task: ScoreTask, progress: Progress) -> None
         return
     here = float(np.median(counts))
     if not usual / OFF <= here <= usual * OFF:
-        progress.note(
+        progress.message(
             f"{here:g} faces a video (median), {usual:g} where the model was calibrated: p_fake is "
             "too sure of itself with fewer and not sure enough with more; of videos take as many with "
             "--frames or --stride"

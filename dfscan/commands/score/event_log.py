@@ -35,7 +35,7 @@ def check_reports(config: ScoreConfig) -> None:
 
     :raises OutputError: it would replace the verdicts or the other report, or is a folder.
     """
-    taken: dict[storage.Place, str] = {storage.place(config.out).absolute(): "out"}
+    taken: dict[storage.StoragePath, str] = {storage.as_path(config.out).absolute(): "out"}
     for key in ("log", "metrics_file"):
         text = getattr(config, key)
         if text is None:
@@ -139,9 +139,9 @@ class LoggedProgress(Progress):
             counts = {"videos": result.videos, "faces": result.faces, "failed": result.failed}
             self._log.write("unit_done", **counts, status=dict(result.status))
 
-    def note(self, message: str) -> None:
+    def message(self, message: str) -> None:
         """See :class:`Progress`."""
-        self._inner.note(message)
+        self._inner.message(message)
 
     def stop(self) -> None:
         """See :class:`Progress`."""

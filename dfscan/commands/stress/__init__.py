@@ -27,7 +27,7 @@ from dfscan.config.loading import build
 from dfscan.config.score import ScoreConfig
 from dfscan.config.stress import StressConfig
 from dfscan.corpora import labels
-from dfscan.corpora.base import Given
+from dfscan.corpora.base import LabelRecord
 from dfscan.errors import ConfigError, DfscanError, OutputError, did_you_mean
 from dfscan.execution.executor import check_cluster, ray_session, run_units
 from dfscan.pipeline.inputs import list_sources, pending_videos
@@ -39,13 +39,12 @@ from dfscan.pipeline.scoring_setup import make_score_task, record_of
 from dfscan.pipeline.transformed_extractor import TransformedExtractor
 from dfscan.pipeline.work_units import plan_units
 from dfscan.rendering.robustness_plot import robustness
-from dfscan.schemas.evolution import conform
 from dfscan.schemas.recipe import differences, fingerprint
 from dfscan.schemas.records import VERDICT_SCHEMA, VideoRef
 from dfscan.verdicts.files import latest, read_verdicts
 from dfscan.verdicts.provenance import with_records
 from dfscan.video import ORDERS
-from dfscan.video.altering import ALTERED, CONDITIONS, ORIGINAL
+from dfscan.video.transforms import ALTERED, CONDITIONS, ORIGINAL
 
 SCHEMA_VERSION: Final = 1
 MARKER: Final = "stress.json"
@@ -79,7 +78,7 @@ def run(config: StressConfig, progress: Progress) -> StressResult:
         run_ = _Run(config, scoring, videos, task, out, lock, progress)
         header = run_.prepare(names)
         if not _can_decide(task):
-            progress.note(_undecided(config))
+            progress.message(_undecided(config))
         try:
             with contextlib.nullcontext() if config.inline else ray_session(config):
                 tables = {name: run_.work(name) for name in names}
@@ -139,26 +138,26 @@ def _videos(config: StressConfig, progress: Progress) -> tuple[list[VideoRef], d
     :raises SourceError: there are none, or the labels cannot be used.
     """
     videos = list_sources(config, progress)
-    told = {v.video_id: Given(v.label, True, v.original, v.group) for v in videos}
+    told = {v.video_id: LabelRecord(v.label, True, v.original, v.group) for v in videos}
     if config.labels is not None:
         read = labels.read_truth(config.labels, config.layout)
         matched = labels.match(read, told)
-        if not matched.given:
+        if not matched.records:
             raise ConfigError(
                 f"stress.labels: {config.labels} names none of the {len(videos):,} videos: it needs "
                 "their video_id or file name",
                 code="labels.missing",
             )
         if matched.ambiguous:
-            progress.note(
+            progress.message(
                 f"{len(matched.ambiguous)} video(s) are left without a label: their file name is not "
                 f"theirs alone, first {min(matched.ambiguous)}"
             )
-        told = {video: matched.given.get(video, Given()) for video in told}
+        told = {video: matched.records.get(video, LabelRecord()) for video in told}
     videos = [replace(v, label=told[v.video_id].label) for v in videos]
     nothing: dict[str, str | None] = dict.fromkeys(told)
     if config.sample is not None:
-        families = {video: Given(original=given.original) for video, given in told.items()}
+        families = {video: LabelRecord(original=given.original) for video, given in told.items()}
         together = labels.groups(families, nothing)
         videos = choose(videos, together, config.sample, config.seed)
     return videos, labels.groups(told, nothing)
@@ -196,7 +195,7 @@ def _truth(
             strict=True,
         )
     )
-    given = {v.video_id: Given(group=groups[v.video_id]) for v in videos}
+    given = {v.video_id: LabelRecord(group=groups[v.video_id]) for v in videos}
     joined = labels.groups(given, {v.video_id: contents.get(v.video_id) for v in videos})
     return {v.video_id: Truth(v.label, joined[v.video_id]) for v in videos}
 
@@ -287,7 +286,7 @@ class _Run:
             run_units(task, units, self.scoring, self.progress, self.lock.lease, files=files)
             self.progress.stop()
         elif known.num_rows:
-            self.progress.note(f"{name}: all {known.num_rows} videos are done already")
+            self.progress.message(f"{name}: all {known.num_rows} videos are done already")
         table = self._known(name, task)
         if table.num_rows < len(self.videos) and not self.config.retry:
             raise DfscanError(
@@ -340,7 +339,7 @@ class _Run:
         tables = [VERDICT_SCHEMA.empty_table()]
         if storage.exists(self._file(name)):
             tables.append(read_verdicts(self._file(name)))
-        tables += (conform(table, VERDICT_SCHEMA) for _, table in storage.read_tables(task.target))
+        tables += (table.cast(VERDICT_SCHEMA) for _, table in storage.read_tables(task.target))
         table = pa.concat_tables(
             [t.replace_schema_metadata(VERDICT_SCHEMA.metadata) for t in tables]
         )

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from dfscan.evaluation.metrics import Judged, compare, measure
 from dfscan.schemas.status import SUCCEEDED
-from dfscan.video.altering import CONDITIONS, NOT_APPLICABLE, ORIGINAL
+from dfscan.video.transforms import CONDITIONS, NOT_APPLICABLE, ORIGINAL
 
 _DECIDED: Final = ("REAL", "FAKE")
 _SHOWN: Final = 50
@@ -64,7 +64,7 @@ def failures(found: Outcomes) -> int:
 def stress_rows(
     conditions: Mapping[str, Outcomes], truth: Mapping[str, Truth], seed: int = 0
 ) -> list[dict[str, Any]]:
-    """A row a condition, :data:`~dfscan.video.altering.ORIGINAL` among them.
+    """A row a condition, :data:`~dfscan.video.transforms.ORIGINAL` among them.
 
     ``videos`` are those it applies to (``not_applicable`` the others), of which ``failed`` could not
     be looked at and ``no_verdict`` have none, the failed included. ``auc`` with its 95 % interval is

@@ -48,13 +48,13 @@ _NEEDED: Final = (*_PLANNED_BY, "content_sha256", "verdict", "reason", "frames",
 class _Verdicts:
     """The rows of a verdict file, their place by ``video_id``, and what they were made with."""
 
-    path: storage.Place
+    path: storage.StoragePath
     table: pa.Table
     places: Mapping[str, int]
     records: Mapping[str, Any]
 
     @classmethod
-    def read(cls, path: storage.Place) -> "_Verdicts":
+    def read(cls, path: storage.StoragePath) -> "_Verdicts":
         table, made_with = open_verdicts(path).read(), records(path)
         lacking = [n for n in (*_NEEDED, "custody") if n not in table.column_names]
         if lacking:
@@ -123,7 +123,7 @@ def run(config: VerifyConfig, progress: Progress) -> VerifyResult:
     :raises UsageError: there is no verdict file or no model, or the file does not say how it was made.
     """
     started = time.monotonic()
-    verdicts = _Verdicts.read(storage.place(config.verdicts).absolute())
+    verdicts = _Verdicts.read(storage.as_path(config.verdicts).absolute())
     models = _models(config)
     check_cluster(config)
     checked, left = _sort_out(verdicts.chosen(config), verdicts.records, models)
@@ -150,7 +150,7 @@ def run(config: VerifyConfig, progress: Progress) -> VerifyResult:
     )
 
 
-def _models(config: VerifyConfig) -> dict[str, storage.Place]:
+def _models(config: VerifyConfig) -> dict[str, storage.StoragePath]:
     """The given models by the SHA-256 of their file.
 
     :raises ModelError: one is missing, or is no model.
@@ -179,7 +179,7 @@ def _temporary() -> Iterator[Path]:
 def _sort_out(
     rows: Sequence[dict[str, Any]],
     made_with: Mapping[str, Any],
-    models: Mapping[str, storage.Place],
+    models: Mapping[str, storage.StoragePath],
 ) -> tuple[list[Checked], list[tuple[dict[str, Any], VideoRef]]]:
     """What can be said without opening a video, and the rows that are left with their videos."""
     checked: list[Checked] = []
@@ -228,7 +228,7 @@ def _made_by(config_hash: str, record: Mapping[str, Any]) -> _MadeBy | Differenc
 def _at_once(
     row: Mapping[str, Any],
     made_by: Mapping[str, _MadeBy | Difference | ConfigError],
-    models: Mapping[str, storage.Place],
+    models: Mapping[str, storage.StoragePath],
 ) -> Checked | None:
     """What can be said of a row without opening its video; None where that is nothing."""
     name, own = row["video_id"], list(row["models"] or ())
@@ -285,9 +285,9 @@ def _refs(rows: Sequence[Mapping[str, Any]]) -> list[VideoRef | None]:
 def _plan(
     config: VerifyConfig,
     made_with: Mapping[str, Any],
-    models: Mapping[str, storage.Place],
+    models: Mapping[str, storage.StoragePath],
     left: Sequence[tuple[dict[str, Any], VideoRef]],
-    folder: storage.Place,
+    folder: storage.StoragePath,
     progress: Progress,
 ) -> tuple[list[_Group], list[Checked]]:
     """A task for each configuration, decoder and precision; and the rows that none can be had for."""

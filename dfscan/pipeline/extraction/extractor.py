@@ -17,7 +17,7 @@ from dfscan.faces.detectors import load_detector
 from dfscan.faces.similarity import face_difference
 from dfscan.schemas.recipe import FaceRecipe
 from dfscan.schemas.records import FaceRow, VideoRef, VideoRow
-from dfscan.video import ORDERS, READS, DecoderTrouble, Frame, Video, frame_indices, open_video
+from dfscan.video import ORDERS, READS, DecoderError, Frame, Video, frame_indices, open_video
 from dfscan.video.pictures import is_picture_file, open_picture
 from dfscan.video.reading import decoder_version
 
@@ -190,7 +190,7 @@ class InProcessExtractor:
         for video in self._open(row.uri, data, trouble):
             try:
                 return self._extract(row, video, extra_frames, reference)
-            except DecoderTrouble as error:
+            except DecoderError as error:
                 trouble.append(str(error))
         raise VideoError("decode_error", "; ".join(trouble))
 
@@ -207,7 +207,7 @@ class InProcessExtractor:
         for decoder in [d for d in self.decoders if d in able]:
             try:
                 yield open_video(data, decoder)
-            except DecoderTrouble as error:
+            except DecoderError as error:
                 trouble.append(str(error))
 
     def _indices(self, video: Video, label: str | None, content_sha256: str) -> list[int]:

@@ -47,7 +47,7 @@ class Work:
     point: str
 
 
-ALTERING: Final = Work("re-encoding", "re-encoded", "child.alter")
+TRANSFORMING: Final = Work("re-encoding", "re-encoded", "child.alter")
 DRAWING: Final = Work("drawing", "drawn", "child.draw")
 
 

@@ -22,10 +22,10 @@ from dfscan.pipeline.sandbox.parent_watch import exit_with_parent
 from dfscan.rendering.drawing import Drawing, draw_picture, draw_video
 from dfscan.storage import Opened
 from dfscan.storage import fault_injection as faults
-from dfscan.video import DecoderTrouble, open_video
-from dfscan.video.altering import CONDITIONS, Condition, altered_picture, write_altered
+from dfscan.video import DecoderError, open_video
 from dfscan.video.pictures import is_picture_file, open_picture
 from dfscan.video.reading import load_decoders
+from dfscan.video.transforms import CONDITIONS, Condition, transformed_picture, write_transformed
 from dfscan.video.writing import EncoderError
 
 LARGEST: Final = 16 << 30
@@ -92,7 +92,7 @@ def _make(request: dict[str, Any], data: bytes, tell: Tell) -> dict[str, Any]:
     condition = CONDITIONS[request["condition"]]
     if picture:
         (frame,) = next(open_picture(data).read([0]))
-        out.begin().write(altered_picture(frame.rgb, condition))
+        out.begin().write(transformed_picture(frame.rgb, condition))
         out.flush()
         return {"picture": True, "lost": 0}
     return {"picture": False, "lost": _alter_video(data, condition, out, request["decoders"])}
@@ -112,8 +112,8 @@ def _alter_video(data: bytes, condition: Condition, out: Opened, decoders: list[
     trouble: list[str] = []
     for decoder in decoders:
         try:
-            return write_altered(open_video(data, decoder), condition, out).lost
-        except DecoderTrouble as error:
+            return write_transformed(open_video(data, decoder), condition, out).lost
+        except DecoderError as error:
             trouble.append(str(error))
     raise VideoError("decode_error", "; ".join(trouble))
 

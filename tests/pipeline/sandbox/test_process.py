@@ -74,7 +74,7 @@ def test_a_child_sees_what_this_process_sees(corpus: Corpus) -> None:
         ("eat", Limits(60, 1 << 30), "crashed", "used more than 1.0 GiB of memory"),
         ("kill", Limits(60), "crashed", "the decoder ended by SIGKILL on this video, 3 times"),
         ("exit", Limits(60), "crashed", "the decoder ended by exit status 7 on this video"),
-        ("raise", Limits(60), "crashed", "RuntimeError: a fault that was asked for"),
+        ("raise", Limits(60), "crashed", "RuntimeError: injected fault"),
     ],
 )
 def test_what_a_video_does_to_its_child_costs_its_own_row_only(

@@ -14,7 +14,7 @@ from support.sound import with_tone
 
 from dfscan.errors import DfscanError, VideoError
 from dfscan.pipeline.sandbox import seccomp, transcoding
-from dfscan.pipeline.sandbox.transcoding import ALTERING, DRAWING, transcode
+from dfscan.pipeline.sandbox.transcoding import DRAWING, TRANSFORMING, transcode
 from dfscan.rendering.drawing import Drawing, Drawn, Face, Person, draw_picture, draw_video
 from dfscan.schemas.recipe import NetworkInput
 from dfscan.video import open_video
@@ -96,7 +96,7 @@ def alter(original: Path, out: Path) -> int:
         "memory": 4 << 30,
     }
     return transcode(
-        ALTERING, request, lambda: [original.read_bytes()], 60, lambda said: int(said["lost"])
+        TRANSFORMING, request, lambda: [original.read_bytes()], 60, lambda said: int(said["lost"])
     )
 
 

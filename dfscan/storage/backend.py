@@ -1,8 +1,8 @@
-"""Files and folders by path or by URI: the disk, or an object store through ``pyarrow.fs``.
+"""File operations by path or URI: the local disk, or an object store through ``pyarrow.fs``.
 
-Whatever stands after the bucket of a URI is taken as it is, as the stores' own tools do: a space
-or a ``%`` in a key is not escaped. Endpoint, region and credentials come from the environment
-(``AWS_ENDPOINT_URL``, ``AWS_REGION``, ``AWS_ACCESS_KEY_ID`` …) and the usual files.
+The key after the bucket is taken literally, as the stores' own tools do: a space or a ``%`` is not
+escaped. Endpoint, region and credentials come from the environment (``AWS_ENDPOINT_URL``,
+``AWS_REGION``, ``AWS_ACCESS_KEY_ID`` …) and the usual files.
 """
 
 import errno
@@ -23,11 +23,11 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from dfscan.errors import SourceError, StoreError
-from dfscan.storage.blobs import LocalBlob, RemoteBlob, Span, Window, retrying
+from dfscan.storage.blobs import LocalBlob, RangeReader, RemoteBlob, Span, retrying
 
 SCHEMES: Final = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "file")
 THREADS: Final = 16
-"""Requests under way at once: listing an object store waits, it does not work."""
+"""Concurrent requests: listing an object store mostly waits for the network."""
 _URI: Final = re.compile(r"^(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://(?P<place>[^/]*)/*(?P<key>.*)$")
 _PASSWORD: Final = re.compile(r".*(:|%3a).*@", re.IGNORECASE)
 _ENVIRONMENT: Final = {"s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"}
@@ -38,8 +38,8 @@ _STATS_A_CALL: Final = 64
 _LOOKS: Final = 3
 _MINUTE: Final = 60
 _OPTIONS: Final = {
-    "s3": "?allow_delayed_open=true",  # a small object is one request, not the three of an upload in parts
-    "gs": "?retry_limit_seconds=60",  # by default it goes on trying for a quarter of an hour
+    "s3": "?allow_delayed_open=true",  # a small object needs one request instead of three
+    "gs": "?retry_limit_seconds=60",  # the default is 15 minutes
     "gcs": "?retry_limit_seconds=60",
 }
 _AWS: Final = re.compile(
@@ -51,10 +51,10 @@ STORE_ERRORS: Final = (OSError, pa.ArrowException)
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What lies at a place. ``version`` is its size and mtime_ns, of a file and of an object.
+    """What exists at a path. ``version`` is ``SIZE-MTIME_NS`` for files and for objects.
 
-    Stores keep whole seconds or milliseconds, and ``pyarrow.fs`` does not tell an etag: an object
-    replaced within that time by one of the same size is not noticed.
+    Stores record whole seconds or milliseconds, and ``pyarrow.fs`` reports no etag: an object that
+    is replaced within that time by one of the same size goes unnoticed.
     """
 
     bytes: int
@@ -71,9 +71,9 @@ class Found:
 
 
 def absolute(text: str | os.PathLike[str]) -> str:
-    """An absolute path (``a/..`` folded, links kept), or an object store's URI.
+    """An absolute path (``a/..`` folded, links kept), or an object-store URI.
 
-    :raises SourceError: a URI of a kind that cannot be read, or one with a password in it.
+    :raises SourceError: the URI has an unsupported scheme or contains a password.
     """
     path = os.fspath(text)
     uri = _URI.match(path)
@@ -99,25 +99,24 @@ def absolute(text: str | os.PathLike[str]) -> str:
 
 
 def is_uri(text: str) -> bool:
-    """Whether a text is a URI and no path."""
+    """Whether the text is a URI rather than a path."""
     return _URI.match(text) is not None
 
 
 def is_remote(path: str) -> bool:
-    """Whether a place returned by :func:`absolute` is on an object store."""
+    """Whether a path returned by :func:`absolute` is on an object store."""
     return is_uri(path)
 
 
 def is_hidden(path: str) -> bool:
-    """Names with a dot in front, and what Macs add to archives."""
+    """Whether a path component starts with a dot, or is macOS archive metadata."""
     return any(p.startswith(".") or p == "__MACOSX" for p in path.split("/"))
 
 
 def stat(path: str) -> Stat | None:
-    """What lies there; None for nothing.
+    """Size, version and kind of what is at the path; None if nothing is there.
 
-    :raises OSError: it cannot be told.
-    """
+    :raises OSError: the path cannot be inspected."""
     if is_remote(path):
         [info] = _infos([path])
         return info
@@ -138,7 +137,7 @@ def stat(path: str) -> Stat | None:
 def stat_all(paths: Sequence[str]) -> list[Stat | None]:
     """:func:`stat` of many; those on an object store in few calls.
 
-    :raises OSError: one of them cannot be told.
+    :raises OSError: one of them cannot be inspected.
     """
     result: dict[str, Stat | None] = {}
     stores: dict[str, list[str]] = defaultdict(list)
@@ -159,7 +158,7 @@ def stat_all(paths: Sequence[str]) -> list[Stat | None]:
 
 
 def modified_s(path: str) -> float:
-    """When an object was written, by the clock of its store, seconds since the epoch.
+    """When an object was written, by its store's clock, in seconds since the epoch.
 
     :raises FileNotFoundError: it is gone.
     """
@@ -170,7 +169,7 @@ def modified_s(path: str) -> float:
 
 
 def version(path: str) -> str:
-    """Size and mtime_ns, to see whether a file was replaced; an object's is asked once a minute.
+    """``SIZE-MTIME_NS``, to detect a replaced file; cached for a minute for objects.
 
     :raises FileNotFoundError: it is gone.
     """
@@ -192,7 +191,7 @@ def _version_lately(path: str, minute: int) -> str:
 
 
 def walk(root: str) -> Iterator[Found]:
-    """Every file below a folder, hidden ones left out. Links to folders are followed, each once.
+    """Yield every file below a folder except hidden ones. Each linked folder is followed once.
 
     :raises SourceError: a folder cannot be listed.
     """
@@ -200,7 +199,7 @@ def walk(root: str) -> Iterator[Found]:
 
 
 def open_blob(path: str) -> Span:
-    """A file to read anywhere in.
+    """Open a file for random access.
 
     :raises OSError: it cannot be opened.
     """
@@ -214,7 +213,7 @@ def open_blob(path: str) -> Span:
 
 
 def children(folder: str, hidden: bool = False) -> list[str]:
-    """The names of what lies in a folder; none where it is not there.
+    """The sorted names in a folder; empty if the folder does not exist.
 
     :param hidden: also those that begin with a dot.
 
@@ -236,9 +235,9 @@ def children(folder: str, hidden: bool = False) -> list[str]:
 
 
 def put(path: str, data: bytes | pa.Buffer) -> None:
-    """Put an object in one piece: pyarrow completes an upload that an exception has ended half-way.
+    """Put an object in one write: pyarrow completes an upload even if an exception interrupts it.
 
-    :raises OSError: the store does not take it.
+    :raises OSError: the store refuses it.
     """
     store, name = filesystem(path)
 
@@ -251,9 +250,9 @@ def put(path: str, data: bytes | pa.Buffer) -> None:
 
 
 def delete(path: str) -> None:
-    """Remove an object, or all of a folder; nothing happens where there is none.
+    """Remove an object, or a whole folder; a missing one is no error.
 
-    :raises OSError: the store does not do it.
+    :raises OSError: the store refuses.
     """
     found = stat(path)
     if found is None:
@@ -261,21 +260,21 @@ def delete(path: str) -> None:
     store, name = filesystem(path)
     try:
         retrying(lambda: (store.delete_dir if found.is_folder else store.delete_file)(name))
-    except FileNotFoundError:  # somebody else did meanwhile
+    except FileNotFoundError:  # removed concurrently
         return
 
 
 def open_file(path: str) -> Any:
-    """A file to read from its start.
+    """Open a file for sequential reading.
 
     :raises OSError: it cannot be opened.
     """
-    return Window(open_blob(path)) if is_remote(path) else Path(_on_disk(path)).open("rb")
+    return RangeReader(open_blob(path)) if is_remote(path) else Path(_on_disk(path)).open("rb")
 
 
 @contextmanager
-def answering(path: str) -> Iterator[None]:
-    """A store's trouble as one line; a disk's stays what it is, and a file that is not there too.
+def store_errors(path: str) -> Iterator[None]:
+    """Turn an object store's errors into a one-line StoreError; other errors pass unchanged.
 
     :raises StoreError: the store cannot be reached, or refuses.
     """
@@ -289,10 +288,10 @@ def answering(path: str) -> Iterator[None]:
         raise
 
 
-class ObjectFile(Window):
-    """An object as a file, for readers that take trouble on the way for damage.
+class ObjectFile(RangeReader):
+    """An object as a file, for readers that would mistake a network error for damage.
 
-    :raises StoreError: on reading, where the store does not answer.
+    :raises StoreError: on reading, if the store does not answer.
     """
 
     def __init__(self, path: str) -> None:
@@ -300,13 +299,13 @@ class ObjectFile(Window):
         self._path = path
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As of any file."""
-        with answering(self._path):
+        """See :meth:`io.RawIOBase.read`."""
+        with store_errors(self._path):
             return super().read(size)
 
 
-def steady(path: str, read: Callable[[], T]) -> T:
-    """What ``read`` gives of a file, and gave while it was not replaced.
+def read_unchanged(path: str, read: Callable[[], T]) -> T:
+    """The result of ``read``, repeated until the file was not replaced during the read.
 
     An open file on a disk keeps its old content. Of an object the length was asked for before, and what
     replaced it would be cut off or filled up.
@@ -315,11 +314,11 @@ def steady(path: str, read: Callable[[], T]) -> T:
     """
     if not is_remote(path):
         return read()
-    with answering(path):
+    with store_errors(path):
         before = stat(path)
     for _ in range(_LOOKS):
         found = read()
-        with answering(path):
+        with store_errors(path):
             after = stat(path)
         if before == after:
             return found
@@ -328,7 +327,7 @@ def steady(path: str, read: Callable[[], T]) -> T:
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong, without the line breaks and the length of an object store's messages."""
+    """An error's text on one line of at most 300 characters."""
     text = " ".join(str(getattr(error, "strerror", None) or error).split())
     told = _AWS.search(text)
     text = f"{told['code']}, {told['what']}" if told else text
@@ -336,19 +335,19 @@ def one_line(error: BaseException) -> str:
 
 
 def escape(name: str) -> str:
-    """A name whose bytes are not UTF-8, as a text that can be written: ``caf\\xe9.mp4``."""
+    """Escape the bytes of a name that are not UTF-8: ``caf\\xe9.mp4``."""
     try:
         name.encode()
     except UnicodeEncodeError:
         try:
             return os.fsencode(name).decode("utf-8", "backslashreplace")
-        except UnicodeEncodeError:  # half of a surrogate pair, which no name on disk has
+        except UnicodeEncodeError:  # a lone surrogate, which no file name has
             return name.encode("utf-8", "backslashreplace").decode()
     return name
 
 
 def _on_disk(path: str) -> str:
-    """The path of an escaped name, where that is what lies there."""
+    """Undo :func:`escape`, unless a file has the escaped name."""
     if "\\x" not in path or os.path.lexists(path):
         return path
     return os.fsdecode(_ESCAPED.sub(lambda m: bytes([int(m[1], 16)]), os.fsencode(path)))
@@ -359,7 +358,7 @@ def _walk_disk(root: str) -> Iterator[Found]:
     root = _on_disk(root)
     for folder, subfolders, names in os.walk(root, onerror=_cannot_list, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # a link back up, or to a folder listed already
+        if real in seen:  # a link to a parent, or to a folder already listed
             subfolders.clear()
             continue
         seen.add(real)
@@ -403,7 +402,7 @@ def _walkfilesystem(root: str) -> Iterator[Found]:
 
 
 def _infos(paths: Sequence[str]) -> list[Stat | None]:
-    """Of paths that lie in one store."""
+    """Stat several paths of the same store."""
     from pyarrow import fs
 
     store = filesystem(paths[0])[0]
@@ -419,7 +418,7 @@ def _stat_of(info: Any) -> Stat:
 
 
 def filesystem(uri: str) -> tuple[Any, str]:
-    """pyarrow's file system of an object store, and the name of an object in it."""
+    """The pyarrow file system for a URI, and the object's name in it."""
     match = _URI.match(uri)
     assert match is not None
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
@@ -430,7 +429,7 @@ def filesystem(uri: str) -> tuple[Any, str]:
 
 @lru_cache(maxsize=64)
 def _connect(scheme: str, place: str, endpoint: str | None) -> tuple[Any, str]:
-    """One connection a bucket and process; nothing is connected before the first use."""
+    """One connection per bucket and process, made at the first use."""
     del endpoint  # read by pyarrow itself; part of the key
     from pyarrow import fs
 

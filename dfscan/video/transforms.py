@@ -196,11 +196,11 @@ class Written:
     lost: int
 
 
-def write_altered(video: Video, condition: Condition, path: str | Path | Opened) -> Written:
+def write_transformed(video: Video, condition: Condition, path: str | Path | Opened) -> Written:
     """Decode a whole clip and encode it under a condition. Frames keep their times.
 
     :raises VideoError: no frame could be decoded, or frames differ in size.
-    :raises DecoderTrouble: another decoder should read the clip, and ``path`` is no whole file.
+    :raises DecoderError: another decoder should read the clip, and ``path`` is no whole file.
     :raises DfscanError: it cannot be encoded or written.
     """
     frames = thin_out(in_order(video), condition.max_fps)
@@ -245,7 +245,7 @@ def _writer(
     )
 
 
-def altered_picture(rgb: Pixels, condition: Condition) -> bytes:
+def transformed_picture(rgb: Pixels, condition: Condition) -> bytes:
     """A picture (H, W, 3) under a condition, as a file.
 
     :raises VideoError: ``unsupported``, :data:`NOT_APPLICABLE`.

@@ -11,18 +11,18 @@ from PIL import Image
 
 from dfscan.errors import VideoError
 from dfscan.video import Frame, Video, open_video
-from dfscan.video.altering import (
+from dfscan.video.transforms import (
     ALTERED,
     BORDER,
     CONDITIONS,
     NOT_APPLICABLE,
     ORIGINAL,
-    altered_picture,
     frame_in_window,
     halve,
     mirror,
     thin_out,
-    write_altered,
+    transformed_picture,
+    write_transformed,
 )
 from dfscan.video.writing import VideoWriter
 
@@ -51,7 +51,7 @@ def frames(video: Video) -> list[Frame]:
 def under(name: str, data: bytes, folder: Path) -> tuple[Video, list[Frame]]:
     condition = CONDITIONS[name]
     path = folder / f"{name}{condition.suffix(picture=False)}"
-    write_altered(open_video(data, "sparse"), condition, path)
+    write_transformed(open_video(data, "sparse"), condition, path)
     video = open_video(path.read_bytes(), "sparse")
     return video, frames(video)
 
@@ -158,14 +158,14 @@ def test_pictures(tmp_path: Path) -> None:
     picture = scene()
     for name, condition in CONDITIONS.items():
         if name in ("half", "jpeg", "border", "mirrored"):
-            stored = Image.open(io.BytesIO(altered_picture(picture, condition)))
+            stored = Image.open(io.BytesIO(transformed_picture(picture, condition)))
             wanted = condition.change(picture) if condition.change else picture
             assert stored.format == ("JPEG" if name == "jpeg" else "PNG")
             difference = error(np.asarray(stored), wanted)
             assert 0 < difference < 6 if name == "jpeg" else difference == 0
         else:
             with pytest.raises(VideoError, match="for videos") as caught:
-                altered_picture(picture, condition)
+                transformed_picture(picture, condition)
             assert (caught.value.status, caught.value.reason) == ("unsupported", NOT_APPLICABLE)
 
 
@@ -175,7 +175,9 @@ def test_nothing_to_decode_is_said(tmp_path: Path, write_clip: Callable[..., Pat
     size = int.from_bytes(data[start - 8 : start - 4]) - 8
     data[start : start + size] = bytes(size)
     with pytest.raises(VideoError, match="no frame could be decoded"):
-        write_altered(open_video(bytes(data), "pyav"), CONDITIONS["crf23"], tmp_path / "out.mp4")
+        write_transformed(
+            open_video(bytes(data), "pyav"), CONDITIONS["crf23"], tmp_path / "out.mp4"
+        )
 
 
 def test_frames_that_come_out_of_order_are_put_in_order(tmp_path: Path) -> None:
@@ -189,7 +191,7 @@ def test_frames_that_come_out_of_order_are_put_in_order(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(video, "read", read)
-        write_altered(video, CONDITIONS["reencoded"], tmp_path / "b.mp4")
+        write_transformed(video, CONDITIONS["reencoded"], tmp_path / "b.mp4")
     after = frames(open_video((tmp_path / "b.mp4").read_bytes(), "sparse"))
     assert len(after) == 6
     apart = [[error(f.rgb, scene(n)) for n in range(6)] for f in after]

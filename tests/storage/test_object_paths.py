@@ -21,8 +21,8 @@ import pytest
 
 from dfscan import storage
 from dfscan.errors import DfscanError, OutputError, SourceError, StoreError
-from dfscan.storage import locking, places
-from dfscan.storage.paths import ObjectPath, place
+from dfscan.storage import backend, locking
+from dfscan.storage.paths import ObjectPath, as_path
 
 OUT = ObjectPath("s3://clips/out")
 
@@ -52,29 +52,29 @@ def table(*numbers: int) -> pa.Table:
 
 
 def test_a_place_is_a_path_or_an_object_with_the_names_of_paths() -> None:
-    assert place("run") == Path("run")
-    assert place("file:///a/b%20c") == Path("/a/b c")
-    found = place("S3://clips//runs/a b/model.v2.safetensors/")
+    assert as_path("run") == Path("run")
+    assert as_path("file:///a/b%20c") == Path("/a/b c")
+    found = as_path("S3://clips//runs/a b/model.v2.safetensors/")
     assert found == ObjectPath("s3://clips/runs/a b/model.v2.safetensors")
     assert (found.name, found.stem, found.suffix) == (
         "model.v2.safetensors", "model.v2", ".safetensors",
     )  # fmt: skip
     assert str(found.parent / "x") == "s3://clips/runs/a b/x"
     assert str(found.with_name(".lock")) == "s3://clips/runs/a b/.lock"
-    assert str(place("s3://clips").parent) == "s3://clips"
-    assert place(found) is found
+    assert str(as_path("s3://clips").parent) == "s3://clips"
+    assert as_path(found) is found
     assert pickle.loads(pickle.dumps(found)) == found  # it goes to workers
     assert not hasattr(found, "__fspath__")
 
 
 def test_a_uri_that_pathlib_folded_is_told(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"'s3:/clips/out' was a URI before pathlib took it"):
-        place(Path("s3://clips/out"))
+    with pytest.raises(SourceError, match=r"'s3:/clips/out' is a URI that pathlib has shortened"):
+        as_path(Path("s3://clips/out"))
     for uri in ("s3://clips/a//b", "s3://", "gs:///a"):
         with pytest.raises(SourceError, match="has no name between two slashes"):
-            place(uri)
+            as_path(uri)
     with pytest.raises(SourceError, match=r"ftp://.* cannot be used; allowed: paths and s3://"):
-        place("ftp://host/out")
+        as_path("ftp://host/out")
 
 
 # ---------------------------------------------------------------- writing and reading
@@ -223,7 +223,7 @@ def test_trouble_with_a_store_is_one_line_that_says_where(monkeypatch: pytest.Mo
     def refuse(path: str) -> None:
         raise OSError("AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 7")
 
-    monkeypatch.setattr(places, "filesystem", refuse)
+    monkeypatch.setattr(backend, "filesystem", refuse)
     for ask in (
         storage.exists,
         storage.size,
@@ -264,7 +264,7 @@ def test_what_is_replaced_while_it_is_read_is_read_again(monkeypatch: pytest.Mon
     """Its length was asked for before: the rest would be cut off."""
     storage.commit_json(OUT / "a.json", 1)
     replaced: list[int] = []
-    fetch = places.RemoteBlob._fetch
+    fetch = backend.RemoteBlob._fetch
 
     def replacing(self: Any, start: int, end: int) -> bytes:
         if not replaced:
@@ -289,7 +289,7 @@ def test_what_is_replaced_while_it_is_read_is_read_again(monkeypatch: pytest.Mon
 def test_temporaries_are_swept_by_the_clock_of_the_store() -> None:
     for name in (".lock.tmp-1", ".b.lock.tmp-2", "a.parquet", ".lock"):
         storage.commit_bytes(OUT / name, b"x")
-    now = places.modified_s(str(OUT / ".lock"))
+    now = backend.modified_s(str(OUT / ".lock"))
     storage.sweep(OUT, now + 10, 20)
     assert len(keys()) == 4
     storage.sweep(OUT, now + 30, 20, name="b.lock")
@@ -336,9 +336,9 @@ def hold(host: str, pid: int, space: str | None = None) -> None:
 
 def age(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on locks were last renewed a minute and a half before."""
-    modified = places.modified_s
+    modified = backend.modified_s
     monkeypatch.setattr(
-        places, "modified_s", lambda p: modified(p) - (90 if p.endswith("lock") else 0)
+        backend, "modified_s", lambda p: modified(p) - (90 if p.endswith("lock") else 0)
     )
 
 
@@ -391,14 +391,14 @@ def test_a_lease_says_when_another_run_has_taken_over() -> None:
             lock.lease.check()
     assert keys() == ["out/lock"]  # the other run's
     storage.remove(OUT / "lock")
-    with pytest.raises(DfscanError, match="is not there: the lock was removed"):
+    with pytest.raises(DfscanError, match="is missing: the lock was removed"):
         old.check()
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_renewal_brings_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the token before a fence, nor a lock that was removed, nor its own over another run's."""
-    put, begun = places.put, threading.Event()
+    put, begun = backend.put, threading.Event()
 
     def slow(path: str, data: bytes) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -408,7 +408,7 @@ def test_a_renewal_brings_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with storage.Lock(OUT / "lock", "faces") as lock:
         with monkeypatch.context() as patch:
-            patch.setattr(places, "put", slow)
+            patch.setattr(backend, "put", slow)
             renewal = threading.Thread(target=lock._file.renew)
             renewal.start()
             begun.wait()
@@ -439,7 +439,7 @@ def test_a_lock_that_is_no_lock_is_freed_when_it_is_old(monkeypatch: pytest.Monk
 def test_of_two_runs_that_begin_at_once_one_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both have seen no lock and both have put theirs: the later one has it."""
     other = json.dumps({"host": "elsewhere", "pid": 7, "token": "another"}).encode()
-    monkeypatch.setattr(time, "sleep", lambda s: places.put(str(OUT / "lock"), other))
+    monkeypatch.setattr(time, "sleep", lambda s: backend.put(str(OUT / "lock"), other))
     with (
         pytest.raises(OutputError, match=r"in use by another dfscan run \(host elsewhere, pid 7"),
         storage.Lock(OUT / "lock", "faces"),
