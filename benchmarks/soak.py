@@ -49,7 +49,7 @@ from dfscan.pipeline.work_units import Unit, make_unit
 from dfscan.schemas.recipe import Detector, FaceRecipe, Sampling, Stride
 from dfscan.schemas.records import VideoRef
 
-LOOKS, TOLD = 1000, 200
+MEASUREMENTS, PRINTED = 1000, 200
 """Number of measurements, and number of printed lines."""
 
 GROWTH_MB, GROWTH_FILES = 1.0, 1.0
@@ -148,12 +148,12 @@ def soak(folder: Path, units: int, seconds: float, detector: str) -> bool:
     for number in range(units):
         task(unit_of(clips, number))
         passed = time.monotonic() - started
-        if number % max(1, units // TOLD) == 0 or passed > seconds or number == units - 1:
+        if number % max(1, units // PRINTED) == 0 or passed > seconds or number == units - 1:
             gc.collect()
             now = {os.getpid(): "worker"} | {c.pid: "child" for c in process._IDLE}
-            looked = measured(number + 1, passed, now)
-            tell(looked, kinds)
-            seen += looked
+            sample = measured(number + 1, passed, now)
+            print_line(sample, kinds)
+            seen += sample
         if passed > seconds:
             break
     return summed_up(seen, kinds, 1)
@@ -184,9 +184,9 @@ def watch(folder: Path, verb: str, units: int, detector: str) -> bool:
         command += ["--model", str(folder / "model.safetensors")]
     log = folder / "log"
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    with log.open("wb") as told:
+    with log.open("wb") as output:
         driver = subprocess.Popen(
-            [*command, "--out", str(out)], cwd=folder, env=environment, stdout=told, stderr=told
+            [*command, "--out", str(out)], cwd=folder, env=environment, stdout=output, stderr=output
         )
         try:
             seen = watched(driver, parts, units)
@@ -216,7 +216,7 @@ def remaining(processes: dict[int, str]) -> dict[int, str]:
 def watched(driver: "subprocess.Popen[bytes]", parts: Path, units: int) -> list[Measured]:
     """Measure while units are committed; each unit is a file in ``parts``."""
     started, seen, due = time.monotonic(), list[Measured](), 1
-    workers, told = set[int](), 0
+    workers, printed = set[int](), 0
     head((*OURS, *RAYS))
     while driver.poll() is None:
         time.sleep(0.25)
@@ -227,12 +227,12 @@ def watched(driver: "subprocess.Popen[bytes]", parts: Path, units: int) -> list[
             workers |= {parents[pid] for pid, kind in now.items() if kind == "child"}
             spare = {pid for pid, kind in now.items() if kind == "worker"} - workers
             now |= dict.fromkeys(spare, "spare")
-            looked = measured(done, time.monotonic() - started, now)
-            seen += looked
-            due = done + max(1, units // LOOKS)
-            if looked and done >= told:
-                tell(looked, (*OURS, *RAYS))
-                told = done + max(1, units // TOLD)
+            sample = measured(done, time.monotonic() - started, now)
+            seen += sample
+            due = done + max(1, units // MEASUREMENTS)
+            if sample and done >= printed:
+                print_line(sample, (*OURS, *RAYS))
+                printed = done + max(1, units // PRINTED)
     return seen
 
 
@@ -281,7 +281,7 @@ def measured(unit: int, seconds: float, processes: dict[int, str]) -> list[Measu
     return [m for m in found if m is not None]
 
 
-def tell(there: Sequence[Measured], kinds: Sequence[str]) -> None:
+def print_line(there: Sequence[Measured], kinds: Sequence[str]) -> None:
     """Print one line with the averages per kind."""
     line = f"{there[0].unit:8d} {there[0].seconds:6.0f}"
     for kind in kinds:
@@ -331,10 +331,10 @@ def slope(rows: Sequence[Measured], what: str) -> tuple[float, float]:
     units, means = list(moments), [statistics.mean(values) for values in moments.values()]
     line = statistics.linear_regression(units, means)
     middle = statistics.mean(units)
-    apart = sum(
+    residuals = sum(
         (m - line.slope * u - line.intercept) ** 2 for u, m in zip(units, means, strict=True)
     )
-    error = (apart / (len(units) - 2) / sum((u - middle) ** 2 for u in units)) ** 0.5
+    error = (residuals / (len(units) - 2) / sum((u - middle) ** 2 for u in units)) ** 0.5
     return 1000 * line.slope, 1000 * error
 
 
