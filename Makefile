@@ -4,11 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 DONE   := $(VENV)/.installed
 
-.PHONY: help install quickstart test chaos fuzz lint format clean
+.PHONY: help install quickstart test test-all chaos fuzz lint format clean
 
 help:
 	@echo "make quickstart  runs extract, train, score and evaluate on a synthetic corpus (under 6 minutes)"
-	@echo "make test        the test suite (about 25 minutes on two cores)"
+	@echo "make test        runs the tests that are not marked slow"
+	@echo "make test-all    runs all tests: also clusters, killed processes, browsers, every preset"
 	@echo "make chaos       kills 300 processes and nodes, compares every dataset (about 40 minutes)"
 	@echo "make fuzz        extracts from 2,000 damaged and hostile files (about 10 minutes)"
 	@echo "make lint        ruff, mypy, import-linter"
@@ -29,10 +30,12 @@ quickstart: $(DONE)
 
 # Tests that kill processes or start their own clusters run alone on the machine.
 ALONE  := tests/chaos tests/e2e/test_ray.py tests/e2e/test_ray_training.py tests/e2e/test_cluster.py
+# make test leaves out tests that are marked slow.
+test: CHOSEN = -m "not slow"
 
-test: $(DONE)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ALONE:%=--ignore %)
-	$(BIN)/python -m pytest --durations 10 $(ALONE)
+test test-all: $(DONE)
+	$(BIN)/python -m pytest $(CHOSEN) -n 2 --dist loadfile $(ALONE:%=--ignore %)
+	$(BIN)/python -m pytest $(CHOSEN) --durations 10 $(ALONE)
 
 chaos: $(DONE)
 	$(BIN)/python tests/chaos/campaign.py --count 300

@@ -15,6 +15,7 @@ from dfscan.config.extract import ExtractConfig
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.pipeline.progress import Progress
 from dfscan.schemas.recipe import Stride
+from dfscan.training import results as train_results
 
 torch.set_num_threads(1)
 
@@ -44,6 +45,12 @@ def faceset(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> FaceSet
     config = ExtractConfig(source=parts, out=str(out), stride=Stride(real=3, fake=3), inline=True)
     extract_job.run(config, Progress())
     return FaceSet(out)
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing a run takes longer than training it here; ``training/test_results.py`` looks at it."""
+    monkeypatch.setattr(train_results, "_draw", lambda *_: None)
 
 
 @pytest.fixture

@@ -26,9 +26,12 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 
 @pytest.mark.parametrize("plan", [
-    "commit.written@faces#3=kill", "commit.renamed@faces#2=kill", "commit.synced@videos#4=kill",
-    "commit.renamed@videos#1=kill", "compact.videos#1=kill", "compact.removing#2=kill",
-    "finish#1=kill",
+    "commit.renamed@faces#2=kill",
+    *(pytest.param(plan, marks=pytest.mark.slow) for plan in (
+        "commit.written@faces#3=kill", "commit.synced@videos#4=kill",
+        "commit.renamed@videos#1=kill", "compact.videos#1=kill", "compact.removing#2=kill",
+        "finish#1=kill",
+    )),
 ])  # fmt: skip
 def test_a_driver_killed_at_a_step_of_the_commit(scene: Scene, plan: str, tmp_path: Path) -> None:
     out = tmp_path / "run-step"
@@ -37,11 +40,13 @@ def test_a_driver_killed_at_a_step_of_the_commit(scene: Scene, plan: str, tmp_pa
     assert rows(out) == scene.wanted("none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "seed"), [("driver", 1), ("driver", 3), ("child", 2)])
 def test_a_process_killed_at_a_random_moment(scene: Scene, kind: str, seed: int) -> None:
     disturb(scene, seed, kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "seed"), [("step", 7), ("change", 4)])
 @pytest.mark.usefixtures("bucket")
 def test_a_run_onto_an_object_store_is_killed_and_continued(
@@ -52,15 +57,18 @@ def test_a_run_onto_an_object_store_is_killed_and_continued(
     assert kills
 
 
+@pytest.mark.slow
 def test_workers_killed_under_ray(scene: Scene) -> None:
     _, kills = disturb(scene, 5, "worker")
     assert kills
 
 
+@pytest.mark.slow
 def test_a_node_killed_and_replaced(scene: Scene) -> None:
     assert kill_nodes(scene, 0, 1) >= 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_space_continues_it(scene: Scene, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -94,8 +94,11 @@ def out(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(("plan", "kept"), [
-    ("commit.written@parts#3=kill", 4), ("commit.renamed@parts#4=kill", 8),
-    ("commit.synced@run#1=kill", 18), ("commit.renamed@run#1=kill", 18),
+    ("commit.renamed@parts#4=kill", 8),
+    *(pytest.param(*values, marks=pytest.mark.slow) for values in (
+        ("commit.written@parts#3=kill", 4), ("commit.synced@run#1=kill", 18),
+        ("commit.renamed@run#1=kill", 18),
+    )),
 ])  # fmt: skip
 def test_a_killed_run_goes_on_from_its_units(
     scene: Scoring, model: str, undisturbed: Verdicts, out: Path, plan: str, kept: int
@@ -105,6 +108,7 @@ def test_a_killed_run_goes_on_from_its_units(
     assert apart(verdicts(out), undisturbed) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", ["commit.renamed@history#1=kill", "commit.renamed@run#1=kill"])
 def test_what_a_killed_run_superseded_is_kept_once(
     scene: Scoring, other: str, undisturbed: Verdicts, by_other: Verdicts, out: Path, plan: str
@@ -118,6 +122,7 @@ def test_what_a_killed_run_superseded_is_kept_once(
     assert apart(verdicts(history), undisturbed) == []
 
 
+@pytest.mark.slow
 def test_a_folder_whose_merge_is_killed(
     scene: Scoring, other: str, undisturbed: Verdicts, by_other: Verdicts, tmp_path: Path
 ) -> None:
@@ -135,6 +140,7 @@ def test_a_folder_whose_merge_is_killed(
     assert {p.name for p in folder.parent.iterdir()} == {folder.name, history.name}
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again(
     scene: Scoring, model: str, undisturbed: Verdicts, out: Path
 ) -> None:
@@ -151,6 +157,7 @@ def test_a_run_killed_again_and_again(
     assert apart(verdicts(out), undisturbed) == []
 
 
+@pytest.mark.slow
 def test_workers_killed_while_scoring(
     scene: Scoring, model: str, undisturbed: Verdicts, out: Path
 ) -> None:

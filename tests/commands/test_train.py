@@ -18,16 +18,11 @@ from dfscan.models.backbones import create_network, normalise
 from dfscan.models.modelfile import load_model
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.results import TrainResult
-from dfscan.training import results as train_results
 from dfscan.training.loop import _Run
 from dfscan.training.plan import make_plan
 from dfscan.training.reader import FaceReader
 
-
-@pytest.fixture(autouse=True)
-def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes ten times as long as training here; ``test_train_results.py`` looks at it."""
-    monkeypatch.setattr(train_results, "_draw", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 @pytest.fixture

@@ -1,4 +1,8 @@
-"""The command as a person types it, in a process of its own."""
+"""The command as a person types it.
+
+What works has a process of its own. Mistakes are made in this one, which has imported everything that
+a process would first import again, except for one of each kind.
+"""
 
 import json
 import os
@@ -13,6 +17,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from dfscan.cli import main
 from dfscan.commands.quickstart.synthetic import Corpus
 from dfscan.config.train import InputConfig
 from dfscan.models.backbones import create_network, network_input
@@ -35,6 +40,26 @@ def run(tmp_path: Path) -> Run:
             timeout=240,
             check=False,
         )
+
+    return call
+
+
+@pytest.fixture
+def run_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Run:
+    """As ``run``, without a process of its own."""
+
+    def call(*args: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        monkeypatch.setattr(sys, "argv", ["dfscan", *args])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capfd.readouterr()
+        assert isinstance(end.value.code, int)
+        return subprocess.CompletedProcess(args, end.value.code, out, err)
 
     return call
 
@@ -75,14 +100,23 @@ BAD = [
 
 @pytest.mark.parametrize(("args", "message"), BAD, ids=[" ".join(a) for a, _ in BAD])
 def test_a_mistake_is_one_line_and_exit_code_2(
-    run: Run, args: tuple[str, ...], message: str
+    run_here: Run, args: tuple[str, ...], message: str
 ) -> None:
-    done = run(*args)
+    done = run_here(*args)
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("dfscan: ")
     assert message in done.stderr
     assert done.stdout == ""
+
+
+def test_a_process_that_ends_with_a_mistake_says_no_more_than_that(run: Run) -> None:
+    for args, message in (BAD[0], BAD[-1]):
+        done = run(*args)
+        assert (done.returncode, done.stdout) == (2, "")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("dfscan: ")
+        assert message in line
 
 
 def test_an_unknown_flag_and_verb(run: Run) -> None:
@@ -189,7 +223,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("spoil", "wrong", "remedy"), WRONG, ids=[w[0].__name__ for w in WRONG])
 def test_a_file_that_is_no_model_is_one_line_and_nothing_is_written(
-    run: Run, write_clip: Callable[..., Path], tmp_path: Path,
+    run: Run, run_here: Run, write_clip: Callable[..., Path], tmp_path: Path,
     spoil: Callable[[Path], None], wrong: str, remedy: str,
 ) -> None:  # fmt: skip
     model = tmp_path / "bad.safetensors"
@@ -201,7 +235,8 @@ def test_a_file_that_is_no_model_is_one_line_and_nothing_is_written(
     spoil(model)
     write_clip()
     before = sorted(tmp_path.rglob("*"))
-    done = run("score", "clip.mp4", "--model", model.name, "--inline")
+    call = run if spoil is pickled else run_here
+    done = call("score", "clip.mp4", "--model", model.name, "--inline")
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("dfscan: ")

@@ -112,6 +112,7 @@ def face_rows(root: storage.StoragePath) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda r: (r["video_id"], r["frame_index"], r["face_index"]))
 
 
+@pytest.mark.slow
 def test_a_cluster_writes_what_one_process_writes(
     cluster: Cluster, corpus: Corpus, faceset: FaceSet, tmp_path: Path
 ) -> None:
@@ -121,6 +122,7 @@ def test_a_cluster_writes_what_one_process_writes(
     assert not list((tmp_path / "faces").glob(".dfscan-probe*"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("bucket")
 def test_nodes_with_its_credentials_write_to_an_object_store(
     cluster: Cluster, corpus: Corpus, faceset: FaceSet
@@ -150,6 +152,7 @@ class Sleeping:
         raise AssertionError
 
 
+@pytest.mark.slow
 def test_a_node_that_joins_without_the_source_ends_the_run_and_writes_no_rows(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -181,6 +184,7 @@ def test_a_node_that_joins_without_the_source_ends_the_run_and_writes_no_rows(
     assert 4 <= progress.done < 400
 
 
+@pytest.mark.slow
 def test_memory_is_reserved_by_what_was_measured(cluster: Cluster) -> None:
     with ray_session(ExtractConfig(ray_address=cluster.address)):
         assert nodes.unit_memory(0, gpus=False) == DECODING_BYTES
@@ -190,6 +194,7 @@ def test_memory_is_reserved_by_what_was_measured(cluster: Cluster) -> None:
         assert nodes.room_for(2 * DECODING_BYTES) == 1
 
 
+@pytest.mark.slow
 def test_a_wrong_runtime_environment_is_a_wrong_configuration(cluster: Cluster) -> None:
     secret = {"env_vars": {"AWS_SECRET_ACCESS_KEY": 7}}
     wanted = ExtractConfig(ray_address=cluster.address, runtime_env=secret)
@@ -200,6 +205,7 @@ def test_a_wrong_runtime_environment_is_a_wrong_configuration(cluster: Cluster) 
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("bare")
 def test_a_node_without_dfscan_is_told_before_any_work(
     cluster: Cluster, corpus: Corpus, tmp_path: Path
@@ -217,6 +223,7 @@ def test_a_node_without_dfscan_is_told_before_any_work(
     assert not list((tmp_path / "faces").glob(".dfscan-probe*"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("bare")
 def test_training_asks_the_nodes_as_well(
     cluster: Cluster, faceset: FaceSet, tmp_path: Path
@@ -229,6 +236,7 @@ def test_training_asks_the_nodes_as_well(
         train_job.run(wanted, Progress())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("bare")
 def test_code_that_is_shipped_need_not_be_installed(
     cluster: Cluster, corpus: Corpus, faceset: FaceSet, tmp_path: Path
@@ -279,6 +287,7 @@ def test_a_temporary_output_that_a_node_does_not_see_is_told_with_its_remedy(
         assert "TMPDIR" not in nodes._told([answer], 3, NodeRequirements((), str(folder)))
 
 
+@pytest.mark.slow
 def test_verifying_asks_the_nodes_for_its_folder_and_its_model(
     cluster: Cluster, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

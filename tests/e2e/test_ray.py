@@ -59,6 +59,7 @@ def test_workers_write_what_one_process_writes(
     assert face_rows(tmp_path) == face_rows(faceset.root)
 
 
+@pytest.mark.slow
 def test_decoders_feed_the_detector_of_their_worker(
     corpus: Corpus, faceset: FaceSet, tmp_path: Path
 ) -> None:
@@ -70,6 +71,7 @@ def test_decoders_feed_the_detector_of_their_worker(
     assert face_rows(tmp_path) == face_rows(faceset.root)
 
 
+@pytest.mark.slow
 def test_verdicts_of_two_workers_are_those_of_one_process(corpus: Corpus, tmp_path: Path) -> None:
     model = make_model(tmp_path / "m.safetensors")
     source = tuple(str(p) for p in (*corpus.parts, corpus.test))
@@ -113,6 +115,7 @@ def test_two_workers_train_and_score(corpus: Corpus, faceset: FaceSet, tmp_path:
     assert verify_job.run(verify, Progress()).counts == {"agrees": 4, "differs": 0, "unchecked": 0}
 
 
+@pytest.mark.slow
 def test_an_error_of_a_training_worker_is_told_as_it_is(faceset: FaceSet, tmp_path: Path) -> None:
     config = TrainConfig(
         faces=(str(faceset.root),), out=str(tmp_path / "run"), input=InputConfig(size=64)
@@ -152,6 +155,7 @@ def make_refs(*names: str) -> list[VideoRef]:
     return [VideoRef(n, f"/{n}", "p", None, None, n, 1, "1") for n in names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crew", ["tasks", "actors"])
 def test_a_video_that_kills_its_worker_costs_its_own_row_only(
     tmp_path: Path, crew: str, monkeypatch: pytest.MonkeyPatch
@@ -185,6 +189,7 @@ def test_units_under_way_are_finished_when_the_time_is_up(tmp_path: Path) -> Non
     assert 0 < total.videos == written < 40
 
 
+@pytest.mark.slow
 def test_a_ray_started_here_keeps_no_record_of_its_tasks(tmp_path: Path) -> None:
     ray.cloudpickle.register_pickle_by_value(__import__(__name__))
     out = tmp_path / "out"

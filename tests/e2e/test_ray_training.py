@@ -29,6 +29,8 @@ from dfscan.training.plan import make_plan
 
 # As in test_ray.py: Ray's own modules warn about themselves.
 pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("no_plots"),
     pytest.mark.filterwarnings("default:::ray"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -44,11 +46,6 @@ def session() -> Iterator[None]:
     """One Ray for this module."""
     with ray_session(ExtractConfig(workers=2)):
         yield
-
-
-@pytest.fixture(autouse=True)
-def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_results, "_draw", lambda *_: None)
 
 
 def tinted(picture: bytes) -> bytes:

@@ -22,9 +22,13 @@ from dfscan.rendering.page import Face, Gallery, render
 from dfscan.reports import verdicts as report_verdicts
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="no chromium and chromedriver: apt install chromium-driver"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER),
+        reason="no chromium and chromedriver: apt install chromium-driver",
+    ),
+]
 
 EVIL = "zz <script>document.title='owned'</script>.mp4"
 VIDEOS = 130

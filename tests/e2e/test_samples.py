@@ -15,6 +15,8 @@ from dfscan.config.score import ScoreConfig
 from dfscan.config.train import TrainConfig
 from dfscan.pipeline.progress import Progress
 
+pytestmark = pytest.mark.slow
+
 
 def zip_part(folder: Path, target: Path) -> str:
     with zipfile.ZipFile(target, "w") as archive:

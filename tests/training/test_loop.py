@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ConfigError, UsageError
 from dfscan.models.modelfile import load_model
 from dfscan.pipeline.progress import Progress
+from dfscan.pipeline.results import TrainResult
+from dfscan.training import results as train_results
 from dfscan.training.loop import _Run, train_rank
 from dfscan.training.plan import make_plan
 from dfscan.training.results import finalize_run
+
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 def config(faceset: FaceSet, out: Path, **changes: Any) -> TrainConfig:
@@ -25,6 +30,15 @@ def config(faceset: FaceSet, out: Path, **changes: Any) -> TrainConfig:
     if "phases" in changes:
         del values["epochs"]
     return TrainConfig(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def trained(faceset: FaceSet, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    """A run of one epoch. Not to be written to."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(train_results, "_draw", lambda *_: None)
+        out = tmp_path_factory.mktemp("trained") / "run"
+        return train_job.run(config(faceset, out), Progress())
 
 
 def test_a_group_lies_on_one_side_and_both_classes_on_both(
@@ -40,8 +54,9 @@ def test_a_group_lies_on_one_side_and_both_classes_on_both(
 
 def test_the_network_learns_its_training_faces(faceset: FaceSet, tmp_path: Path) -> None:
     settings = config(
-        faceset, tmp_path, epochs=20, backbone="resnet10t", pretrained=False, augment="none"
-    )
+        faceset, tmp_path, epochs=20, backbone="resnet10t", pretrained=False, augment="none",
+        input=InputConfig(size=32),
+    )  # fmt: skip
     result = train_job.run(settings, Progress())
     losses = [float(row["train_loss"]) for row in result.history]
     assert losses[-1] < 0.5 * losses[0]
@@ -65,9 +80,10 @@ def test_a_run_folder_holds_what_the_contract_says(faceset: FaceSet, tmp_path: P
     assert all(float(row["val_video_log_loss"]) > 0 for row in rows)
 
 
-def test_equal_seeds_give_equal_runs(faceset: FaceSet, tmp_path: Path) -> None:
-    one = train_job.run(config(faceset, tmp_path / "a"), Progress())
-    two = train_job.run(config(faceset, tmp_path / "b"), Progress())
+def test_equal_seeds_give_equal_runs(
+    faceset: FaceSet, trained: TrainResult, tmp_path: Path
+) -> None:
+    one, two = trained, train_job.run(config(faceset, tmp_path / "b"), Progress())
     assert one.history[0]["train_loss"] == two.history[0]["train_loss"]
 
 
@@ -99,13 +115,23 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def undisturbed_runs() -> dict[str, TrainResult]:
+    """By way, trained once for all moments at which another run is killed."""
+    return {}
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_run_that_was_killed_goes_on_as_if_nothing_had_been(
-    faceset: FaceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, after: int
-) -> None:
+    faceset: FaceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, after: int,
+    undisturbed_runs: dict[str, TrainResult], tmp_path_factory: pytest.TempPathFactory,
+) -> None:  # fmt: skip
     whole = config(faceset, tmp_path / "whole", augment="light", **WAYS[way])
-    undisturbed = train_job.run(whole, Progress())
+    if way not in undisturbed_runs:
+        out = str(tmp_path_factory.mktemp(way) / "whole")
+        undisturbed_runs[way] = train_job.run(whole.model_copy(update={"out": out}), Progress())
+    undisturbed = undisturbed_runs[way]
     epoch = _Run.epoch
 
     def dies(self: _Run, number: int) -> dict[str, Any]:
@@ -184,8 +210,10 @@ def test_any_number_of_steps_can_be_scheduled(
     assert len(train_job.run(settings, Progress()).history) == epochs
 
 
-def test_a_run_is_not_overwritten_unasked(faceset: FaceSet, tmp_path: Path) -> None:
-    train_job.run(config(faceset, tmp_path), Progress())
+def test_a_run_is_not_overwritten_unasked(
+    faceset: FaceSet, trained: TrainResult, tmp_path: Path
+) -> None:
+    shutil.copytree(trained.out, tmp_path, dirs_exist_ok=True)
     with pytest.raises(UsageError, match="holds a run already"):
         train_job.run(config(faceset, tmp_path), Progress())
     train_job.run(config(faceset, tmp_path, overwrite=True), Progress())
