@@ -1,11 +1,12 @@
-"""One verb on a cluster or in this process. The only floor that imports ray.
+"""The commands as functions: ``dfscan.extract`` and so on.
 
-The functions here are the verbs as ``dfscan.extract`` and so on: keyword arguments are the
-configuration keys of the verb, the result is a small object. They take nothing from
-``dfscan.yaml`` or the environment: what a program asks for is what it says.
+Keyword arguments are the configuration keys of the command, the result is a small object.
+Nothing is taken from ``dfscan.yaml`` or the environment: a program says all it wants.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from dfscan.commands.init import init
 from dfscan.config.annotate import AnnotateConfig
@@ -24,46 +25,29 @@ from dfscan.config.score import ScoreConfig
 from dfscan.config.stress import StressConfig
 from dfscan.config.train import TrainConfig
 from dfscan.config.verify import VerifyConfig
+from dfscan.pipeline.estimate import PlanResult
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import (
-    AnnotateResult,
-    CalibrateResult,
-    EvaluateResult,
-    ExportResult,
-    ExtractResult,
-    ImportModelResult,
-    InspectResult,
-    ListModelsResult,
-    PlanResult,
-    PurgeResult,
-    QuickstartResult,
-    ReportResult,
-    ScorePlan,
-    ScoreResult,
-    StressResult,
-    TrainResult,
-    VerifyResult,
-)
+
+if TYPE_CHECKING:
+    from dfscan.commands.annotate import AnnotateResult
+    from dfscan.commands.calibrate import CalibrateResult
+    from dfscan.commands.evaluate import EvaluateResult
+    from dfscan.commands.export import ExportResult
+    from dfscan.commands.extract import ExtractResult
+    from dfscan.commands.import_model import ImportModelResult
+    from dfscan.commands.inspect.result import InspectResult
+    from dfscan.commands.list_models import ListModelsResult
+    from dfscan.commands.purge import PurgeResult
+    from dfscan.commands.quickstart import QuickstartResult
+    from dfscan.commands.score.result import ScorePlan, ScoreResult
+    from dfscan.commands.stress import StressResult
+    from dfscan.commands.train import TrainResult
+    from dfscan.commands.verify import VerifyResult
+    from dfscan.pipeline.estimate import PlanResult
+    from dfscan.reports.build import ReportResult
 
 __all__ = [
-    "AnnotateResult",
-    "CalibrateResult",
-    "EvaluateResult",
-    "ExportResult",
-    "ExtractResult",
-    "ImportModelResult",
-    "InspectResult",
-    "ListModelsResult",
-    "PlanResult",
     "Progress",
-    "PurgeResult",
-    "QuickstartResult",
-    "ReportResult",
-    "ScorePlan",
-    "ScoreResult",
-    "StressResult",
-    "TrainResult",
-    "VerifyResult",
     "annotate",
     "calibrate",
     "evaluate",

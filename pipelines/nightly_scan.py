@@ -25,10 +25,10 @@ from typing import Any
 from dfscan import storage
 from dfscan.cli.progress import pick_progress
 from dfscan.commands.score import run
+from dfscan.commands.score.result import ScoreResult
 from dfscan.config.loading import resolve
 from dfscan.config.score import ScoreConfig
 from dfscan.errors import ConfigError, DfscanError
-from dfscan.pipeline.results import ScoreResult
 from dfscan.verdicts.diff import Change
 
 MAX_LISTED = 50

@@ -17,7 +17,7 @@ from rich.progress import (
     Progress as RichBars,
 )
 
-from dfscan.cli.tables import TextConsole, as_shown
+from dfscan.cli.console import TextConsole, as_shown
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.work_units import UnitResult
 from dfscan.schemas.status import SUCCEEDED

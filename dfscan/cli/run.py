@@ -1,56 +1,49 @@
-"""From flags to a job to what is shown; and stdout kept clean for ``--json``."""
+"""From flags to a result to what is shown; and stdout kept clean for ``--json``."""
 
 import contextlib
 import dataclasses
-import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
-from dfscan.cli import show, show_judging  # noqa: F401 (it registers more tables with show)
 from dfscan.cli.progress import pick_progress
-from dfscan.config.loading import config_class, resolve
+from dfscan.cli.registry import Command, load
+from dfscan.config.loading import resolve
 
 
-def run_verb(
-    verb: str,
+def run_command(
+    command: Command,
     flags: Mapping[str, Any],
     *,
-    config: Path | None,
+    config: str | None,
     preset: str | None,
     sets: Iterable[str],
     as_json: bool,
     quiet: bool,
     verbose: bool,
 ) -> int:
-    """Resolve the configuration, run the job, show its result; returns the exit code.
+    """Resolve the configuration, run the command, show its result; returns the exit code.
 
-    :raises DfscanError: the job could not start or finish.
-    :raises KeyboardInterrupt: the user stopped it; the same command continues.
+    :raises DfscanError: the command could not start or finish.
+    :raises KeyboardInterrupt: the user stopped it.
     """
-    settings = resolve(config_class(verb), flags, config_file=config, preset=preset, sets=sets)
+    settings = resolve(load(command.config), flags, config_file=config, preset=preset, sets=sets)
     if not verbose:
         os.environ.setdefault("RAY_LOGGER_LEVEL", "error")
     with _stdout_aside(as_json) as out:
-        job = _job(verb)
+        run = load(command.run)
         progress = pick_progress(quiet=quiet, plain=verbose)
         try:
-            result = job(settings, progress)
+            result = run(settings, progress)
         finally:
             progress.stop()
         if as_json:
             out.write(json.dumps(dataclasses.asdict(result), default=str) + "\n")
         else:
-            show.result(result)
+            load(command.render)(result)
     return int(result.exit_code)
-
-
-def _job(verb: str) -> Callable[[Any, Any], Any]:
-    job: Callable[[Any, Any], Any] = importlib.import_module(f"dfscan.commands.{verb}").run
-    return job
 
 
 @contextlib.contextmanager

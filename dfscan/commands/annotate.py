@@ -18,7 +18,6 @@ from dfscan.models.modelfile import read_header
 from dfscan.pipeline.extraction.extractor import ExtractionResult
 from dfscan.pipeline.inputs import make_extractor
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import AnnotateResult
 from dfscan.pipeline.sandbox.process import FRAME_S, Limits
 from dfscan.pipeline.sandbox.transcoding import DRAWING, ENCODER_BYTES, SLOWER, one_line, transcode
 from dfscan.pipeline.score_task import ScoreTask
@@ -31,6 +30,28 @@ from dfscan.schemas.scoring import Aggregation
 from dfscan.schemas.status import SUCCEEDED, UNREAD
 from dfscan.scoring.decision import Decision, DecisionRule, decide
 from dfscan.video.pictures import is_picture_file
+
+
+@dataclass(frozen=True)
+class AnnotateResult:
+    """A video or picture with boxes; ``people`` as in the column ``tracks`` with their verdicts.
+
+    ``judged`` of its ``frames`` were looked at; ``seconds`` is the length of a video.
+    """
+
+    out: str
+    verdict: str | None
+    reason: str | None
+    p_fake: float | None
+    calibrated: bool
+    people: list[dict[str, Any]]
+    frames: int
+    judged: int
+    seconds: float | None
+    notes: list[str]
+    elapsed_s: float
+    exit_code: int = 0
+
 
 _MORE_TIME: Final = " (--set annotate.timeout=SECONDS allows more time)"
 _MORE_MEMORY: Final = " (--set annotate.max_memory=BYTES allows more)"

@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from dfscan import __version__, storage
@@ -13,16 +13,30 @@ from dfscan.datasets.card import dataset_card
 from dfscan.datasets.face_dataset import MARKER, Committed, FaceSet
 from dfscan.errors import DfscanError, OutputError
 from dfscan.execution.executor import check_cluster, run_units
-from dfscan.pipeline.estimate import estimate
+from dfscan.pipeline.estimate import PlanResult, estimate
 from dfscan.pipeline.extract_task import ExtractTask
 from dfscan.pipeline.extraction.extractor import FaceExtractor
 from dfscan.pipeline.inputs import GONE_LIMIT, list_sources, make_extractor, pending_videos
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import ExtractResult, PlanResult
-from dfscan.pipeline.work_units import NOTHING, UnitResult, family, plan_units
+from dfscan.pipeline.work_units import NOTHING, Outcome, UnitResult, family, plan_units
 from dfscan.schemas.recipe import FaceRecipe, fingerprint
 from dfscan.schemas.records import SCHEMA_VERSION, VideoRef
 from dfscan.storage import fault_injection as faults
+
+
+@dataclass(frozen=True)
+class ExtractResult(Outcome):
+    """What is in the face dataset now; ``new`` videos were worked on by this run.
+
+    ``frames``: those it looked at; ``decoding_share``: its speed as a share of what decoding alone
+    would reach, 0 to 1 (None where nothing was decoded).
+    """
+
+    new: int = 0
+    counts: dict[str, Any] = field(default_factory=dict)
+    frames: int = 0
+    decoding_share: float | None = None
+
 
 ROUNDS: Final = 3
 """A round goes over what the one before it left undone; the last has nothing to do."""

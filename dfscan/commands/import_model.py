@@ -3,6 +3,7 @@
 The file is read once, as data; nothing is written unless every tensor of it found its place.
 """
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 from dfscan import storage
@@ -11,7 +12,27 @@ from dfscan.errors import ConfigError, ModelError, OutputError, VideoError, did_
 from dfscan.models.importers import IMPORTERS, Imported
 from dfscan.models.modelfile import ModelHeader, read_header, save_model
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import ImportModelResult
+
+
+@dataclass(frozen=True)
+class ImportModelResult:
+    """A dfscan model made of published weights.
+
+    ``tensors``: how many of the file were ``used``, were ``counters`` of batches, were ``left_out``
+    by a rule. ``input``: what the network sees, as in its recipe.
+    """
+
+    out: str
+    kind: str
+    backbone: str
+    model_sha256: str
+    tensors: dict[str, int]
+    input: dict[str, Any]
+    source: str
+    licence: str
+    notes: list[str]
+    exit_code: int = 0
+
 
 LARGEST: Final = 8 << 30
 """Bytes of a published file; the largest detectors known have a tenth of that."""

@@ -1,5 +1,6 @@
 """``dfscan models list``: detectors that can be imported, where they are, under which licence."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from dfscan.config.list_models import ListModelsConfig
@@ -7,7 +8,15 @@ from dfscan.models.importers import IMPORTERS
 from dfscan.models.importers.catalogue import Published
 from dfscan.models.importers.mapping import load_mapping, shipped
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import ListModelsResult
+
+
+@dataclass(frozen=True)
+class ListModelsResult:
+    """A row a detector that can be imported: ``kind``, ``mapping``, ``what``, ``where``, ``licence``,
+    ``size`` in pixels, ``notes``."""
+
+    rows: list[dict[str, Any]]
+    exit_code: int = 0
 
 
 def run(config: ListModelsConfig, progress: Progress) -> ListModelsResult:

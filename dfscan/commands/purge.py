@@ -1,6 +1,6 @@
 """``dfscan purge``: remove every trace of a video from a face dataset or from verdicts."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,9 +11,27 @@ from dfscan.datasets.card import dataset_card
 from dfscan.datasets.face_dataset import MARKER, FaceSet
 from dfscan.errors import SourceError
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import PurgeResult
 from dfscan.verdicts.files import history_folder, parts_folder, sweep
 from dfscan.verdicts.table import FILE, is_verdict_folder, open_verdicts, verdict_files
+
+
+@dataclass(frozen=True)
+class PurgeResult:
+    """Rows and faces that were removed.
+
+    ``made_from_it`` rows still name a purged original; of the ``missing`` there was no row.
+    """
+
+    path: str
+    rows: int
+    faces: int
+    made_from_it: int
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 2 where a video was named that is not there."""
+        return 2 if self.missing else 0
 
 
 def run(config: PurgeConfig, progress: Progress) -> PurgeResult:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 from dfscan import storage
@@ -15,13 +16,25 @@ from dfscan.execution.ray_training import show_epoch, train_on_ray
 from dfscan.models.modelfile import FILE_NAME
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.resources import cpu_count, pick_device
-from dfscan.pipeline.results import TrainResult
 from dfscan.reports.training_run import MARKER
 from dfscan.schemas.recipe import differences
 from dfscan.training.checkpoint import FILE_NAME as CHECKPOINT
 from dfscan.training.loop import EVENTS, HISTORY, PREDICTIONS, train_rank
 from dfscan.training.plan import Plan, make_plan
 from dfscan.training.results import PRODUCTS, finalize_run, finalize_series, read_history
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A run folder: the model, its metrics on the held-out side, and the history by epoch."""
+
+    out: str
+    model: str
+    metrics: dict[str, Any]
+    history: list[dict[str, Any]]
+    elapsed_s: float
+    exit_code: int = 0
+
 
 FEW_STEPS: Final = 200
 """Fewer steps than this leave a network from scratch near where it began."""

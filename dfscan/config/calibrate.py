@@ -1,13 +1,18 @@
 """Configuration of ``dfscan calibrate``."""
 
-from typing import Annotated, ClassVar
+from dataclasses import replace
+from typing import Annotated, ClassVar, Final
 
 from pydantic import AfterValidator, Field, model_validator
 
 from dfscan.config.base import FRAME_KEYS, CommandConfig, FrameSelection
+from dfscan.config.flags import FRAMES, LABELS, OUT, OVERWRITE, Flag
 from dfscan.config.types import PathText, _rule
 from dfscan.schemas.recipe import Sampling, SamplingMode
 from dfscan.schemas.scoring import Aggregation
+
+GOAL: Final = "Threshold and calibration"
+SCORED: Final = "How VERDICTS were scored, if they do not say"
 
 
 class CalibrateConfig(CommandConfig, FrameSelection):
@@ -19,21 +24,48 @@ class CalibrateConfig(CommandConfig, FrameSelection):
 
     exclusive: ClassVar[tuple[str, ...]] = ("threshold_rule", "at_fpr", "alert_budget")
 
-    model: PathText | None = None
-    verdicts: PathText = "verdicts.parquet"
+    flags: ClassVar[tuple[Flag, ...]] = (
+        Flag("model", metavar="MODEL", argument=True),
+        Flag("verdicts", metavar="VERDICTS", argument=True),
+        LABELS, Flag("quick", metavar="PATH"), OUT, OVERWRITE,
+        Flag("threshold_rule", GOAL, metavar="RULE"), Flag("at_fpr", GOAL),
+        Flag("alert_budget", GOAL), Flag("videos_a_night", GOAL), Flag("prevalence", GOAL),
+        Flag("aggregation", SCORED), *(replace(flag, panel=SCORED) for flag in FRAMES),
+    )  # fmt: skip
+
+    model: PathText | None = Field(None, description="Model to fit")
+    verdicts: PathText = Field(
+        "verdicts.parquet", description="Verdicts of this model on your own videos"
+    )
     quick: PathText | None = Field(
-        None, description="verdicts of the same videos' key frames: fits the triage as well"
+        None, description="Verdicts on the key frames of the same videos: fits score --triage too"
     )
     labels: PathText | None = Field(
-        None, description="a table, DFDC's metadata.json or labels.csv, or REAL: all of them are"
+        None,
+        description="Labels: a table with video_id or filename, and label; metadata.json; or REAL "
+        "if every video is (default: the labels in VERDICTS)",
     )
-    out: PathText | None = None
-    threshold_rule: Annotated[str, AfterValidator(_rule)] | None = None
-    at_fpr: float | None = Field(None, gt=0, lt=1, description="share of reals called FAKE")
-    alert_budget: float | None = Field(None, gt=0, description="false alarms a night")
-    videos_a_night: int | None = Field(None, ge=1, description="null: as many as VERDICTS has")
-    prevalence: float | None = Field(None, gt=0, lt=1, description="prior share of fakes")
-    aggregation: Aggregation = Field("mean", description="as the verdicts were scored")
+    out: PathText | None = Field(None, description="Model file to write")
+    threshold_rule: Annotated[str, AfterValidator(_rule)] | None = Field(
+        None,
+        description="How the threshold is chosen: youden, f1, or a false-positive rate as in "
+        "fpr=0.01 (default: youden)",
+    )
+    at_fpr: float | None = Field(
+        None, gt=0, lt=1, description="Share of the reals that may be called FAKE"
+    )
+    alert_budget: float | None = Field(
+        None, gt=0, description="False alarms per night; verdicts on reals are enough"
+    )
+    videos_a_night: int | None = Field(
+        None, ge=1, description="Videos per night (default: the number of videos in VERDICTS)"
+    )
+    prevalence: float | None = Field(
+        None, gt=0, lt=1, description="Prior share of fakes that p_fake assumes (default: 0.5)"
+    )
+    aggregation: Aggregation = Field(
+        "mean", description="How the scores of the faces became one score"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "CalibrateConfig":

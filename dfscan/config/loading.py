@@ -23,7 +23,7 @@ from dfscan.schemas.recipe import Strict
 CONFIG_FILE: Final = "dfscan.yaml"
 
 
-_NO_COMMANDS: Final = frozenset({"base", "loading", "types"})
+_NO_COMMANDS: Final = frozenset({"base", "flags", "loading", "types"})
 """Modules of this package that hold no command's configuration."""
 
 _SHARED: Final = frozenset(CommandConfig.model_fields) - {"overwrite"}

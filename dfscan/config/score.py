@@ -1,10 +1,25 @@
 """Configuration of ``dfscan score``."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import Field, model_validator
 
-from dfscan.config.base import FRAME_KEYS, FrameSelection, VideoInputConfig
+from dfscan.config.base import FRAME_KEYS, MODEL_HELP, FrameSelection, VideoInputConfig
+from dfscan.config.flags import (
+    CLUSTER,
+    DRY_RUN,
+    FRAMES,
+    LAYOUT,
+    MAX_FAILED,
+    MODELS,
+    OUT,
+    OUTPUT,
+    OVERWRITE,
+    RUNNING,
+    SAMPLING,
+    SOURCE,
+    Flag,
+)
 from dfscan.config.types import (
     BatchSize,
     Duration,
@@ -16,57 +31,87 @@ from dfscan.config.types import (
 )
 from dfscan.schemas.scoring import Aggregation, Evidence
 
+DECISION: Final = "Decision"
+
 
 class ScoreConfig(VideoInputConfig, FrameSelection):
     """``dfscan score``: videos → one verdict each."""
 
     exclusive: ClassVar[tuple[str, ...]] = FRAME_KEYS
 
-    model: Paths = Field((), description="one, or several whose scores are averaged")
-    out: PathText = "verdicts.parquet"
-    triage: bool = Field(
-        False, description="key frames first, the full look where those are not clearly real"
+    flags: ClassVar[tuple[Flag, ...]] = (
+        SOURCE, MODELS, LAYOUT, Flag("since", metavar="TIME"), Flag("stale"), Flag("allow_gone"),
+        OUT, OVERWRITE, Flag("diff", OUTPUT), Flag("log", OUTPUT, metavar="FILE"),
+        Flag("metrics_file", OUTPUT, metavar="FILE"),
+        *FRAMES, Flag("triage", SAMPLING),
+        Flag("threshold", DECISION), Flag("at_fpr", DECISION), Flag("prevalence", DECISION),
+        Flag("aggregation", DECISION),
+        Flag("fail_on", RUNNING, metavar="OUTCOME,…"), Flag("limit_time", RUNNING, metavar="TIME"),
+        MAX_FAILED, Flag("precision", RUNNING), DRY_RUN, *CLUSTER,
+    )  # fmt: skip
+
+    model: Paths = Field((), description=MODEL_HELP)
+    out: PathText = Field(
+        "verdicts.parquet",
+        description="Verdicts to write: one .parquet file, or a folder of files as in NAME/",
     )
-    threshold: float | None = Field(None, ge=0, le=1)
+    triage: bool = Field(
+        False,
+        description="Score key frames first, and all frames only of videos not clearly real",
+    )
+    threshold: float | None = Field(
+        None, ge=0, le=1, description="p_fake from which a video is FAKE (default: the model's)"
+    )
     min_frames: int = Field(
-        1, ge=1, description="frames with a face that a verdict needs; fewer: null"
+        1, ge=1, description="Frames with a face that a verdict needs; with fewer it is null"
     )
     at_fpr: float | None = Field(
-        None, gt=0, lt=1, description="threshold by the model's held-out reals: called FAKE at most"
+        None,
+        gt=0,
+        lt=1,
+        description="Use the threshold that calls this share of the model's held-out reals FAKE",
     )
     prevalence: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="share of fakes that p_fake assumes; null: the model's, a half",
+        description="Share of fakes that p_fake assumes (default: the model's, 0.5)",
     )
-    aggregation: Aggregation = Field("mean", description="how the faces' scores become one")
-    evidence: Evidence = Evidence()
+    aggregation: Aggregation = Field(
+        "mean", description="How the scores of the faces become one score"
+    )
+    evidence: Evidence = Field(default_factory=Evidence)
     precision: Literal["auto"] | Precision = Field(
-        "auto",
-        description="what the network computes in; auto: float32, on GPUs float16",
+        "auto", description="Precision of the network; auto: float32, on GPUs float16"
     )
     batch_size: BatchSize = Field(
         "auto",
-        description="faces that go through the network together; auto: 32, on GPUs 256; "
-        "halved where they do not fit into a GPU's memory",
+        description="Faces that go through the network together; auto: 32, on GPUs 256; halved "
+        "if they do not fit into the GPU's memory",
     )
     stale: Literal["keep", "rescan"] = Field(
-        "keep", description="verdicts of another model or configuration; rescan: after new files"
+        "keep",
+        description="What to do with verdicts of another model or configuration; rescan: replace "
+        "them, after new files",
     )
     since: Moment | None = Field(
-        None, description="work only on files changed since a date (2026-11-01) or a time ago (24h)"
+        None,
+        description="Process only files changed since this date (2026-11-01) or time ago (24h)",
     )
     limit_time: Duration | None = Field(
-        None, description="begin no unit after so long: 6h; the next run continues"
+        None,
+        description="Start no new work after this time, as in 6h; the exit code is then 6 and the "
+        "next run continues",
     )
     fail_on: FailOn = Field(
-        (), description="exit code 4 if this run finds such: fake, uncertain, failed"
+        (), description="Exit with code 4 if this run finds any of fake, uncertain, failed"
     )
-    diff: bool = Field(False, description="tell what changed against the verdicts of before")
-    log: PathText | None = Field(None, description="events as JSON lines, appended")
-    metrics_file: PathText | None = Field(None, description="a summary in Prometheus' text format")
-    dry_run: bool = Field(False, description="only say what there is to do")
+    diff: bool = Field(False, description="Report changes since the last run")
+    log: PathText | None = Field(None, description="Append events to this file as JSON lines")
+    metrics_file: PathText | None = Field(
+        None, description="Write a summary in Prometheus' text format"
+    )
+    dry_run: bool = Field(False, description="Show what would be done and write nothing")
 
     @model_validator(mode="after")
     def _can_continue(self) -> "ScoreConfig":

@@ -1,10 +1,11 @@
 """Configuration of ``dfscan train``."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from dfscan.config.base import CommandConfig
+from dfscan.config.flags import CLUSTER, OUT, OVERWRITE, RUNNING, Flag
 from dfscan.config.types import Numbers, Paths, PathText, _rule
 from dfscan.schemas.recipe import Head, Square, Strict, Triple
 
@@ -25,8 +26,15 @@ Augment = Literal["none", "flip", "light", "classic", "dfdc", "sbi"]
 class InputConfig(Strict):
     """What the network sees; null keys take what suits the backbone."""
 
-    size: int | None = Field(None, ge=16, le=2048)
-    margin: float = Field(0.3, ge=0, le=3)
+    size: int | None = Field(
+        None,
+        ge=16,
+        le=2048,
+        description="Input size of the network in pixels (default: by backbone)",
+    )
+    margin: float = Field(
+        0.3, ge=0, le=3, description="Margin around the box that the network sees, as a share of it"
+    )
     square: Square = "stretch"
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
     mean: Triple | None = None
@@ -72,71 +80,115 @@ class Identities(Strict):
     distance: float = Field(0.8, gt=0, lt=2)
 
 
+NETWORK: Final = "Network"
+TRAINING: Final = "Training"
+SPLIT: Final = "Split and evaluation"
+
+
 class TrainConfig(CommandConfig):
     """``dfscan train``: faces → a classifier.
 
     Without ``phases`` the whole network is trained in one, with the values beside them.
     """
 
-    faces: Paths = ("faces",)
-    mix: Numbers = Field((), description="a weight for each dataset; empty: all alike")
-    out: PathText = "run"
-    backbone: str = "mesoinception4"
-    head: Head = Head()
+    flags: ClassVar[tuple[Flag, ...]] = (
+        Flag("faces", metavar="FACES...", many=True, argument=True), Flag("mix", metavar="X,…"),
+        OUT, OVERWRITE,
+        Flag("backbone", NETWORK), Flag("pretrained", NETWORK, off="--no-pretrained"),
+        Flag("weights", NETWORK, metavar="PATH"), Flag("input.size", NETWORK),
+        Flag("input.margin", NETWORK),
+        *(Flag(k, TRAINING) for k in (
+            "epochs", "batch_size", "lr", "augment", "balance", "paired", "ema", "patience", "seed",
+        )),
+        Flag("group_by", SPLIT, metavar="REGEX"), Flag("val_fraction", SPLIT),
+        Flag("test_fraction", SPLIT), Flag("folds", SPLIT), Flag("fold", SPLIT),
+        Flag("sweep", SPLIT, metavar="X,…"), Flag("threshold", SPLIT, metavar="RULE"),
+        Flag("precision", RUNNING), *CLUSTER,
+    )  # fmt: skip
+
+    faces: Paths = Field(("faces",), description="Face datasets (default: faces)")
+    mix: Numbers = Field((), description="Weight of each dataset, as in 2,1 (default: equal)")
+    out: PathText = Field("run", description="Run folder to write")
+    backbone: str = Field(
+        "mesoinception4", description="Network: mesoinception4, dct_resnet … or any timm model"
+    )
+    head: Head = Field(default_factory=Head)
     pretrained: bool | None = Field(
-        None, description="timm's weights; null: wherever the backbone has some"
+        None, description="Use timm's published weights (default: if the backbone has some)"
     )
     weights: PathText | None = Field(
-        None, description="a safetensors file with timm's names, to begin with"
+        None, description="Initial weights: a safetensors file with timm's names"
     )
-    input: InputConfig = InputConfig()
+    input: InputConfig = Field(default_factory=InputConfig)
     phases: tuple[Phase, ...] = ()
-    epochs: int = Field(10, ge=1)
+    epochs: int = Field(10, ge=1, description="Passes over the faces")
     optimizer: Literal["adam", "adamw", "sgd", "adadelta"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate")
     weight_decay: float = Field(1e-4, ge=0)
     schedule: Literal["constant", "step", "cosine", "onecycle", "poly"] = "onecycle"
-    batch_size: int = Field(32, ge=1, description="faces a step, over all workers")
-    accumulate: int = Field(1, ge=1, description="parts in which a batch goes through the network")
+    batch_size: int = Field(32, ge=1, description="Faces per step, over all workers")
+    accumulate: int = Field(
+        1, ge=1, description="Number of parts in which a batch goes through the network"
+    )
     epoch_faces: int | None = Field(
-        None, ge=2, description="faces an epoch; null: as many as there are to train on"
+        None, ge=2, description="Faces per epoch (default: the number of faces to train on)"
     )
-    loss: Loss = Loss()
-    balance: Balance = "uniform"
-    paired: bool = Field(False, description="batches of fakes with their originals' faces")
+    loss: Loss = Field(default_factory=Loss)
+    balance: Balance = Field("uniform", description="How faces of the two classes are drawn")
+    paired: bool = Field(False, description="Put each fake into a batch with its original's faces")
     min_face_diff: float | None = Field(
-        None, ge=0, le=2, description="leave out fakes' faces that differ less from the original's"
+        None,
+        ge=0,
+        le=2,
+        description="Leave out faces of fakes that differ less from the original's face",
     )
-    augment: Augment = "flip"
-    ema: float | None = Field(None, gt=0, lt=1, description="decay of averaged weights, a step")
+    augment: Augment = Field("flip", description="Augmentation of the faces")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="Decay of averaged weights per step, as in 0.999"
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="auto: bf16 on GPUs that have it, else fp32"
+        "auto", description="Precision of the network; auto: bf16 on GPUs that have it, else fp32"
     )
-    compile: bool = Field(False, description="torch.compile")
-    clip_grad: float | None = Field(None, gt=0, description="largest norm of a step's gradient")
+    compile: bool = Field(False, description="Use torch.compile")
+    clip_grad: float | None = Field(None, gt=0, description="Largest norm of a step's gradient")
     choose: Literal["loss", "auc", "last"] = Field(
         "loss",
-        description="the epoch that is kept: lowest validation loss, highest video AUC, last",
+        description="The epoch to keep: lowest validation loss, highest video AUC, or the last",
     )
     patience: int | None = Field(
-        None, ge=1, description="stop after so many epochs that were no better by what chooses"
+        None, ge=1, description="Stop after this number of epochs without improvement"
     )
     group_by: str | None = Field(
         None,
-        description="a regular expression on video_id whose first group names the group, or file",
+        description="Regular expression on video_id whose first group names the group of videos "
+        "that stay together; file: each file is a group of its own",
     )
-    identities: Identities | None = Field(None, description="keep each person's videos on one side")
-    val_fraction: float = Field(0.2, gt=0, lt=1)
-    test_fraction: float = Field(0.1, ge=0, lt=1)
-    folds: int | None = Field(None, ge=2, le=100, description="cross-validation")
-    fold: int | None = Field(None, ge=0, description="this fold alone, counted from 0")
+    identities: Identities | None = Field(
+        None, description="Keep all videos of a person on one side of the split"
+    )
+    val_fraction: float = Field(0.2, gt=0, lt=1, description="Share of the groups for validation")
+    test_fraction: float = Field(0.1, ge=0, lt=1, description="Share of the groups for the test")
+    folds: int | None = Field(
+        None, ge=2, le=100, description="Cross-validation with this number of folds"
+    )
+    fold: int | None = Field(None, ge=0, description="Train this fold alone, counted from 0")
     sweep: Numbers = Field(
-        (), description="train once on each of these shares of the training groups"
+        (),
+        description="Train once on each of these shares of the training groups, as in 0.1,0.3,1",
     )
     threshold: Annotated[str, AfterValidator(_rule)] = Field(
-        "youden", description="how the operating point is chosen on the validation side"
+        "youden",
+        description="How the threshold is chosen on validation: youden, f1, or a false-positive "
+        "rate as in fpr=0.01",
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="Seed of the split, the weights and the order")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="Number of training processes (default: 1); with --inline, CPU threads "
+        "(default: all)",
+    )
+    gpus: int = Field(0, ge=0, description="Number of GPUs, one process each")
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainConfig":

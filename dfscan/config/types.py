@@ -21,7 +21,7 @@ def _seconds(value: Any) -> Any:
     return value.removesuffix("s").strip() if isinstance(value, str) else value
 
 
-def _names(value: Any) -> Any:
+def comma_separated(value: Any) -> Any:
     """``"timeout,crashed"`` → its parts."""
     return tuple(p.strip() for p in value.split(",")) if isinstance(value, str) else value
 
@@ -83,7 +83,7 @@ def _moment(value: Any) -> Any:
 
 
 def _lower(value: Any) -> Any:
-    return tuple(v.lower() if isinstance(v, str) else v for v in _names(value) or ())
+    return tuple(v.lower() if isinstance(v, str) else v for v in comma_separated(value) or ())
 
 
 Layout = Literal["auto", "dfdc", "ffpp", "celebdf", "folders", "flat"]
@@ -100,7 +100,7 @@ Paths = Annotated[tuple[PathText, ...], BeforeValidator(_listed)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+Names = Annotated[tuple[str, ...], BeforeValidator(comma_separated)]
 
 
 Numbers = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_numbers)]
@@ -115,7 +115,9 @@ Moment = Annotated[float, BeforeValidator(_moment), Field(ge=0)]
 FailOn = Annotated[tuple[Literal["fake", "uncertain", "failed"], ...], BeforeValidator(_lower)]
 
 
-Statuses = Annotated[tuple[Annotated[str, AfterValidator(_status)], ...], BeforeValidator(_names)]
+Statuses = Annotated[
+    tuple[Annotated[str, AfterValidator(_status)], ...], BeforeValidator(comma_separated)
+]
 
 
 Precision = Literal["float32", "bfloat16", "float16"]

@@ -6,14 +6,39 @@ import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from dfscan.config.base import VideoInputConfig
 from dfscan.pipeline.extraction.extractor import ExtractionResult, FaceExtractor
 from dfscan.pipeline.resources import worker_count
-from dfscan.pipeline.results import PlanResult
 from dfscan.pipeline.work_units import Unit
 from dfscan.schemas.records import VideoRef
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """What a run would do (``--dry-run``).
+
+    ``todo`` of the ``videos`` are left, with their ``bytes``, in so many ``parts`` and ``units``.
+    From ``frames`` on: estimates from the videos ``looked_at``, null where none could be;
+    ``face_bytes`` is what the stored faces take, ``seconds`` the time with ``workers`` workers.
+    """
+
+    videos: int
+    todo: int
+    bytes: int
+    parts: int
+    label: dict[str, int]
+    units: int
+    looked_at: int
+    frames: int | None
+    faces: int | None
+    face_bytes: int | None
+    workers: int
+    seconds: float | None
+    exit_code: int = 0
+
 
 LOOKS: Final = 6
 """Videos looked at, as evenly as can be over the labels."""

@@ -12,6 +12,27 @@ from dfscan.schemas.status import SUCCEEDED
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """Counts of a job over videos; ``exit_code`` follows the contract (3: too many failed)."""
+
+    out: str
+    videos: int
+    status: dict[str, int]
+    max_failed: float
+    elapsed_s: float
+
+    @property
+    def failed(self) -> int:
+        """Videos whose status is neither ok, no_face nor partial."""
+        return sum(n for status, n in self.status.items() if status not in SUCCEEDED)
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 where more than ``max_failed`` of the videos failed."""
+        return 3 if self.failed > self.max_failed * self.videos else 0
+
+
+@dataclass(frozen=True)
 class Unit:
     """Some videos of one part, an original and its fakes together.
 

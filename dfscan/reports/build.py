@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -12,13 +13,25 @@ from dfscan.datasets.face_dataset import MARKER
 from dfscan.errors import OutputError, SourceError
 from dfscan.evaluation.verdict_data import MARKER as EVALUATION
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import ReportResult
 from dfscan.rendering.page import HEAD_BYTES, Page, about_of, render
 from dfscan.reports import dataset as report_dataset
 from dfscan.reports import evaluation as report_evaluation
 from dfscan.reports import training_run as report_run
 from dfscan.reports import verdicts as report_verdicts
 from dfscan.verdicts.table import is_verdict_folder
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """A page: ``kind`` of thing it is about, its ``bytes``, the ``faces`` that it shows."""
+
+    out: str
+    kind: str
+    bytes: int
+    faces: int
+    elapsed_s: float
+    exit_code: int = 0
+
 
 PAGE: Final = "report.html"
 

@@ -19,9 +19,15 @@ Square = Literal["stretch", "pad", "grow"]
 
 
 class Strict(BaseModel):
-    """A frozen model that refuses keys it does not know."""
+    """A frozen model that refuses keys it does not know.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+    Its validator is built at the first use, so that ``--help`` need not wait for it; nested models
+    are made by a ``default_factory`` for the same reason.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, ser_json_inf_nan="strings", defer_build=True
+    )
 
 
 class Stride(Strict):
@@ -96,13 +102,19 @@ class Detector(Strict):
     a frame, the largest.
     """
 
-    name: Literal["mtcnn", "none"] = "mtcnn"
+    name: Literal["mtcnn", "none"] = Field(
+        "mtcnn", description="Face detector; none: take each frame or picture whole"
+    )
     weights: Literal["facenet-pytorch-2.5.3"] = "facenet-pytorch-2.5.3"
-    min_face: Literal["auto"] | Annotated[int, Field(ge=12, le=4096)] = "auto"
+    min_face: Literal["auto"] | Annotated[int, Field(ge=12, le=4096)] = Field(
+        "auto", description="Smallest face to detect in pixels, or auto"
+    )
     thresholds: tuple[Fraction, Fraction, Fraction] = (0.6, 0.7, 0.7)
     factor: float = Field(0.709, gt=0.1, lt=1)
     min_score: Fraction = 0.95
-    max_faces: int | None = Field(None, ge=1)
+    max_faces: int | None = Field(
+        None, ge=1, description="Faces to keep per frame, the largest first (default: all)"
+    )
 
     def min_face_px(self, width: int, height: int) -> int:
         """The smallest face looked for in a frame of this size, in pixels."""
@@ -120,9 +132,13 @@ class Crop(Strict):
     ``quality`` and ``subsampling`` are JPEG's; ``png`` and ``webp`` are lossless.
     """
 
-    context: float = Field(0.6, ge=0, le=3)
+    context: float = Field(
+        0.6, ge=0, le=3, description="Margin to store on each side of the box, as a share of it"
+    )
     max_size: int = Field(512, ge=16, le=4096)
-    face_size: int | None = Field(None, ge=16, le=4096)
+    face_size: int | None = Field(
+        None, ge=16, le=4096, description="Scale every stored face to this longer side in pixels"
+    )
     codec: Literal["jpeg", "png", "webp"] = "jpeg"
     quality: int = Field(95, ge=1, le=100)
     subsampling: Literal["4:4:4"] = "4:4:4"
@@ -156,8 +172,8 @@ class FaceRecipe(Strict):
 
     box_convention: Literal["xyxy-displayed"] = "xyxy-displayed"
     sampling: Sampling
-    detector: Detector = Detector()
-    crop: Crop = Crop()
+    detector: Detector = Field(default_factory=Detector)
+    crop: Crop = Field(default_factory=Crop)
     input: NetworkInput | None = None
 
     def hash(self) -> str:

@@ -13,6 +13,7 @@ import torch
 from dfscan import calibrate, storage
 from dfscan.cli import main
 from dfscan.commands import score as score_job
+from dfscan.commands.calibrate import CalibrateResult
 from dfscan.commands.quickstart.synthetic import Corpus
 from dfscan.config.score import ScoreConfig
 from dfscan.config.train import InputConfig
@@ -20,7 +21,6 @@ from dfscan.errors import ConfigError, ModelError, OutputError, SourceError
 from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, Triage, load_model, read_header, save_model
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import CalibrateResult
 from dfscan.schemas.recipe import FaceRecipe, Sampling, Stride
 from dfscan.schemas.records import VERDICT_SCHEMA
 from dfscan.scoring.calibration import Calibration

@@ -14,7 +14,7 @@ from support.verdicts import make_model
 import dfscan
 from dfscan import storage
 from dfscan.cli import main
-from dfscan.commands.evaluate import MARKER, ROW_SCHEMA
+from dfscan.commands.evaluate import MARKER, ROW_SCHEMA, EvaluateResult
 from dfscan.commands.evaluate.face_data import judge_faces, list_faces
 from dfscan.commands.quickstart.synthetic import Corpus
 from dfscan.config.evaluate import EvaluateConfig
@@ -24,7 +24,6 @@ from dfscan.evaluation.summaries import Case
 from dfscan.evaluation.verdict_data import read_videos
 from dfscan.models.modelfile import load_model, save_model
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import EvaluateResult
 from dfscan.schemas.recipe import Crop
 from dfscan.schemas.records import VERDICT_SCHEMA
 

@@ -9,14 +9,15 @@ import pytest
 
 from dfscan import storage
 from dfscan.commands import extract as extract_job
+from dfscan.commands.extract import ExtractResult
 from dfscan.commands.quickstart.synthetic import Corpus
 from dfscan.config.extract import ExtractConfig
 from dfscan.corpora import list_videos
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ClusterError, ConfigError, OutputError, SourceError
+from dfscan.pipeline.estimate import PlanResult
 from dfscan.pipeline.extraction.extractor import InProcessExtractor
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import ExtractResult, PlanResult
 from dfscan.pipeline.sandbox.process import end_child
 
 

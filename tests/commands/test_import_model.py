@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from support.weights import as_checkpoint, keras_arrays, write_hdf5
-from typer.testing import CliRunner
 
 import dfscan
 from dfscan import storage

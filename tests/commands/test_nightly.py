@@ -22,6 +22,7 @@ from dfscan.cli import show
 from dfscan.commands import score as score_job
 from dfscan.commands.quickstart.synthetic import Corpus
 from dfscan.commands.score import event_log as score_log
+from dfscan.commands.score.result import ScoreResult
 from dfscan.config.score import ScoreConfig
 from dfscan.config.train import InputConfig
 from dfscan.errors import ConfigError, DfscanError, OutputError
@@ -30,7 +31,6 @@ from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, save_model
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.resources import TimeLimit
-from dfscan.pipeline.results import ScoreResult
 from dfscan.pipeline.work_units import Unit, UnitResult, make_unit
 from dfscan.schemas.recipe import FaceRecipe, Sampling, Stride
 from dfscan.schemas.records import VERDICT_SCHEMA, VideoRef

@@ -14,6 +14,7 @@ from support.verdicts import apart, verdicts
 from dfscan import storage
 from dfscan.commands import score as score_job
 from dfscan.commands.quickstart.synthetic import Corpus
+from dfscan.commands.score.result import ScorePlan, ScoreResult
 from dfscan.commands.verify.reproducibility import HALF
 from dfscan.config.loading import build
 from dfscan.config.score import ScoreConfig
@@ -22,7 +23,6 @@ from dfscan.errors import ConfigError, ModelError, OutputError, UsageError
 from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, Triage, load_model, save_model
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import ScorePlan, ScoreResult
 from dfscan.pipeline.score_task import ScoreTask
 from dfscan.schemas.recipe import FaceRecipe, Sampling, Stride
 from dfscan.schemas.records import VERDICT_SCHEMA

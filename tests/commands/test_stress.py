@@ -19,14 +19,13 @@ from dfscan import storage
 from dfscan.commands import stress as stress_job
 from dfscan.commands import verify as verify_job
 from dfscan.commands.quickstart.synthetic import Corpus
-from dfscan.commands.stress import as_csv, choose
+from dfscan.commands.stress import StressResult, as_csv, choose
 from dfscan.config.loading import build
 from dfscan.config.stress import StressConfig
 from dfscan.corpora import list_videos
 from dfscan.errors import ConfigError, OutputError
 from dfscan.models.modelfile import load_model, save_model
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import StressResult
 from dfscan.schemas.records import VideoRef
 from dfscan.verdicts.provenance import records
 

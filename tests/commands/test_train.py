@@ -11,13 +11,13 @@ import torch
 
 from dfscan import storage
 from dfscan.commands import train as train_job
+from dfscan.commands.train import TrainResult
 from dfscan.config.train import InputConfig, Phase, TrainConfig
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import OutputError, SourceError, UsageError
 from dfscan.models.backbones import create_network, normalise
 from dfscan.models.modelfile import load_model
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import TrainResult
 from dfscan.training.loop import _Run
 from dfscan.training.plan import make_plan
 from dfscan.training.reader import FaceReader

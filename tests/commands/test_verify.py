@@ -15,11 +15,12 @@ import torch
 import dfscan
 from dfscan import storage
 from dfscan.commands.quickstart.synthetic import Corpus
+from dfscan.commands.verify import VerifyResult
+from dfscan.commands.verify.reproducibility import Checked, Difference
 from dfscan.config.train import InputConfig
 from dfscan.errors import ConfigError, ModelError, SourceError
 from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, Triage, save_model
-from dfscan.pipeline.results import Checked, Difference, VerifyResult
 from dfscan.pipeline.sandbox.process import end_child
 from dfscan.schemas.recipe import FaceRecipe, Sampling, Stride, fingerprint
 from dfscan.scoring.calibration import Calibration

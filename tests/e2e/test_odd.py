@@ -9,13 +9,13 @@ import torch
 
 from dfscan import extract, storage
 from dfscan.commands import score as score_job
+from dfscan.commands.score.result import ScoreResult
 from dfscan.config.score import ScoreConfig
 from dfscan.config.train import InputConfig
 from dfscan.errors import VideoError
 from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, save_model
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import ScoreResult
 from dfscan.schemas.recipe import FaceRecipe, Sampling
 from dfscan.schemas.status import SUCCEEDED
 from dfscan.video import containers

@@ -18,12 +18,12 @@ from PIL import Image
 from support.faces import person, write_faces
 
 from dfscan.commands import train as train_job
+from dfscan.commands.train import TrainResult
 from dfscan.config.extract import ExtractConfig
 from dfscan.config.train import InputConfig, Phase, TrainConfig
 from dfscan.execution.executor import ray_session
 from dfscan.models.modelfile import load_model
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import TrainResult
 from dfscan.training import results as train_results
 from dfscan.training.plan import make_plan
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from dfscan.commands import train as train_job
+from dfscan.commands.train import TrainResult
 from dfscan.config.train import InputConfig, Phase, TrainConfig
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ConfigError, UsageError
 from dfscan.models.modelfile import load_model
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import TrainResult
 from dfscan.training import results as train_results
 from dfscan.training.loop import _Run, train_rank
 from dfscan.training.plan import make_plan

@@ -20,11 +20,11 @@ import dfscan
 from dfscan import storage
 from dfscan.commands import score as score_job
 from dfscan.commands.quickstart.synthetic import Corpus
+from dfscan.commands.score.result import ScoreResult
 from dfscan.config.report import ReportConfig
 from dfscan.config.score import ScoreConfig
 from dfscan.errors import ConfigError, OutputError, SourceError
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import ScoreResult
 from dfscan.reports import verdicts as report_verdicts
 from dfscan.schemas.records import VERDICT_SCHEMA, to_table
 from dfscan.verdicts import files as verdict_file

@@ -1,6 +1,7 @@
 """``dfscan calibrate``: a model's ``p_fake`` and threshold, fitted to a user's own verdicts."""
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,40 @@ from dfscan.models.modelfile import (
     save_model,
 )
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import CalibrateResult
 from dfscan.scoring.calibration import MIN_PER_CLASS
 from dfscan.scoring.operating_point import OperatingPoint, check_support, expected_rate
+
+
+@dataclass(frozen=True)
+class CalibrateResult:
+    """A model file with another calibration and threshold.
+
+    ``rows`` counts the rows of the verdict file by what became of them. ``before`` are the old
+    model's figures on these videos, ``fitted`` the new one's on the very videos it was fitted on,
+    ``out_of_fold`` those of fits that had not seen the video's group (null where there are too few
+    groups); see :func:`dfscan.commands.calibrate.calibration_fit.summary_metrics`. ``calibration`` is null where p_fake
+    stays as it was without one.
+    """
+
+    out: str
+    model_sha256: str
+    scored_by: str
+    rows: dict[str, int]
+    groups: int
+    rule: str
+    sampling: dict[str, Any]
+    threshold: float
+    threshold_logit: float
+    before: dict[str, Any]
+    fitted: dict[str, Any]
+    out_of_fold: dict[str, Any] | None
+    folds: int
+    calibration: dict[str, Any] | None
+    operating_point: dict[str, Any]
+    notes: list[str]
+    elapsed_s: float
+    exit_code: int = 0
+
 
 _PRIOR = 0.5
 
@@ -206,7 +238,7 @@ def _fitted(config: CalibrateConfig, videos: Videos, target: ThresholdTarget) ->
 
 
 def _worth(model: Model, videos: Videos, target: ThresholdTarget, found: Fit) -> dict[str, Any]:
-    """The figures of a :class:`~dfscan.pipeline.results.CalibrateResult`."""
+    """The figures of a :class:`~dfscan.commands.calibrate.CalibrateResult`."""
     prior = found.calibration.prior if found.calibration else _PRIOR
     own, threshold = target.kept, model.header.threshold
     if own is not None and own.threshold is not None:

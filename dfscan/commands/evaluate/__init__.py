@@ -16,6 +16,7 @@ An evaluation is a folder:
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -52,11 +53,21 @@ from dfscan.evaluation.verdict_data import (
     read_videos,
 )
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import EvaluateResult
 from dfscan.rendering import plots
 from dfscan.reports import build as report_job
 from dfscan.schemas.records import SCHEMA_VERSION
 from dfscan.scoring.aggregation import logit_of
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """Figures of verdicts or faces against the truth; ``metrics`` is what ``metrics.json`` holds."""
+
+    out: str
+    metrics: dict[str, Any]
+    elapsed_s: float
+    exit_code: int = 0
+
 
 PAGE: Final = "report.html"
 _PRODUCTS: Final = (METRICS, ROWS, PLOTS, PAGE)

@@ -27,8 +27,26 @@ from dfscan.models.exporters.base import (
 )
 from dfscan.models.modelfile import FILE_NAME, ModelHeader, find_model, load_model
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import ExportResult
 from dfscan.scoring.aggregation import logit_of
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A row a format, the original first: its file, size, speed and how far it is from the original.
+
+    A row has ``format``, ``file``, ``bytes``; ``ms_batch_1`` and ``ms_batch_32``, milliseconds a face on
+    one thread; ``max_delta`` and ``mean_delta`` of logits; ``flipped``, faces on the other side of the
+    threshold; ``auc`` and ``accuracy`` by face, null without labels. ``faces``: what they were
+    compared on.
+    """
+
+    out: str
+    rows: list[dict[str, Any]]
+    faces: dict[str, Any]
+    notes: list[str]
+    elapsed_s: float
+    exit_code: int = 0
+
 
 MARKER: Final = "export.json"
 ORIGINAL: Final = "original"
@@ -229,7 +247,7 @@ def _in_batches(runner: Runner, pixels: Pixels) -> Logits:
 
 
 def _rows(header: ModelHeader, made: Sequence[_Made], faces: Faces) -> list[dict[str, Any]]:
-    """The rows of an :class:`~dfscan.pipeline.results.ExportResult`."""
+    """The rows of an :class:`~dfscan.commands.export.ExportResult`."""
     speeds = _speeds({m.format: m.runner for m in made}, faces.pixels)
     return [
         {"format": m.format, "file": m.file, "bytes": m.size}

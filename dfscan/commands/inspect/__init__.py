@@ -9,6 +9,7 @@ import pyarrow as pa
 from dfscan import storage
 from dfscan.commands.inspect.folders import MODEL, inspect_folder
 from dfscan.commands.inspect.models import WEIGHTS, inspect_model, inspect_weights
+from dfscan.commands.inspect.result import InspectResult
 from dfscan.config.extract import ExtractConfig
 from dfscan.config.inspect import InspectConfig
 from dfscan.corpora import list_videos
@@ -17,7 +18,6 @@ from dfscan.datasets.face_dataset import MARKER, FaceSet
 from dfscan.errors import SourceError
 from dfscan.pipeline.inputs import make_extractor
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import InspectResult
 from dfscan.schemas.records import VideoRef
 from dfscan.verdicts.table import (
     FILE,

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from dfscan import storage
 from dfscan.commands.inspect.models import EXPORT, Facts, model_facts
+from dfscan.commands.inspect.result import InspectResult
 from dfscan.errors import SourceError
 from dfscan.evaluation import verdict_data as evaluate_rows
-from dfscan.pipeline.results import InspectResult
 from dfscan.reports import training_run as report_run
 
 STRESS: Final = "stress.json"

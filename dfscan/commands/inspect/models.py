@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from dfscan import storage
+from dfscan.commands.inspect.result import InspectResult
 from dfscan.errors import SourceError, VideoError
 from dfscan.models.exporters import EXPORTERS
 from dfscan.models.exporters.base import HEADER
 from dfscan.models.modelfile import ModelHeader, find_model, parse_header, read_header
-from dfscan.pipeline.results import InspectResult
 
 WEIGHTS: Final = (
     *(".onnx", ".tflite", ".pt", ".pth", ".ckpt", ".bin", ".pkl"),

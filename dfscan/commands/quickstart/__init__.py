@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,20 @@ from dfscan.errors import OutputError
 from dfscan.evaluation.metrics import binary_metrics
 from dfscan.execution.executor import ray_session
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import QuickstartResult
 from dfscan.schemas.recipe import Stride
+
+
+@dataclass(frozen=True)
+class QuickstartResult:
+    """Every test clip with truth and verdict, and the AUC over them (None with one class)."""
+
+    out: str
+    clips: list[dict[str, Any]]
+    auc: float | None
+    accuracy: float | None
+    elapsed_s: dict[str, float]
+    exit_code: int = 0
+
 
 MARKER = "quickstart.json"
 STRIDE = Stride(real=6, fake=6)

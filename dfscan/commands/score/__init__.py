@@ -19,6 +19,7 @@ from dfscan.commands.score.event_log import (
     totals,
     write_metrics,
 )
+from dfscan.commands.score.result import ScorePlan, ScoreResult
 from dfscan.config.score import ScoreConfig
 from dfscan.corpora.base import is_picture
 from dfscan.execution.executor import check_cluster, run_units
@@ -26,7 +27,6 @@ from dfscan.pipeline.content_matching import ContentMatcher
 from dfscan.pipeline.inputs import list_sources
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.resources import TimeLimit
-from dfscan.pipeline.results import ScorePlan, ScoreResult
 from dfscan.pipeline.scan_plan import ExistingVerdicts, Plan, check_gone, count_stale, make_plan
 from dfscan.pipeline.score_task import ScoreTask
 from dfscan.pipeline.scoring_setup import load_models, record_of, score_task_of, uncalibrated

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dfscan import __version__, storage
+from dfscan.commands.score.result import ScoreResult
 from dfscan.config.score import ScoreConfig
 from dfscan.errors import DfscanError, OutputError
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import ScoreResult
 from dfscan.pipeline.work_units import UnitResult
 from dfscan.schemas.status import STATUSES
 

@@ -32,7 +32,6 @@ from dfscan.errors import ConfigError, DfscanError, OutputError, did_you_mean
 from dfscan.execution.executor import check_cluster, ray_session, run_units
 from dfscan.pipeline.inputs import list_sources, pending_videos
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import StressResult
 from dfscan.pipeline.sandbox.process import Limits
 from dfscan.pipeline.score_task import ScoreTask
 from dfscan.pipeline.scoring_setup import make_score_task, record_of
@@ -45,6 +44,18 @@ from dfscan.verdicts.files import latest, read_verdicts
 from dfscan.verdicts.provenance import with_records
 from dfscan.video import ORDERS
 from dfscan.video.transforms import ALTERED, CONDITIONS, ORIGINAL
+
+
+@dataclass(frozen=True)
+class StressResult:
+    """A row a condition: AUC, flips of verdicts and the like, as in ``stress.json``."""
+
+    out: str
+    rows: list[dict[str, Any]]
+    notes: list[str]
+    elapsed_s: float
+    exit_code: int = 0
+
 
 SCHEMA_VERSION: Final = 1
 MARKER: Final = "stress.json"

@@ -15,7 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dfscan import storage
-from dfscan.commands.verify.reproducibility import HALF, Tolerance, changed_since, compare
+from dfscan.commands.verify.reproducibility import (
+    HALF,
+    Checked,
+    Difference,
+    Tolerance,
+    changed_since,
+    compare,
+)
 from dfscan.config.base import DecodingConfig
 from dfscan.config.loading import build
 from dfscan.config.score import ScoreConfig
@@ -24,7 +31,6 @@ from dfscan.errors import ConfigError, DfscanError, SourceError, VideoError, did
 from dfscan.execution.executor import check_cluster, ray_session, run_units
 from dfscan.models.modelfile import find_model, read_header
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.results import Checked, Difference, VerifyResult
 from dfscan.pipeline.score_task import ScoreTask
 from dfscan.pipeline.scoring_setup import make_score_task, record_of
 from dfscan.pipeline.work_units import plan_units
@@ -35,6 +41,32 @@ from dfscan.scoring.decision import DISAGREE, Decision, DecisionRule, decide
 from dfscan.storage import Lock
 from dfscan.verdicts.provenance import KEY, hash_of, recipe_of, records
 from dfscan.verdicts.table import open_verdicts
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """Verdicts made again, by ``video_id``; ``counts`` by outcome.
+
+    ``tolerance`` is on logits of float32. ``notes`` are those of all videos, each with the number of
+    them; they say where another tolerance was used.
+    """
+
+    verdicts: str
+    models: list[str]
+    tolerance: float
+    videos: list[Checked]
+    counts: dict[str, int]
+    notes: list[str]
+    max_failed: float
+    elapsed_s: float
+
+    @property
+    def exit_code(self) -> int:
+        """5: something differs; 3: more than ``max_failed`` could not be checked; else 0."""
+        if self.counts["differs"]:
+            return 5
+        return 3 if self.counts["unchecked"] > self.max_failed * len(self.videos) else 0
+
 
 _OF_THE_MACHINE: Final = frozenset(("missing", "crashed", "timeout"))
 """Statuses that say nothing about a file's content: another machine need not come to them."""

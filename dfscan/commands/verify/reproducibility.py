@@ -2,12 +2,35 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from dfscan.pipeline.results import Difference
 from dfscan.schemas.records import entries_to_dict
 from dfscan.schemas.status import SUCCEEDED
+
+
+@dataclass(frozen=True)
+class Difference:
+    """``what`` of a verdict differs: the value in the file, and the one found now."""
+
+    what: str
+    recorded: Any
+    found: Any
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What became of one verdict: ``outcome`` is ``agrees``, ``differs`` or ``unchecked``.
+
+    ``reason`` says why it could not be checked. ``notes``: what ran then and runs now.
+    """
+
+    video_id: str
+    outcome: str
+    reason: str | None = None
+    differences: list[Difference] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
 
 BOX_PX: Final = 0.1
 """Pixels that two boxes of one face may lie apart."""

@@ -1,4 +1,4 @@
-"""An evaluation as tables on stdout."""
+"""Results of evaluate and stress on a terminal."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -7,16 +7,29 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dfscan.cli.tables import as_number, as_verdict, new_table, open_console
+from dfscan.cli.console import (
+    as_duration,
+    as_number,
+    as_verdict,
+    new_table,
+    open_console,
+)
+from dfscan.commands.evaluate import EvaluateResult
+from dfscan.commands.stress import StressResult
 from dfscan.evaluation.metrics import TITLES
-from dfscan.pipeline.results import EvaluateResult
 
 _FEW_REASONS: Final = 10
+
+
 _FIGURES: Final = TITLES | {
     "tpr_at_1pct_fpr": "fakes found at 1 % FPR",  # a table has 80 columns
     "tpr_at_01pct_fpr": "fakes found at 0.1 % FPR",
 }
+
+
 _FEW: Final = {"tpr_at_1pct_fpr": "1 % FPR", "recall": "recall"}
+
+
 _ALL_REALS: Final = "all reals"
 
 
@@ -158,3 +171,39 @@ def _to_the_right(table: Table) -> None:
     """All but the first column holds numbers."""
     for column in table.columns[1:]:
         column.justify = "right"
+
+
+def show_stress(value: StressResult) -> None:
+    """A row per condition."""
+    console = open_console()
+    table = new_table("verdicts by condition, against those on the originals", "condition")
+    for name in ("AUC", "95 %", "REAL\n→ FAKE", "FAKE\n→ REAL", "→ UNC.", "→ none", "score"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.columns[0].no_wrap = True
+    for row in value.rows:
+        low, high = row["auc_interval"] or (None, None)
+        change = row["score_change_median"]
+        table.add_row(
+            row["condition"],
+            as_number(row["auc"]),
+            "–" if low is None else f"{low:.2f}–{high:.2f}",
+            *(
+                f"{row[name]:,}" if row["compared"] else "–"
+                for name in ("real_to_fake", "fake_to_real", "to_uncertain", "to_none")
+            ),
+            "–" if change is None else f"{round(change, 2) + 0.0:+.2f}",  # no −0.00
+        )
+    console.print(table)
+    failed = ", ".join(f"{r['condition']} {r['failed']:,}" for r in value.rows if r["failed"])
+    if failed:
+        console.print(f"videos that failed: {failed}")
+    original = value.rows[0]
+    console.print(
+        f"{original['videos']:,} videos, {original['auc_videos']:,} of them labelled and with a score; "
+        f"score: the median change of the logit; {as_duration(value.elapsed_s)}"
+    )
+    for note in value.notes:
+        console.print(f"note: {note}", markup=False)
+    console.print(
+        f"wrote {value.out}: stress.json, stress.csv, stress.png, verdicts/", markup=False
+    )

@@ -7,10 +7,13 @@ from unittest import mock
 import pytest
 from rich.text import Text
 
-from dfscan.cli import main, show
+from dfscan.cli import main
+from dfscan.cli.console import as_shown, new_table, open_console
 from dfscan.cli.progress import LiveProgress, PlainProgress
-from dfscan.cli.tables import as_shown, new_table, open_console
-from dfscan.pipeline.results import InspectResult, ScoreResult
+from dfscan.cli.renderers.other import show_inspect
+from dfscan.cli.renderers.scoring import show_score
+from dfscan.commands.inspect.result import InspectResult
+from dfscan.commands.score.result import ScoreResult
 
 EVIL = "a\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp.4pm\r.mp4"
 
@@ -25,9 +28,9 @@ def test_no_text_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     table.add_row(Text(EVIL), EVIL)
     console.print(table)
     console.print(f"  {EVIL}: missing", markup=False)
-    show.result(InspectResult(EVIL, "source", {EVIL: EVIL}, [{EVIL: EVIL}, {EVIL: 1}]))
+    show_inspect(InspectResult(EVIL, "source", {EVIL: EVIL}, [{EVIL: EVIL}, {EVIL: 1}]))
     row = {"video_id": EVIL, "verdict": "FAKE", "p_fake": 0.9, "reason": EVIL}
-    show.result(ScoreResult(EVIL, 1, {"ok": 1}, 0.05, 1.0, rows=[row]))
+    show_score(ScoreResult(EVIL, 1, {"ok": 1}, 0.05, 1.0, rows=[row]))
     for progress in (PlainProgress(), LiveProgress()):
         progress.message(EVIL)
     told = capsys.readouterr()

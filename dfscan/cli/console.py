@@ -10,7 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 FEW: Final = 20
-"""Up to so many verdicts are shown one by one."""
+"""Up to this number of verdicts are shown one by one."""
+
+MANY: Final = 60
+"""Up to this number of parts or differing verdicts are shown."""
 
 _COLOURS: Final = {"REAL": "green", "FAKE": "red", "UNCERTAIN": "bright_black"}
 
