@@ -17,7 +17,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,7 @@ from dfscan.models.modelfile import ModelHeader, save_model
 from dfscan.pipeline.progress import Progress
 from dfscan.schemas.recipe import FaceRecipe, Sampling, Stride
 from dfscan.schemas.records import VERDICT_SCHEMA, Custody, FrameScore, Verdict, VideoRef, to_table
-from dfscan.verdicts import files as verdict_file
-from dfscan.verdicts import folder as verdict_folder
-from dfscan.verdicts.files import Merged
-from dfscan.verdicts.table import verdict_files
-
-Merge = Callable[..., Merged]
+from dfscan.verdicts.store import MergeResult, VerdictStore
 
 REPEATS = 3
 FRAMES = 32
@@ -138,18 +133,24 @@ class Scan:
         return took
 
 
-def night(out: Path, number: int, merge: Merge) -> tuple[float, int]:
-    """Merge new verdicts in units of 16: returns CPU seconds and bytes written."""
+def merge(store: VerdictStore) -> MergeResult:
+    return store.merge(pa.array([], pa.string()), {"c": {"models": []}}, None)
+
+
+def night(store: VerdictStore, number: int) -> tuple[float, int]:
+    """One merge of new verdicts in units of 16: CPU seconds, and bytes of the files written."""
     names = [f"new/{number:03d}/{i:05d}.mp4" for i in range(KNOWN // 100)]
     table = verdicts_of([video(name) for name in names], "c")
-    parts = [table.slice(start, 16) for start in range(0, len(names), 16)]
-    before = {file: file.stat().st_mtime_ns for file in verdict_files(out)}
+    for start in range(0, len(names), 16):
+        store.add_part(str(start), table.slice(start, 16), None)
+    before = {file: Path(str(file)).stat().st_mtime_ns for file in store.files()}
     started = time.process_time()
-    merged = merge(out, parts, pa.array([], pa.string()), False, {}, lambda: None)
+    merged = merge(store)
     took = time.process_time() - started
     assert merged.rows.num_rows == KNOWN + (number + 1) * len(names)
-    files = [f for f in verdict_files(out) if f.stat().st_mtime_ns != before.get(f)]
-    return took, sum(file.stat().st_size for file in files)
+    now = {file: Path(str(file)).stat() for file in store.files()}
+    changed = [stat for file, stat in now.items() if stat.st_mtime_ns != before.get(file)]
+    return took, sum(stat.st_size for stat in changed)
 
 
 def video(name: str) -> VideoRef:
@@ -158,15 +159,13 @@ def video(name: str) -> VideoRef:
 
 def nights(count: int) -> None:
     known = verdicts_of([video(f"{i // 500:04d}/{i:07d}.mp4") for i in range(KNOWN)], "c")
-    forms: dict[str, tuple[Merge, int]] = {
-        "v.parquet": (verdict_file.merge, 1), "v": (verdict_folder.merge, count),
-    }  # fmt: skip
     means = []
     with tempfile.TemporaryDirectory() as name:
-        for out, (merge, runs) in forms.items():
-            place = Path(name) / out
-            merge(place, [known], pa.array([], pa.string()), False, {}, lambda: None)
-            costs = np.array([night(place, number, merge) for number in range(runs)])
+        for out, runs in (("v.parquet", 1), ("v", count)):
+            store = VerdictStore(Path(name) / out)
+            store.add_part("known", known, None)
+            merge(store)
+            costs = np.array([night(store, number) for number in range(runs)])
             means.append(costs.mean(axis=0))
             print(f"{out:9} {runs} run(s): {means[-1][0]:.2f} CPU s and", end=" ")
             print(

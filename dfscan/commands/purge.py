@@ -2,17 +2,14 @@
 
 from dataclasses import dataclass, field, replace
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from dfscan import storage
 from dfscan.config.purge import PurgeConfig
 from dfscan.datasets.card import dataset_card
 from dfscan.datasets.face_dataset import MARKER, FaceSet
 from dfscan.errors import SourceError
 from dfscan.pipeline.progress import Progress
-from dfscan.verdicts.files import history_folder, parts_folder, sweep
-from dfscan.verdicts.table import FILE, is_verdict_folder, open_verdicts, verdict_files
+from dfscan.verdicts.store import VerdictStore
+from dfscan.verdicts.table import FILE, is_verdict_folder
 
 
 @dataclass(frozen=True)
@@ -92,16 +89,8 @@ def _purge_verdicts(path: storage.StoragePath, videos: set[str]) -> PurgeResult:
             f"{str(path)!r} does not exist: give a face dataset or a verdict file",
             code="source.missing",
         )
-    rows, found = 0, set[str]()
-    with storage.Lock(path.with_name(f".{path.name}.lock"), path) as lock:
-        sweep(path, lock.now)
-        folders = (parts_folder(path), history_folder(path))
-        for file in (f for place in (path, *folders) for f in verdict_files(place)):
-            table = open_verdicts(file).read()
-            mine = pc.is_in(table.column("video_id"), value_set=pa.array(sorted(videos)))
-            count = pc.sum(mine).as_py() or 0
-            rows += count
-            if count:
-                found |= set(table.filter(mine).column("video_id").to_pylist())
-                storage.commit_table(file, table.filter(pc.invert(mine)), check=lock.lease.check)
-    return PurgeResult(str(path), rows, 0, 0, sorted(videos - found))
+    store = VerdictStore.open(path)
+    with store.lock() as lock:
+        store.sweep(lock.now)
+        found = store.remove(videos, lock.lease)
+    return PurgeResult(str(path), found.total(), 0, 0, sorted(videos - found.keys()))

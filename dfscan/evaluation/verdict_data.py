@@ -15,7 +15,6 @@ from dfscan.corpora.base import NO_ATTRIBUTES, LabelRecord, part_of
 from dfscan.corpora.labels import PART, groups, match, read_truth
 from dfscan.errors import SourceError
 from dfscan.schemas.status import LABELS
-from dfscan.verdicts.provenance import completed
 from dfscan.verdicts.table import open_verdicts
 
 Floats = npt.NDArray[np.float64]
@@ -35,8 +34,8 @@ _STRAIGHT: Final = 0.02
 _COLUMNS: Final = (
     *("video_id", "uri", "label", "content_sha256", "status", "verdict", "reason", "look"),
     *("score_raw", "p_fake", "llr", "threshold", "calibrated", "width", "height", "face_px"),
-    *("frames.list.element.score_raw", "tracks.list.element.score_raw"),
-    *("tracks.list.element.p_fake", "custody.config_hash", "custody.models"),
+    *("frames.score_raw", "tracks.score_raw"),
+    *("tracks.p_fake", "custody.config_hash", "custody.models"),
 )
 
 
@@ -88,7 +87,7 @@ def read_videos(path: str) -> Videos:
     """
     file = open_verdicts(path)
     try:
-        table = completed(file.read(_COLUMNS), _COLUMNS).combine_chunks()
+        table = file.read(_COLUMNS).combine_chunks()
     except (pa.ArrowException, KeyError, OSError) as error:
         detail = " ".join(str(error).split())[:160]
         raise SourceError(

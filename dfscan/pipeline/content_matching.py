@@ -24,8 +24,9 @@ from dfscan.pipeline.resources import worker_count
 from dfscan.pipeline.scan_plan import ExistingVerdicts
 from dfscan.schemas.recipe import Sampling, fingerprint
 from dfscan.schemas.records import VERDICT_SCHEMA, VideoRef
-from dfscan.verdicts.files import parts_folder, read_parts
-from dfscan.verdicts.table import Piece, in_memory, open_verdicts, rows_at
+from dfscan.storage import Lease
+from dfscan.verdicts.store import VerdictStore
+from dfscan.verdicts.table import RowBlock, in_memory, take_rows
 
 TRANSIENT: Final = frozenset({"missing", "crashed", "timeout"})
 """Statuses that say less about the content than about the day."""
@@ -41,11 +42,11 @@ Key = tuple[str, str, str | None]
 class ContentMatcher:
     """Finds the verdict of a file by its content; ``sampling`` and ``config_hash`` are the run's."""
 
-    out: storage.StoragePath
+    store: VerdictStore
     known: ExistingVerdicts
     sampling: Sampling
     config_hash: str
-    check: Callable[[], None]
+    lease: Lease
 
     def reuse_verdicts(
         self,
@@ -69,7 +70,7 @@ class ContentMatcher:
         places = self._places(pool)
         progress.start("recognise", len(asked), "videos")
         done: list[str] = []
-        pieces: list[Piece] = []
+        blocks: list[RowBlock] = []
         with ThreadPoolExecutor(worker_count(config)) as threads:
             for start in range(0, len(asked), _BATCH):
                 if stop():
@@ -82,8 +83,8 @@ class ContentMatcher:
                     if h is not None and self._key(h, v.video_id, v.label) in places
                 ]
                 if found:
-                    pieces = pieces or self._pieces()
-                    self._commit(found, pieces)
+                    blocks = blocks or self._blocks()
+                    self._commit(found, blocks)
                     done += (v.video_id for v, _ in found)
                 progress.advance(len(some))
         progress.stop()
@@ -116,14 +117,14 @@ class ContentMatcher:
         matters = stride is not None and stride.real != stride.fake
         return sha256, _kind(name), label if matters else None
 
-    def _pieces(self) -> list[Piece]:
+    def _blocks(self) -> list[RowBlock]:
         """Everything that ``places`` counts through."""
-        before = open_verdicts(self.out).pieces() if self.known.before.num_rows else []
-        return [*before, *in_memory(read_parts(self.out, self.config_hash))]
+        before = self.store.table().row_blocks() if self.known.before.num_rows else []
+        return [*before, *in_memory(self.store.parts([self.config_hash]))]
 
-    def _commit(self, found: Sequence[tuple[VideoRef, int]], pieces: Sequence[Piece]) -> None:
+    def _commit(self, found: Sequence[tuple[VideoRef, int]], blocks: Sequence[RowBlock]) -> None:
         refs = [ref for ref, _ in found]
-        table = rows_at([place for _, place in found], pieces, VERDICT_SCHEMA)
+        table = take_rows([place for _, place in found], blocks)
         now = datetime.now(UTC)
         changes: dict[str, list[Any]] = {
             "video_id": [r.video_id for r in refs],
@@ -138,8 +139,7 @@ class ContentMatcher:
             place = table.schema.get_field_index(name)
             table = table.set_column(place, field, pa.array(values, field.type))
         name = fingerprint([self.config_hash, [[r.video_id, r.version] for r in refs]])
-        path = parts_folder(self.out) / f"recognised-{name}.parquet"
-        storage.commit_table(path, table, check=self.check)
+        self.store.add_part(f"recognised-{name}", table, self.lease)
 
 
 def _kind(name: str) -> str:

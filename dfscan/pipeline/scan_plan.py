@@ -12,18 +12,17 @@ from dfscan import storage
 from dfscan.config.score import ScoreConfig
 from dfscan.errors import ConfigError, OutputError
 from dfscan.pipeline.inputs import GONE_LIMIT
-from dfscan.schemas.records import VERDICT_SCHEMA, VideoRef
+from dfscan.schemas.records import VideoRef
 from dfscan.schemas.status import RETRIED
-from dfscan.verdicts.files import (
+from dfscan.verdicts.store import VerdictStore
+from dfscan.verdicts.summary import (
+    EMPTY,
     Mask,
-    brief,
-    briefs,
-    find,
-    latest,
-    read_brief,
-    read_parts,
+    find_rows,
+    latest_per_video,
     same,
-    truth,
+    summaries,
+    to_mask,
 )
 
 _MISSING: Final = "missing"
@@ -43,16 +42,16 @@ class ExistingVerdicts:
     places: pa.Array
 
     @classmethod
-    def read(cls, out: storage.StoragePath, config_hash: str, fresh: bool) -> "ExistingVerdicts":
+    def read(cls, store: VerdictStore, config_hash: str, fresh: bool) -> "ExistingVerdicts":
         """What is there.
 
         :param fresh: leave out whatever is there.
-        :raises OutputError: ``out`` is no verdict file.
+        :raises OutputError: there is something else.
         """
-        before = brief(VERDICT_SCHEMA.empty_table()) if fresh else read_brief(out)
-        left = briefs([] if fresh else read_parts(out, config_hash))
+        before = EMPTY if fresh else store.summary()
+        left = EMPTY if fresh else summaries(store.parts([config_hash]))
         both = pa.concat_tables([before, left])
-        kept, _ = latest(both)
+        kept, _ = latest_per_video(both)
         return cls(before, left, both.take(kept).combine_chunks(), pa.array(kept))
 
 
@@ -73,7 +72,7 @@ class Plan:
     def again(self, known: ExistingVerdicts) -> int:
         """How many of ``new`` have a verdict: their file was changed, or they are tried again."""
         names = pa.array([v.video_id for v in self.new], pa.string())
-        return int(truth(pc.is_in(names, value_set=known.rows.column("video_id"))).sum())
+        return int(to_mask(pc.is_in(names, value_set=known.rows.column("video_id"))).sum())
 
     @property
     def todo(self) -> list[VideoRef]:
@@ -87,8 +86,8 @@ class Plan:
 
     def changes_gone(self, rows: pa.Table) -> bool:
         """Whether others are gone than rows of a finished file say."""
-        now = truth(pc.is_in(rows.column("video_id"), value_set=self.gone))
-        return bool((now != truth(rows.column("gone"))).any())
+        now = to_mask(pc.is_in(rows.column("video_id"), value_set=self.gone))
+        return bool((now != to_mask(rows.column("gone"))).any())
 
 
 def make_plan(
@@ -96,19 +95,21 @@ def make_plan(
 ) -> Plan:
     """Compare what is there with what is known; no file is opened.
 
-    :param known: a row a video, of :func:`~dfscan.verdicts.files.brief`.
+    :param known: a :func:`~dfscan.verdicts.summary.summary`, one row per video.
     :raises ConfigError: ``since`` is asked for where nothing tells when a video was changed.
     """
     names = pa.array([v.video_id for v in videos], pa.string())
     versions = pa.array([v.version for v in videos], pa.string())
-    at = find(names, known)
+    at = find_rows(names, known)
     status = known.column("status").take(at)
     # A listed file that is not there keeps the verdict that it has from when it was.
-    kept = truth(pc.equal(versions, "")) & ~truth(pc.fill_null(pc.equal(status, _MISSING), True))
+    kept = to_mask(pc.equal(versions, "")) & ~to_mask(
+        pc.fill_null(pc.equal(status, _MISSING), True)
+    )
     labels = pa.array([v.label for v in videos], pa.string())
     unchanged = same(versions, known.column("version").take(at))
     unchanged &= same(labels, known.column("label").take(at))
-    again = unchanged & truth(pc.is_in(status, value_set=_texts(config.retry or RETRIED)))
+    again = unchanged & to_mask(pc.is_in(status, value_set=_texts(config.retry or RETRIED)))
     new = again if config.retry else ~unchanged | again
     stale = (
         unchanged & ~again & ~same(_constant(config_hash, at), known.column("config_hash").take(at))
@@ -129,8 +130,8 @@ def make_plan(
 
 def count_stale(rows: pa.Table, config_hash: str) -> int:
     """Verdicts of another model or configuration, of videos that are at the source."""
-    other = ~truth(pc.equal(rows.column("config_hash"), config_hash))
-    return int(np.count_nonzero(other & ~truth(rows.column("gone"))))
+    other = ~to_mask(pc.equal(rows.column("config_hash"), config_hash))
+    return int(np.count_nonzero(other & ~to_mask(rows.column("gone"))))
 
 
 def check_gone(plan: Plan, known: ExistingVerdicts, parts: pa.Table, config: ScoreConfig) -> None:

@@ -26,19 +26,18 @@ from dfscan.pipeline.concurrency import map_concurrent
 from dfscan.pipeline.extraction.extractor import ExtractionResult, FaceExtractor, failed_row
 from dfscan.pipeline.work_units import Unit, UnitResult, split_per_video
 from dfscan.schemas.records import (
-    VERDICT_SCHEMA,
     Custody,
     FaceRow,
     FrameScore,
     Verdict,
     VideoRef,
     VideoRow,
-    to_table,
 )
 from dfscan.schemas.status import UNREAD
 from dfscan.scoring.calibration import Calibration
 from dfscan.scoring.decision import DecisionRule, decide, face_px, fuse_scores
 from dfscan.storage import Lease
+from dfscan.verdicts.parts import write_part
 
 _LIBRARIES: Final = ("torch", "torchvision", "timm", "numpy", "pillow", "facenet-pytorch")
 
@@ -267,11 +266,7 @@ class ScoreTask:
         )
 
     def _commit(self, unit: Unit, verdicts: Sequence[Verdict]) -> UnitResult:
-        storage.commit_table(
-            self.target / f"{unit.name}.parquet",
-            to_table(verdicts, VERDICT_SCHEMA),
-            check=self.lease.check if self.lease else None,
-        )
+        write_part(self.target, unit.name, verdicts, self.lease)
         faces = sum(len(v.frames) for v in verdicts)
         return UnitResult(len(verdicts), faces, Counter(v.status for v in verdicts))
 

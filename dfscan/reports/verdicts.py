@@ -41,8 +41,8 @@ from dfscan.reports.tallies import (
 from dfscan.reports.thumbnails import Picture, Spot, Wanted, from_videos
 from dfscan.schemas.records import VideoRef
 from dfscan.schemas.status import LABELS, STATUSES
-from dfscan.verdicts.provenance import completed, records
-from dfscan.verdicts.table import OpenFiles, open_verdicts, verdict_files
+from dfscan.verdicts.provenance import records
+from dfscan.verdicts.table import VerdictTable, open_verdicts, verdict_files
 
 MAX_ROWS: Final = 25_000
 """Videos that a page lists, some 200 bytes each and more where names are long."""
@@ -60,7 +60,7 @@ _BRIEF: Final = (
     *("video_id", "label", "status", "verdict", "reason", "p_fake", "calibrated", "scanned_at"),
     "gone",
 )
-_CUSTODY: Final = ("config_hash", "dfscan", "models.list.element", "decoder", "device", "precision")
+_CUSTODY: Final = ("config_hash", "dfscan", "models", "decoder", "device", "precision")
 _NEAR_ONE: Final = 1e-5
 _NONE: Final = "no verdict"
 
@@ -86,9 +86,9 @@ class Verdicts:
     maps: Mapping[Way, tuple[float, float]]
 
     @classmethod
-    def of(cls, file: OpenFiles, places: Sequence[int]) -> "Verdicts":
+    def of(cls, file: VerdictTable, places: Sequence[int]) -> "Verdicts":
         """The rows at these places; all are in memory."""
-        table = completed(file.take(places))
+        table = file.take(places)
         lists = table.column("frames").combine_chunks()
         flat = lists.flatten()
         lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
@@ -179,10 +179,10 @@ class Verdicts:
         ]
 
 
-def read_brief(file: OpenFiles) -> pa.Table:
+def read_brief(file: VerdictTable) -> pa.Table:
     """What is counted of every row; of the nested columns nothing but ``custody``'s plain ones."""
     columns = [*_BRIEF, *(f"custody.{name}" for name in _CUSTODY)]
-    return completed(file.read(columns), columns).combine_chunks()
+    return file.read(columns).combine_chunks()
 
 
 def _ranked(brief: pa.Table) -> list[int]:

@@ -224,6 +224,20 @@ def _read_few_groups(path: Path, columns: list[str] | None) -> pa.Table | None:
     return table if columns is None else table.select(columns)  # in the order requested
 
 
+def read_columns(path: PathLike, choose: Callable[[pa.Schema], list[str]]) -> pa.Table:
+    """Some columns of one Parquet file, chosen by its own schema; fields stay in their structs.
+
+    :raises OSError: it cannot be read. :raises StoreError: the same of an object store.
+    """
+    where = as_path(path)
+
+    def read() -> pa.Table:
+        with open_parquet(where) as file:
+            return file.read(columns=choose(file.schema_arrow))
+
+    return backend.read_unchanged(str(where), read)
+
+
 def read_row_group(path: PathLike, number: int, columns: list[str]) -> pa.Table:
     """Read some columns of one row group of a Parquet file.
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dfscan.schemas.status import SUCCEEDED
-from dfscan.verdicts.files import Mask, find, latest, same, truth
+from dfscan.verdicts.summary import Mask, find_rows, latest_per_video, same, to_mask
 
 Kind = Literal["new", "changed", "gone", "came_back"]
 KINDS: Final[tuple[Kind, ...]] = ("changed", "new", "came_back", "gone")
@@ -29,12 +29,12 @@ class Change:
 def changes(before: pa.Table, after: pa.Table) -> list[Change]:
     """Everything that changed, by kind and ``video_id``.
 
-    :param before: a row a video, of :func:`~dfscan.verdicts.files.brief`; so is ``after``.
+    :param before: a :func:`~dfscan.verdicts.summary.summary`, one row per video; so is ``after``.
     """
-    at = find(after.column("video_id"), before)
-    known = truth(pc.is_valid(at))
+    at = find_rows(after.column("video_id"), before)
+    known = to_mask(pc.is_valid(at))
     verdict = before.column("verdict").take(at)
-    was_gone, is_gone = truth(before.column("gone").take(at)), truth(after.column("gone"))
+    was_gone, is_gone = to_mask(before.column("gone").take(at)), to_mask(after.column("gone"))
     masks: dict[Kind, Mask] = {
         "changed": known & ~same(after.column("verdict"), verdict),
         "new": ~known,
@@ -55,14 +55,14 @@ def changes(before: pa.Table, after: pa.Table) -> list[Change]:
     ]
 
 
-def news(before: pa.Table, written: pa.Table) -> pa.Table:
+def new_outcomes(before: pa.Table, written: pa.Table) -> pa.Table:
     """Of the verdicts that a run wrote, those that say what the file did not say before.
 
     A file that was only touched keeps its verdict, and that is no news.
     """
-    rows = written.take(pa.array(latest(written)[0]))
-    at = find(rows.column("video_id"), before)
-    told = truth(pc.is_valid(at))
+    rows = written.take(pa.array(latest_per_video(written)[0]))
+    at = find_rows(rows.column("video_id"), before)
+    told = to_mask(pc.is_valid(at))
     for name in ("content_sha256", "config_hash", "status", "verdict"):
         told &= same(rows.column(name), before.column(name).take(at))
     return rows.filter(pa.array(~told))
@@ -72,8 +72,8 @@ def count_matching(rows: pa.Table, outcomes: Iterable[str]) -> int:
     """Rows that ``--fail-on`` names: ``fake``, ``uncertain``, ``failed``."""
     wanted = frozenset(outcomes)
     verdicts = pa.array([v for v in ("FAKE", "UNCERTAIN") if v.lower() in wanted], pa.string())
-    match = truth(pc.is_in(rows.column("verdict"), value_set=verdicts))
+    match = to_mask(pc.is_in(rows.column("verdict"), value_set=verdicts))
     if "failed" in wanted:
         healthy = pa.array(sorted(SUCCEEDED), pa.string())
-        match |= ~truth(pc.is_in(rows.column("status"), value_set=healthy))
+        match |= ~to_mask(pc.is_in(rows.column("status"), value_set=healthy))
     return int(np.count_nonzero(match))

@@ -5,7 +5,7 @@ recipe in full. With the model it is enough to make the rows again.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import pyarrow as pa
@@ -15,26 +15,9 @@ from pydantic import ValidationError
 from dfscan import storage
 from dfscan.errors import ConfigError, SourceError
 from dfscan.schemas.recipe import FaceRecipe, fingerprint
-from dfscan.schemas.records import VERDICT_SCHEMA
 from dfscan.verdicts.table import verdict_files
 
 KEY: Final = b"dfscan.score"
-
-
-def completed(table: pa.Table, names: Iterable[str] = VERDICT_SCHEMA.names) -> pa.Table:
-    """Rows of a verdict file with a column of nulls for each that an older dfscan did not write.
-
-    :param names: the columns to have, of :data:`VERDICT_SCHEMA`; one of a nested column, as in
-        ``custody.models``, stands for the whole, and ``custody`` gets all its fields.
-    """
-    for name in dict.fromkeys(name.partition(".")[0] for name in names):
-        kind = VERDICT_SCHEMA.field(name).type
-        place = table.schema.get_field_index(name)
-        if place < 0:
-            table = table.append_column(name, pa.nulls(table.num_rows, kind))
-        elif name == "custody":
-            table = table.set_column(place, name, table.column(place).cast(kind))
-    return table
 
 
 def records(where: storage.StoragePath) -> dict[str, Any]:

@@ -1,6 +1,11 @@
-"""Verdicts as one table, be they one file or the files of a folder."""
+"""Reading verdicts as one table, be they one file or the files of a folder.
 
-from collections.abc import Callable, Sequence
+Files of every schema version are read as tables of :data:`~dfscan.schemas.records.VERDICT_SCHEMA`,
+see :mod:`dfscan.schemas.evolution`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Final
@@ -12,20 +17,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dfscan import storage
-from dfscan.errors import SourceError
+from dfscan.errors import OutputError, SourceError
+from dfscan.schemas.evolution import conform, read_version, stored_columns, subset
+from dfscan.schemas.records import VERDICT_SCHEMA
 
 FILE: Final = ".parquet"
 """How the name of one file ends; a folder's does not."""
 
-Places = npt.NDArray[np.int64]
-Piece = tuple[int, Callable[[], pa.Table]]
+RowIndices = npt.NDArray[np.int64]
+RowBlock = tuple[int, Callable[[], pa.Table]]
 """Some rows: how many, and what reads them."""
 
 _UNREADABLE: Final = (pa.ArrowInvalid, OSError)
 
 
 def verdict_files(where: storage.StoragePath) -> list[storage.StoragePath]:
-    """The files that hold the verdicts, by name: itself, or those of a folder; none where none are."""
+    """The files that hold the verdicts, by name: itself, or those of a folder; [] if there are none."""
     if storage.is_folder(where):
         return storage.parquet_files(where)
     return [where] if storage.exists(where) else []
@@ -41,47 +48,58 @@ def is_verdict_folder(where: storage.StoragePath) -> bool:
 
 
 @dataclass(frozen=True)
-class OpenFiles:
-    """Parquet files of one schema as one table: of one file as it lies, of several by ``video_id``.
+class VerdictTable:
+    """Verdict files as one table: a file's rows in its order, a folder's by ``video_id``.
 
-    They stay open: what replaces one of them meanwhile does not move its rows.
+    Columns are named as in :data:`~dfscan.schemas.records.VERDICT_SCHEMA`; those that an older dfscan
+    did not write are null. The files stay open: one that is replaced meanwhile is read as it was.
     """
 
     files: tuple[pq.ParquetFile, ...]
 
     @property
     def num_rows(self) -> int:
-        """How many rows they have together."""
+        """The rows of all files."""
         return sum(file.metadata.num_rows for file in self.files)
 
     def metadata(self, key: bytes) -> list[bytes]:
-        """What each says in its metadata, those that say something."""
-        said = ((file.schema_arrow.metadata or {}).get(key) for file in self.files)
-        return [text for text in said if text is not None]
+        """This entry of each file's metadata, of the files that have it."""
+        entries = ((file.schema_arrow.metadata or {}).get(key) for file in self.files)
+        return [entry for entry in entries if entry is not None]
+
+    def lacks(self, columns: Sequence[str]) -> list[str]:
+        """Those of these columns that no file has, under any name."""
+        return [
+            name
+            for name in columns
+            if not any(stored_columns(f.schema_arrow, VERDICT_SCHEMA, [name]) for f in self.files)
+        ]
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows whole, or some columns of them.
+        """All rows.
 
-        :raises pa.ArrowException: they lack one of them.
+        :param columns: some columns or fields of them, as ``custody.models`` or ``frames.track_id``;
+            None: all columns.
+        :raises pa.ArrowException: a file is damaged, or lacks what every verdict file has.
         """
-        wanted = None if columns is None else list(columns)
-        table = pa.concat_tables([file.read(columns=wanted) for file in self.files])
+        names = VERDICT_SCHEMA.names if columns is None else columns
+        table = pa.concat_tables([_read(file, names) for file in self.files])
         return table if len(self.files) == 1 else table.take(self._order)
 
-    def take(self, places: Sequence[int] | Places) -> pa.Table:
-        """Some rows whole, in this order; a row group is in memory at a time."""
+    def take(self, rows: Sequence[int] | RowIndices) -> pa.Table:
+        """Some rows with all columns, in this order; one row group is in memory at a time."""
         if len(self.files) > 1:
-            places = self._order.take(pa.array(places, pa.int64())).to_numpy()
-        return rows_at(places, self.pieces(), self.files[0].schema_arrow)
+            rows = self._order.take(pa.array(rows, pa.int64())).to_numpy()
+        return take_rows(rows, self.row_blocks())
 
     @cached_property
     def _order(self) -> pa.Array:
-        """Where the rows lie in the files, one below the other."""
-        names = [file.read(columns=["video_id"]) for file in self.files]
+        """The rows of all files, one file after another, sorted by ``video_id``."""
+        names = [_read(file, ["video_id"]) for file in self.files]
         return pc.sort_indices(pa.concat_tables(names).column("video_id"))
 
-    def pieces(self) -> list[Piece]:
-        """Every row group of every file, as they lie."""
+    def row_blocks(self) -> list[RowBlock]:
+        """Every row group of every file, in the order in which they are stored."""
         return [
             (file.metadata.row_group(n).num_rows, partial(file.read_row_group, n))
             for file in self.files
@@ -89,34 +107,86 @@ class OpenFiles:
         ]
 
 
-def rows_at(places: Sequence[int] | Places, pieces: Sequence[Piece], schema: pa.Schema) -> pa.Table:
-    """Some rows of tables that lie one below the other, in the order of their places.
+def _read(file: pq.ParquetFile, names: Sequence[str]) -> pa.Table:
+    wanted = stored_columns(file.schema_arrow, VERDICT_SCHEMA, names)
+    return _selected(file.read(columns=wanted), names)
 
-    Only the tables that hold one of them are read, one after another.
+
+def _selected(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Without the file's own metadata, which only its whole table has."""
+    return conform(table, subset(VERDICT_SCHEMA, names)).replace_schema_metadata(None)
+
+
+def read_columns(path: storage.StoragePath, names: Sequence[str]) -> pa.Table:
+    """Some columns of one file, as in :meth:`VerdictTable.read`; nothing else is read.
+
+    :raises OutputError: it is no verdict file.
     """
-    wanted = np.asarray(places, np.int64)
+    with _as_verdicts(path):
+        table = storage.read_columns(
+            path, lambda stored: stored_columns(_checked(stored, path), VERDICT_SCHEMA, names)
+        )
+        return _selected(table, names)
+
+
+def read_file(path: storage.StoragePath) -> pa.Table:
+    """One file with its metadata and the columns that this dfscan does not know, to be rewritten.
+
+    :raises OutputError: it is no verdict file.
+    """
+    with _as_verdicts(path):
+        table = storage.read_table(path)
+        _checked(table.schema, path)
+        return conform(table, VERDICT_SCHEMA, keep_unknown=True)
+
+
+def _checked(stored: pa.Schema, path: storage.StoragePath) -> pa.Schema:
+    """A file's schema, which can be read as that of verdicts."""
+    read_version(stored.metadata, path)
+    conform(stored.empty_table(), VERDICT_SCHEMA)
+    return stored
+
+
+@contextmanager
+def _as_verdicts(path: storage.StoragePath) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        detail = " ".join(str(error).split())[:160]
+        raise OutputError(
+            f"{path} exists and is no verdict file of this dfscan ({detail}): give another --out",
+            code="output.foreign",
+        ) from None
+
+
+def take_rows(
+    rows: Sequence[int] | RowIndices,
+    blocks: Sequence[RowBlock],
+    schema: pa.Schema = VERDICT_SCHEMA,
+) -> pa.Table:
+    """Some rows of verdict tables that lie one below the other, in the order of ``rows``.
+
+    Only the blocks that hold one of them are read, one after another.
+    """
+    wanted = np.asarray(rows, np.int64)
     ascending = np.sort(wanted)
-    starts = np.cumsum([0, *(count for count, _ in pieces)], dtype=np.int64)
+    starts = np.cumsum([0, *(count for count, _ in blocks)], dtype=np.int64)
     firsts = np.searchsorted(ascending, starts)
     tables = [schema.empty_table()]
     for number in np.flatnonzero(np.diff(firsts)).tolist():
         mine = ascending[firsts[number] : firsts[number + 1]] - starts[number]
-        tables.append(pieces[number][1]().take(pa.array(mine)).cast(schema))
+        tables.append(conform(blocks[number][1]().take(pa.array(mine)), schema))
     order = np.searchsorted(ascending, wanted)
     return pa.concat_tables(tables).take(pa.array(order, pa.int64()))
 
 
-def in_memory(tables: Sequence[pa.Table]) -> list[Piece]:
-    """Tables that need not be read."""
-    return [(table.num_rows, partial(_itself, table)) for table in tables]
+def in_memory(tables: Sequence[pa.Table]) -> list[RowBlock]:
+    """Blocks of tables that need not be read."""
+    return [(table.num_rows, partial(pa.Table.slice, table)) for table in tables]
 
 
-def _itself(table: pa.Table) -> pa.Table:
-    return table
-
-
-def open_verdicts(where: storage.PathLike) -> OpenFiles:
-    """A verdict file, a unit of one, or a folder of verdicts.
+def open_verdicts(where: storage.PathLike) -> VerdictTable:
+    """A verdict file, a unit's part of one, or a folder of verdicts.
 
     :raises SourceError: it is none of these, or not there.
     """
@@ -132,14 +202,7 @@ def open_verdicts(where: storage.PathLike) -> OpenFiles:
             f"no verdicts at {str(where)!r}: dfscan score SOURCE --model MODEL --out {where} makes them",
             code="source.missing",
         )
-    opened = OpenFiles(tuple(map(_open, files)))
-    for file, parquet in zip(files, opened.files, strict=True):
-        if not parquet.schema_arrow.equals(opened.files[0].schema_arrow):
-            raise SourceError(
-                f"{file} has not the columns of {files[0]}: another dfscan wrote it; score again with "
-                "--overwrite"
-            )
-    return opened
+    return VerdictTable(tuple(map(_open, files)))
 
 
 def _open(file: storage.StoragePath) -> pq.ParquetFile:
@@ -154,6 +217,7 @@ def _open(file: storage.StoragePath) -> pq.ParquetFile:
     if kind != b"verdicts":
         found = f"a table of {kind.decode()}" if kind else "another program's table"
         raise SourceError(f"{file} holds no verdicts of dfscan but is {found}", code="source.empty")
+    read_version(opened.schema_arrow.metadata, file)
     return opened
 
 

@@ -19,7 +19,8 @@ from dfscan.commands import score as score_job
 from dfscan.commands.quickstart.synthetic import Corpus
 from dfscan.config.score import ScoreConfig
 from dfscan.pipeline.progress import Progress
-from dfscan.verdicts.files import history_folder, parts_folder
+from dfscan.verdicts.history import history_folder
+from dfscan.verdicts.parts import parts_folder
 
 Verdicts = dict[str, dict[str, Any]]
 

@@ -34,7 +34,8 @@ from dfscan.pipeline.resources import TimeLimit
 from dfscan.pipeline.work_units import Unit, UnitResult, make_unit
 from dfscan.schemas.recipe import FaceRecipe, Sampling, Stride
 from dfscan.schemas.records import VERDICT_SCHEMA, VideoRef
-from dfscan.verdicts import files as verdict_file
+from dfscan.verdicts.history import history_folder
+from dfscan.verdicts.summary import latest_per_video
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ class Night:
         return {r["video_id"]: r for r in storage.read_table(self.out).to_pylist()}
 
     def history(self) -> list[dict[str, Any]]:
-        folder = verdict_file.history_folder(self.out)
+        folder = history_folder(self.out)
         return [r for _, table in storage.read_tables(folder) for r in table.to_pylist()]
 
 
@@ -390,7 +391,7 @@ def test_purging_reaches_the_history(night: Night, source: Path) -> None:
 def test_the_last_of_several_verdicts_counts() -> None:
     names, times = ["b", "a", "b", "a", "b"], [3, 1, 5, 1, None]
     table = pa.table({"video_id": names, "scanned_at": pa.array(times, pa.timestamp("us"))})
-    kept, superseded = verdict_file.latest(table)
+    kept, superseded = latest_per_video(table)
     assert kept.tolist() == [3, 2]
     assert sorted(superseded.tolist()) == [0, 4]  # a's two are one verdict, met twice
 

@@ -1,5 +1,6 @@
 """Verdicts in a folder: the same rows as in one file, whatever happens on the way."""
 
+import ast
 import random
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-from support.reports import verdict, write_verdicts
+from support.reports import CUSTODY, verdict, write_verdicts
 from support.verdicts import apart, make_model, verdicts
 
 import dfscan
@@ -27,10 +28,11 @@ from dfscan.errors import ConfigError, OutputError, SourceError
 from dfscan.pipeline.progress import Progress
 from dfscan.reports import verdicts as report_verdicts
 from dfscan.schemas.records import VERDICT_SCHEMA, to_table
-from dfscan.verdicts import files as verdict_file
-from dfscan.verdicts import folder as verdict_folder
-from dfscan.verdicts.files import history_folder, parts_folder
+from dfscan.verdicts import store as verdict_store
+from dfscan.verdicts.history import history_folder
+from dfscan.verdicts.parts import parts_folder
 from dfscan.verdicts.provenance import records
+from dfscan.verdicts.store import MergeResult, VerdictStore
 from dfscan.verdicts.table import open_verdicts
 
 ROWS = 4
@@ -43,7 +45,7 @@ class KilledError(BaseException):  # no error of a video that a unit gives up
 
 @pytest.fixture(autouse=True)
 def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verdict_folder, "ROWS", ROWS)
+    monkeypatch.setattr(verdict_store, "ROWS", ROWS)
 
 
 @pytest.fixture(scope="module")
@@ -291,12 +293,22 @@ def test_rows_that_somebody_doubled_are_mended(both: tuple[Output, Output], sour
     assert [name for name, _ in folder.history()] == ["src/2.mp4"]
 
 
+def merge(
+    out: Path, parts: list[pa.Table], missing: list[str], replace: bool = False
+) -> MergeResult:
+    store = VerdictStore(out)
+    for number, part in enumerate(parts):
+        store.add_part(str(number), part, None)
+    record = {CUSTODY.config_hash: {"models": []}}
+    return store.merge(pa.array(missing, pa.string()), record, None, replace)
+
+
 def test_files_are_bounded_by_their_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verdict_folder, "FACES", 20)
+    monkeypatch.setattr(verdict_store, "FACES", 20)
     rows = [verdict(str(n), {0: [0.1] * faces}) for n, faces in enumerate((9, 9, 9, 50, 1, 1))]
     parts = [to_table(rows[:4], VERDICT_SCHEMA), to_table(rows[4:], VERDICT_SCHEMA)]
-    out, gone = tmp_path / "v", pa.array([], pa.string())
-    merged = verdict_folder.merge(out, parts, gone, False, {}, lambda: None)
+    out = tmp_path / "v"
+    merged = merge(out, parts, [])
     assert [storage.row_count(f) for f in storage.parquet_files(out)] == [2, 1, 1, 2]
     assert merged.faces.to_pylist() == [9, 9, 9, 50, 1, 1]
 
@@ -312,10 +324,8 @@ def test_random_nights_are_those_of_the_file(tmp_path: Path) -> None:
             for n in (*names, *names[:1])
         ]
         parts = [to_table(some, VERDICT_SCHEMA) for some in (rows[:3], rows[3:]) if some]
-        gone = pa.array([f"{n:02d}" for n in chance.sample(range(30), 3)], pa.string())
-        fresh = night == 6
-        one = verdict_file.merge(file, parts, gone, fresh, {}, lambda: None)
-        other = verdict_folder.merge(folder, parts, gone, fresh, {}, lambda: None)
+        gone = [f"{n:02d}" for n in chance.sample(range(30), 3)]
+        one, other = (merge(out, parts, gone, replace=night == 6) for out in (file, folder))
         assert one.rows.equals(other.rows)
         assert one.faces.to_pylist() == other.faces.to_pylist()
         assert apart(verdicts(file), verdicts(folder)) == []
@@ -448,7 +458,7 @@ def test_what_can_hold_no_verdicts_is_refused(
 
 def test_a_bucket_is_no_folder_of_verdicts() -> None:
     with pytest.raises(ConfigError, match="a folder below it"):
-        verdict_file.output("s3://clips/")
+        VerdictStore.open("s3://clips/", create=True)
 
 
 def test_a_log_does_not_lie_among_verdicts(both: tuple[Output, Output]) -> None:
@@ -470,11 +480,14 @@ def test_a_folder_once_made_needs_no_slash(both: tuple[Output, Output]) -> None:
         folder.run()
 
 
-def test_files_of_other_columns_are_refused(readable: tuple[str, str]) -> None:
+def test_files_of_other_columns_are_read_together(readable: tuple[str, str]) -> None:
     path = Path(readable[1]) / "2.parquet"
-    storage.commit_table(path, storage.read_table(path).drop_columns(["llr"]))
-    with pytest.raises(SourceError, match=r"2\.parquet has not the columns of .*0\.parquet"):
-        dfscan.inspect(readable[1])
+    table = storage.read_table(path)
+    storage.commit_table(path, table.drop_columns(["llr"]).append_column("more", table["uri"]))
+    assert dfscan.inspect(readable[1]).facts["rows"] == 19
+    table = open_verdicts(readable[1]).read()
+    assert table.schema.equals(VERDICT_SCHEMA)
+    assert table.column("video_id").to_pylist() == [f"{n:02d}.mp4" for n in range(19)]
 
 
 def test_on_object_storage(bucket: Any, source: Path, model: Path, tmp_path: Path) -> None:
@@ -490,3 +503,117 @@ def test_on_object_storage(bucket: Any, source: Path, model: Path, tmp_path: Pat
     assert len(storage.parquet_files(place)) == 4
     assert dfscan.inspect(folder).facts["rows"] == 13
     assert dfscan.purge(folder, "src/1.mp4").rows == 2
+
+
+# ---------------------------------------------------------------- files of other schemas
+
+
+def _of_an_older_dfscan(folder: Path) -> None:
+    """Every file without a column and a field that were added later, one with a column of others."""
+    for number, path in enumerate(storage.parquet_files(folder)):
+        table = storage.read_table(path).drop_columns(["llr"])
+        custody = table.column("custody").combine_chunks()
+        fields = [field for field in custody.type if field.name != "precision"]
+        older = pa.StructArray.from_arrays([custody.field(f.name) for f in fields], fields=fields)
+        table = table.set_column(table.schema.get_field_index("custody"), "custody", older)
+        if number == 1:
+            table = table.append_column("note", pa.array(["mine"] * table.num_rows))
+        storage.commit_table(path, table)
+
+
+def _schemas(folder: Path) -> list[pa.Schema]:
+    return [storage.open_parquet(path).schema_arrow for path in storage.parquet_files(folder)]
+
+
+def test_the_first_merge_upgrades_every_file(both: tuple[Output, Output], source: Path) -> None:
+    _, folder = both
+    folder.run()
+    before = folder.rows()
+    _of_an_older_dfscan(folder.out)
+    older = folder.files()
+    (source / "1.mp4").write_text("changed")
+    assert folder.run().new == 1
+    assert folder.files().keys() == older.keys()
+    now = _schemas(folder.out)
+    assert all(schema.equals(now[0]) for schema in now)
+    assert now[0].names == [*VERDICT_SCHEMA.names, "note"]
+    rows = folder.rows()
+    assert sorted(rows) == sorted(before)
+    assert sorted(row["note"] or "" for row in rows.values()) == [""] * 6 + ["mine"] * 4
+    assert [name for name, _ in folder.history()] == ["src/1.mp4"]
+    upgraded = folder.files()
+    folder.run()
+    assert folder.files() == upgraded
+
+
+def test_an_upgrade_that_is_cut_short_is_finished(
+    both: tuple[Output, Output], source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = both
+    folder.run()
+    _of_an_older_dfscan(folder.out)
+    first = folder.out.with_name("first")
+    shutil.copytree(folder.out, first)
+    (source / "9.mp4").unlink()
+    steps = 0
+    while True:
+        shutil.rmtree(folder.out)
+        shutil.copytree(first, folder.out)
+        with monkeypatch.context() as patch:
+            _dies_before(steps, patch, lambda: None)
+            try:
+                folder.run()
+            except KilledError:
+                assert open_verdicts(folder.out).read().num_rows == 10
+            else:
+                break
+        folder.run()
+        now = _schemas(folder.out)
+        assert all(schema.equals(now[0]) for schema in now)
+        assert [name for name, row in folder.rows().items() if row["gone"]] == ["src/9.mp4"]
+        steps += 1
+    assert steps >= 3
+
+
+def test_purging_upgrades_every_file(both: tuple[Output, Output]) -> None:
+    _, folder = both
+    folder.run()
+    _of_an_older_dfscan(folder.out)
+    assert dfscan.purge(f"{folder.out}/", "src/1.mp4").rows == 1
+    now = _schemas(folder.out)
+    assert all(schema.equals(now[0]) for schema in now)
+    assert now[0].names == [*VERDICT_SCHEMA.names, "note"]
+    assert len(folder.rows()) == 9
+
+
+def test_verdicts_of_a_newer_dfscan_are_refused(both: tuple[Output, Output]) -> None:
+    file, _ = both
+    file.run()
+    table = storage.read_table(file.out)
+    newer = {**table.schema.metadata, b"schema_version": b"9.0"}
+    storage.commit_table(file.out, table.replace_schema_metadata(newer))
+    content = file.out.read_bytes()
+    for use in (file.run, lambda: dfscan.inspect(str(file.out))):
+        with pytest.raises(SourceError, match=r"schema_version 9\.0.*upgrade dfscan"):
+            use()
+    assert file.out.read_bytes() == content
+
+
+# ---------------------------------------------------------------- who writes
+
+
+def test_only_this_package_writes_verdicts() -> None:
+    """Elsewhere no module both makes tables of the verdicts' schema and commits tables."""
+    package = Path(dfscan.__file__).parent
+    writers = []
+    for module in package.rglob("*.py"):
+        names = {
+            node.id if isinstance(node, ast.Name) else node.attr
+            for node in ast.walk(ast.parse(module.read_text()))
+            if isinstance(node, ast.Name | ast.Attribute)
+        }
+        commits = names & {"commit_table", "write_table", "ParquetWriter"}
+        makes = names & {"VERDICT_SCHEMA", "Verdict", "with_records"}
+        if commits and makes:
+            writers.append(module.relative_to(package).parts[0])
+    assert set(writers) == {"verdicts"}

@@ -24,7 +24,7 @@ from dfscan.schemas.scoring import AGGREGATIONS
 from dfscan.schemas.status import LABELS
 from dfscan.scoring.aggregation import TRACK_FACES, aggregate
 from dfscan.verdicts.provenance import KEY
-from dfscan.verdicts.table import OpenFiles, open_verdicts
+from dfscan.verdicts.table import VerdictTable, open_verdicts
 
 ALL_REAL: Final = "REAL"
 """What ``--labels`` says where every video is real."""
@@ -41,9 +41,9 @@ _COLUMNS: Final = (
     "content_sha256",
     "score_raw",
     "look",
-    "frames.list.element.score_raw",
-    "frames.list.element.track_id",
-    "tracks.list.element.faces",
+    "frames.score_raw",
+    "frames.track_id",
+    "tracks.faces",
     "custody.recipe_hash",
     "custody.config_hash",
     "custody.models",
@@ -145,7 +145,7 @@ class _Rows:
     models: Sequence[Sequence[str]]
 
 
-def _rows(file: OpenFiles) -> _Rows:
+def _rows(file: VerdictTable) -> _Rows:
     table = file.read(_COLUMNS).combine_chunks()
     custody = {
         name: pc.struct_field(table.column("custody"), name).to_pylist()
@@ -216,7 +216,7 @@ def _check_aggregation(config: CalibrateConfig, rows: _Rows, mine: npt.NDArray[n
         )
 
 
-def _said(file: OpenFiles) -> dict[str, Sampling]:
+def _said(file: VerdictTable) -> dict[str, Sampling]:
     """What the verdicts say of their samplings, by the hash of their recipe."""
     try:
         entries = [entry for text in file.metadata(KEY) for entry in json.loads(text).values()]

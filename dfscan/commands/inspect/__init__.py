@@ -2,9 +2,11 @@
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dfscan import storage
 from dfscan.commands.inspect.folders import MODEL, inspect_folder
@@ -21,7 +23,6 @@ from dfscan.pipeline.progress import Progress
 from dfscan.schemas.records import VideoRef
 from dfscan.verdicts.table import (
     FILE,
-    OpenFiles,
     is_verdict_folder,
     open_verdicts,
     verdict_files,
@@ -44,7 +45,7 @@ def run(config: InspectConfig, progress: Progress) -> InspectResult:
     if path.suffix == ".safetensors" or storage.exists(path / MODEL):
         return inspect_model(config.path)
     if is_verdict_folder(path):
-        return _table(path, "verdicts", open_verdicts(path))
+        return _verdicts(path)
     if storage.exists(path) and not storage.is_folder(path):
         found = _file(path)
     return found or _source(config.path, progress)
@@ -53,8 +54,7 @@ def run(config: InspectConfig, progress: Progress) -> InspectResult:
 def _file(path: storage.StoragePath) -> InspectResult | None:
     """A table or a network; None for what is neither."""
     if path.suffix == FILE:
-        table = _our_table(path)
-        return None if table is None else _table(path, *table)
+        return _table(path)
     return inspect_weights(path) if path.suffix.lower() in WEIGHTS else None
 
 
@@ -82,8 +82,11 @@ def _dataset(target: FaceSet) -> InspectResult:
     return InspectResult(str(target.root), "face dataset", facts, parts)
 
 
-def _our_table(path: storage.StoragePath) -> tuple[str, OpenFiles] | None:
-    """What dfscan says in a Parquet file's metadata, and the file; None where it wrote none."""
+def _table(path: storage.StoragePath) -> InspectResult | None:
+    """A Parquet file; None for one that dfscan did not write.
+
+    :raises SourceError: it cannot be read.
+    """
     try:
         file = storage.open_parquet(path)
     except (pa.ArrowInvalid, OSError) as error:
@@ -91,28 +94,35 @@ def _our_table(path: storage.StoragePath) -> tuple[str, OpenFiles] | None:
         raise SourceError(
             f"{path} is not a readable Parquet file: {detail}", code="source.unreadable"
         ) from None
-    kind = (file.schema_arrow.metadata or {}).get(b"dfscan")
-    return (kind.decode(), OpenFiles((file,))) if kind else None
-
-
-def _table(path: storage.StoragePath, kind: str, file: OpenFiles) -> InspectResult:
-    columns = {
-        "verdicts": ("verdict", "status", "label"),
-        "videos": ("status", "label"),
-        "faces": ("label", "box_from"),
-    }.get(kind, ())
-    table = file.read([*columns, *(["gone"] if kind == "verdicts" else [])])
-    size = sum(map(storage.size, verdict_files(path)))
-    facts: dict[str, Any] = {"rows": file.num_rows, "bytes": size}
-    for name in columns:
-        facts[name] = dict(Counter(v or "none" for v in table.column(name).to_pylist()))
+    metadata = file.schema_arrow.metadata or {}
+    if b"dfscan" not in metadata:
+        return None
+    kind = metadata[b"dfscan"].decode()
     if kind == "verdicts":
-        facts["gone from the source"] = sum(table.column("gone").to_pylist())
+        return _verdicts(path)
+    columns = {"videos": ("status", "label"), "faces": ("label", "box_from")}.get(kind, ())
+    facts = _counted(file.read(columns=columns), columns, storage.size(path))
+    facts["schema version"] = metadata.get(b"schema_version", b"?").decode()
+    return InspectResult(str(path), f"table of {kind}", facts)
+
+
+def _verdicts(path: storage.StoragePath) -> InspectResult:
+    file, columns = open_verdicts(path), ("verdict", "status", "label")
+    table = file.read([*columns, "gone"])
+    facts = _counted(table, columns, sum(map(storage.size, verdict_files(path))))
+    facts["gone from the source"] = pc.sum(table.column("gone")).as_py() or 0
     facts["schema version"] = next(iter(file.metadata(b"schema_version")), b"?").decode()
     if not storage.is_folder(path):
-        return InspectResult(str(path), f"table of {kind}", facts)
-    facts["files"] = len(file.files)
-    return InspectResult(str(path), f"folder of {kind}", facts)
+        return InspectResult(str(path), "table of verdicts", facts)
+    return InspectResult(str(path), "folder of verdicts", {**facts, "files": len(file.files)})
+
+
+def _counted(table: pa.Table, columns: Sequence[str], size: int) -> dict[str, Any]:
+    """Rows, bytes, and how often each value of some columns occurs."""
+    counts = {
+        name: dict(Counter(v or "none" for v in table.column(name).to_pylist())) for name in columns
+    }
+    return {"rows": table.num_rows, "bytes": size, **counts}
 
 
 def _source(path: str, progress: Progress) -> InspectResult:

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dfscan import storage
 from dfscan.commands.score.event_log import (
     EventLog,
     LoggedProgress,
@@ -32,19 +31,9 @@ from dfscan.pipeline.score_task import ScoreTask
 from dfscan.pipeline.scoring_setup import load_models, record_of, score_task_of, uncalibrated
 from dfscan.pipeline.work_units import Unit, plan_units
 from dfscan.schemas.records import VideoRef
-from dfscan.verdicts import files as verdict_file
-from dfscan.verdicts import folder as verdict_folder
-from dfscan.verdicts.diff import changes, count_matching, news
-from dfscan.verdicts.files import (
-    Merged,
-    briefs,
-    output,
-    parts_folder,
-    read_parts,
-    sweep,
-    undo_history,
-)
-from dfscan.verdicts.table import FILE, verdict_files
+from dfscan.verdicts.diff import changes, count_matching, new_outcomes
+from dfscan.verdicts.store import MergeResult, VerdictStore
+from dfscan.verdicts.summary import EMPTY, summaries
 
 
 def run(config: ScoreConfig, progress: Progress) -> ScoreResult | ScorePlan:
@@ -71,7 +60,7 @@ def _run(config: ScoreConfig, progress: Progress, log: EventLog, stop: TimeLimit
         out = f"{folder}/verdicts.parquet"
         here = config.model_copy(update={"out": out, "inline": True})
         result = _score(here, progress, log, stop)
-        table = storage.read_table(out, list(TOLD))
+        table = VerdictStore.open(out).read(TOLD)
     return replace(result, out="", rows=table.to_pylist())
 
 
@@ -89,12 +78,12 @@ def _dry_run(config: ScoreConfig, progress: Progress) -> ScorePlan:
     """
     told = _only_told(config)
     given = config.model_copy(update={"inline": True}) if told else config
-    out, videos, task = _prepared(given, progress)
-    known = ExistingVerdicts.read(out, task.config_hash, config.overwrite or told)
+    store, videos, task = _prepared(given, progress)
+    known = ExistingVerdicts.read(store, task.config_hash, config.overwrite or told)
     plan = make_plan(known.rows, videos, config, task.config_hash)
     changed = plan.again(known)
     return ScorePlan(
-        out="" if told else str(out),
+        out="" if told else str(store.path),
         videos=len(videos),
         new=len(plan.new) - changed,
         changed=changed,
@@ -109,16 +98,16 @@ def _dry_run(config: ScoreConfig, progress: Progress) -> ScorePlan:
 
 def _prepared(
     config: ScoreConfig, progress: Progress
-) -> tuple[storage.StoragePath, Sequence[VideoRef], ScoreTask]:
+) -> tuple[VerdictStore, Sequence[VideoRef], ScoreTask]:
     """Where verdicts go, of which videos, and how they are made.
 
     :raises UsageError: no model, nothing at the source, or the output cannot be used.
     """
-    out = output(config.out)
+    store = VerdictStore.open(config.out, create=True)
     models = load_models(config)
     check_cluster(config)
     videos = list_sources(config, progress)
-    return out, videos, score_task_of(config, models, parts_folder(out), progress)
+    return store, videos, score_task_of(config, models, store.parts_folder, progress)
 
 
 def _score(config: ScoreConfig, progress: Progress, log: EventLog, stop: TimeLimit) -> ScoreResult:
@@ -126,27 +115,26 @@ def _score(config: ScoreConfig, progress: Progress, log: EventLog, stop: TimeLim
 
     :raises UsageError: no model, nothing at the source, or the output cannot be used.
     """
-    out, videos, task = _prepared(config, progress)
+    store, videos, task = _prepared(config, progress)
     if task.rule.calibration is None and not task.rule.explicit_threshold:
         progress.message(
             f"{uncalibrated(config)}: every verdict will be UNCERTAIN; --threshold 0.5 "
             "decides anyway (with --stale rescan where verdicts exist already)"
         )
-    with storage.Lock(out.with_name(f".{out.name}.lock"), out) as lock:
+    with store.lock() as lock:
         task = replace(task, lease=lock.lease)
-        sweep(out, lock.now)
-        known = _known(out, task, config)
-        plan, recognised = _plan(out, known, videos, task, config, progress, log, stop)
+        store.sweep(lock.now)
+        known = _known(store, task, config)
+        plan, recognised = _plan(store, known, videos, task, config, progress, log, stop)
         done = _work(plan, task, config, progress, stop)
-        after, written = _merge(out, plan, known, task, config, progress)
-        storage.remove(task.target)
+        after, written = _merge(store, plan, known, task, config, progress)
     left = len(plan.todo) - done
     if left:
         progress.message(f"the time limit left {left} video(s); the same command continues")
-    fresh = news(known.before, written)
+    fresh = new_outcomes(known.before, written)
     log.write_fakes(fresh)
     return ScoreResult(
-        out=str(out),
+        out=str(store.path),
         videos=after.num_rows,
         status=_counts(after, "status"),
         max_failed=config.max_failed,
@@ -169,16 +157,16 @@ TOLD: Final = ("video_id", "status", "verdict", "reason", "score_raw", "p_fake",
 """Columns of the verdicts that are told rather than written."""
 
 
-def _known(out: storage.StoragePath, task: ScoreTask, config: ScoreConfig) -> ExistingVerdicts:
+def _known(store: VerdictStore, task: ScoreTask, config: ScoreConfig) -> ExistingVerdicts:
     if config.overwrite:
-        storage.remove(task.target)
+        store.discard_parts()
     else:
-        undo_history(out)
-    return ExistingVerdicts.read(out, task.config_hash, config.overwrite)
+        store.roll_back_history()
+    return ExistingVerdicts.read(store, task.config_hash, config.overwrite)
 
 
 def _plan(
-    out: storage.StoragePath,
+    store: VerdictStore,
     known: ExistingVerdicts,
     videos: Sequence[VideoRef],
     task: ScoreTask,
@@ -195,10 +183,10 @@ def _plan(
     plan = make_plan(known.rows, videos, config, task.config_hash)
     counts = {"videos": len(videos), "new": len(plan.new), "stale": len(plan.stale)}
     log.write("planned", config_hash=task.config_hash, **counts)
-    sampling, check = task.extractor.recipe.sampling, task.lease.check
-    matcher = ContentMatcher(out, known, sampling, task.config_hash, check)
+    sampling = task.extractor.recipe.sampling
+    matcher = ContentMatcher(store, known, sampling, task.config_hash, task.lease)
     recognised = matcher.reuse_verdicts(plan.todo, config, progress, stop)
-    written = briefs(read_parts(out, task.config_hash)) if recognised else known.left
+    written = summaries(store.parts([task.config_hash])) if recognised else known.left
     check_gone(plan, known, written, config)
     plan = plan.without(recognised)
     if plan.stale:
@@ -235,7 +223,7 @@ def _units(plan: Plan, task: ScoreTask, config: ScoreConfig) -> list[Unit]:
 
 
 def _merge(
-    out: storage.StoragePath,
+    store: VerdictStore,
     plan: Plan,
     known: ExistingVerdicts,
     task: ScoreTask,
@@ -243,18 +231,14 @@ def _merge(
     progress: Progress,
 ) -> tuple[pa.Table, pa.Table]:
     """Verdicts of all videos, and those written since; a file that would not change is left alone."""
-    assert task.lease is not None
-    parts = read_parts(out, task.config_hash)
-    after = known.before
-    if parts or config.overwrite or not verdict_files(out) or plan.changes_gone(after):
-        merge = verdict_file.merge if out.suffix == FILE else verdict_folder.merge
-        merged = merge(out, parts, plan.gone, config.overwrite, record_of(task), task.lease.check)
-        _compare_counts(merged, task, progress)
-        after = merged.rows
-    return after, briefs(parts)
+    if not (config.overwrite or plan.changes_gone(known.before) or store.needs_merge()):
+        return known.before, EMPTY
+    merged = store.merge(plan.gone, record_of(task), task.lease, replace=config.overwrite)
+    _compare_counts(merged, task, progress)
+    return merged.rows, merged.written
 
 
-def _compare_counts(merged: Merged, task: ScoreTask, progress: Progress) -> None:
+def _compare_counts(merged: MergeResult, task: ScoreTask, progress: Progress) -> None:
     """Say where these videos have far more or fewer faces than those ``p_fake`` was fitted on."""
     usual = task.rule.calibration and task.rule.calibration.frames_median
     mine = pc.equal(merged.rows.column("config_hash"), task.config_hash)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dfscan import __version__, storage
 from dfscan.commands.stress.robustness import Truth, outcomes, stress_rows
@@ -38,10 +37,13 @@ from dfscan.pipeline.scoring_setup import make_score_task, record_of
 from dfscan.pipeline.transformed_extractor import TransformedExtractor
 from dfscan.pipeline.work_units import plan_units
 from dfscan.rendering.robustness_plot import robustness
+from dfscan.schemas.evolution import concat
 from dfscan.schemas.recipe import differences, fingerprint
 from dfscan.schemas.records import VERDICT_SCHEMA, VideoRef
-from dfscan.verdicts.files import latest, read_verdicts
-from dfscan.verdicts.provenance import with_records
+from dfscan.verdicts.parts import read_matching
+from dfscan.verdicts.store import VerdictStore
+from dfscan.verdicts.summary import KEYS, latest_per_video
+from dfscan.verdicts.table import verdict_files
 from dfscan.video import ORDERS
 from dfscan.video.transforms import ALTERED, CONDITIONS, ORIGINAL
 
@@ -305,8 +307,8 @@ class _Run:
                 "the workers see this folder?",
                 code="work.lost",
             )
-        table = with_records(_with_labels(table, self.videos), record_of(task))
-        storage.commit_table(self._file(name), table, check=self.lock.lease.check)
+        table = _with_labels(table, self.videos)
+        VerdictStore(self._file(name)).write(table, record_of(task), self.lock.lease)
         storage.remove(task.target)
         return table
 
@@ -347,25 +349,13 @@ class _Run:
 
     def _known(self, name: str, task: ScoreTask) -> pa.Table:
         """Verdicts of these very files under this condition, from finished runs and others."""
-        tables = [VERDICT_SCHEMA.empty_table()]
-        if storage.exists(self._file(name)):
-            tables.append(read_verdicts(self._file(name)))
-        tables += (table.cast(VERDICT_SCHEMA) for _, table in storage.read_tables(task.target))
-        table = pa.concat_tables(
-            [t.replace_schema_metadata(VERDICT_SCHEMA.metadata) for t in tables]
-        )
+        files = [*verdict_files(self._file(name)), *verdict_files(task.target)]
+        table = concat(read_matching(files, [task.config_hash]), VERDICT_SCHEMA)
         versions = {v.video_id: v.version for v in self.videos}
-        current = [
-            versions.get(video) == version and made_with == task.config_hash
-            for video, version, made_with in zip(
-                table.column("video_id").to_pylist(),
-                table.column("version").to_pylist(),
-                pc.struct_field(table.column("custody"), "config_hash").to_pylist(),
-                strict=True,
-            )
-        ]
+        names, stored = (table.column(c).to_pylist() for c in ("video_id", "version"))
+        current = [versions.get(n) == version for n, version in zip(names, stored, strict=True)]
         table = table.filter(pa.array(current, pa.bool_()))
-        kept, _ = latest(table.select(["video_id", "scanned_at"]))
+        kept, _ = latest_per_video(table.select(KEYS))
         return table.take(pa.array(kept))
 
     def finish(

@@ -39,8 +39,8 @@ from dfscan.schemas.records import FrameScore, VideoRef
 from dfscan.schemas.scoring import Evidence
 from dfscan.scoring.decision import DISAGREE, Decision, DecisionRule, decide
 from dfscan.storage import Lock
-from dfscan.verdicts.provenance import KEY, hash_of, recipe_of, records
-from dfscan.verdicts.table import open_verdicts
+from dfscan.verdicts.provenance import KEY, hash_of, recipe_of
+from dfscan.verdicts.store import VerdictStore
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,14 @@ class _Verdicts:
 
     @classmethod
     def read(cls, path: storage.StoragePath) -> "_Verdicts":
-        table, made_with = open_verdicts(path).read(), records(path)
-        lacking = [n for n in (*_NEEDED, "custody") if n not in table.column_names]
+        store = VerdictStore.open(path)
+        opened, made_with = store.table(), store.provenance()
+        lacking = opened.lacks((*_NEEDED, "custody"))
         if lacking:
             raise SourceError(
                 f"{path} has no column {', '.join(lacking)}: give a whole verdict file"
             )
+        table = opened.read()
         names = table.column("video_id").to_pylist()
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
