@@ -1,7 +1,6 @@
 """``dfscan annotate``: judge a video or a picture, then draw the verdicts where the faces are."""
 
 import os
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from dfscan import storage
 from dfscan.config.annotate import AnnotateConfig
 from dfscan.config.score import ScoreConfig
 from dfscan.errors import ConfigError, DfscanError, OutputError, SourceError, VideoError
+from dfscan.models.face_scorer import FaceScores
 from dfscan.models.modelfile import read_header
 from dfscan.pipeline.extraction.extractor import ExtractionResult
 from dfscan.pipeline.inputs import make_extractor
@@ -261,36 +261,30 @@ def _judge(
     :raises DfscanError: the file cannot be used; see :func:`_unusable`.
     """
     try:
-        looks = 1 if picture else len(task.extractor.sample_frames(ref))
+        looks = 1 if picture else len(task.full.extractor.sample_frames(ref))
     except VideoError as error:
         raise _unusable(ref, error.status, error.reason) from None
     # as many frames as here are no part of the usual deadline
     patient = scoring.model_copy(update={"timeout": scoring.timeout + looks * FRAME_S})
-    seen = make_extractor(patient, task.extractor.recipe, Progress()).extract(ref)
+    seen = make_extractor(patient, task.full.extractor.recipe, Progress()).extract(ref)
     row = seen.row
     if row.status not in SUCCEEDED:
         raise _unusable(ref, row.status, row.reason)
-    scores, sharp = task.scores(seen.faces)
-    frames = [
-        FrameScore(f.pts_s, f.frame_index, f.track_id, f.box, score)
-        for f, score in zip(seen.faces, scores, strict=True)
-    ]
-    decision = _decision(seen, frames, sharp, task.rule)
+    scores = task.scorer.score(seen.faces)
+    decision, _ = _decision(seen, seen.faces, scores, task.full.rule)
     alone = _alone(task, scoring)
-    if len(task.models) > 1 and alone is not task:  # calibrations weigh the models
-        scores, _ = alone.scores(seen.faces)
-        frames = [replace(f, score_raw=score) for f, score in zip(frames, scores, strict=True)]
-    header = read_header(task.models[0].path)
+    scores = scores.fused_by(alone.scorer.calibrations)
+    header = read_header(task.scorer.models[0].path)
     assert header.recipe.input is not None
     memory = None if scoring.max_memory is None else int(scoring.max_memory)
     limits = Limits(scoring.timeout, memory)
     return _Judged(
         seen,
         decision,
-        _people(seen, frames, sharp, alone.rule, scoring.aggregation),
-        task.rule,
-        alone.rule,
-        len(task.models),
+        _people(seen, scores, alone.full.rule, scoring.aggregation),
+        task.full.rule,
+        alone.full.rule,
+        len(task.scorer.models),
         header.recipe.input,
         SLOWER * limits.deadline_s(row.bytes, looks),
         ENCODER_BYTES + limits.memory_limit(row.bytes),
@@ -320,34 +314,34 @@ def _notes(judged: _Judged) -> list[str]:
 
 
 def _decision(
-    seen: ExtractionResult, frames: Sequence[FrameScore], sharp: Sequence[float], rule: DecisionRule
-) -> Decision:
-    return decide(
+    seen: ExtractionResult, faces: Sequence[FaceRow], scores: FaceScores, rule: DecisionRule
+) -> tuple[Decision, Sequence[FrameScore]]:
+    """The verdict on some of the file's faces, and their scores."""
+    frames = scores.frames(faces)
+    decision = decide(
         seen.row.status,
         seen.row.reason,
         frames,
         rule,
         sampled=seen.row.frames_sampled,
-        sharpness=statistics.median(sharp) if sharp else None,
+        sharpness=scores.median_sharpness,
     )
+    return decision, frames
 
 
 def _people(
-    seen: ExtractionResult,
-    frames: Sequence[FrameScore],
-    sharp: Sequence[float],
-    rule: DecisionRule,
-    aggregation: Aggregation,
+    seen: ExtractionResult, scores: FaceScores, rule: DecisionRule, aggregation: Aggregation
 ) -> list[_Person]:
     """Each track, judged by the mean of its own frames.
 
     :param aggregation: the file's own; where it is another, a person without a calibration says so.
     """
-    tracks = sorted({f.track_id for f in frames if f.track_id is not None})
+    tracks = sorted({f.track_id for f in seen.faces if f.track_id is not None})
     people = []
     for track in tracks:
-        own = [i for i, f in enumerate(frames) if f.track_id == track]
-        decision = _decision(seen, [frames[i] for i in own], [sharp[i] for i in own], rule)
+        own = [i for i, f in enumerate(seen.faces) if f.track_id == track]
+        faces = [seen.faces[i] for i in own]
+        decision, frames = _decision(seen, faces, scores[own], rule)
         if decision.p_fake is None:
             continue  # no finite score, which the file's own verdict says
         label = label_of(
@@ -361,8 +355,8 @@ def _people(
         person = _Person(
             track,
             decision,
-            [seen.faces[i] for i in own],
-            [frames[i] for i in own],
+            faces,
+            frames,
             label,
             drawn=len(own) > 1 or (seen.row.frames_sampled or 0) < _FEW,
         )

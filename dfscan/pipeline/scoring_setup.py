@@ -8,20 +8,27 @@ from typing import Any
 from dfscan import storage
 from dfscan.config.score import ScoreConfig
 from dfscan.errors import ConfigError
+from dfscan.models.face_scorer import FaceScorer, NamedModel
 from dfscan.models.modelfile import ModelHeader, find_model, load_model
 from dfscan.pipeline.inputs import make_extractor
 from dfscan.pipeline.progress import Progress
-from dfscan.pipeline.score_task import NamedModel, ScoreTask, ScoringPass
+from dfscan.pipeline.score_task import ScoreTask, ScoringPass
 from dfscan.schemas.recipe import SamplingMode, differences, fingerprint
 from dfscan.scoring.aggregation import logit_of, sigmoid
 from dfscan.scoring.calibration import Calibration
 from dfscan.scoring.decision import DecisionRule, fuse_calibrations
+from dfscan.scoring.redecision import record_calibrations
 
 
 def record_of(task: ScoreTask) -> dict[str, Any]:
-    """What a task makes verdicts with, by its ``config_hash``."""
-    recipe = task.extractor.recipe.model_dump(mode="json")
-    return {task.config_hash: {**task.fingerprint_inputs, "recipe": recipe}}
+    """What a task makes verdicts with, by its ``config_hash``; see :mod:`dfscan.verdicts.provenance`."""
+    models = [model.sha256 for model in task.scorer.models]
+    calibrations = {"full": record_calibrations(models, task.scorer.calibrations)}
+    if task.quick is not None:
+        calibrations["quick"] = record_calibrations(models, [task.quick.rule.calibration])
+    recipe = task.full.extractor.recipe.model_dump(mode="json")
+    followed = {"recipe": recipe, "calibrations": calibrations}
+    return {task.config_hash: {**task.fingerprint_inputs, **followed}}
 
 
 def make_score_task(
@@ -119,14 +126,17 @@ def score_task_of(
     quick = _quick(config, header, rule, progress) if config.triage else None
     if quick is not None:
         fingerprint_inputs["triage"] = quick.rule.threshold
+    extractor = make_extractor(config, recipe, progress)
     return ScoreTask(
-        extractor=make_extractor(config, recipe, progress),
-        models=tuple(m.named for m in models),
-        calibrations=calibrations,
-        rule=rule,
+        full=ScoringPass("full", extractor, rule),
         quick=quick,
-        precision=config.computes_in(),
-        batch_size=config.faces_together(),
+        scorer=FaceScorer(
+            models=tuple(m.named for m in models),
+            calibrations=calibrations,
+            device=extractor.device,
+            precision=config.computes_in(),
+            batch_size=config.faces_together(),
+        ),
         config_hash=fingerprint(fingerprint_inputs),
         fingerprint_inputs=fingerprint_inputs,
         target=target,

@@ -551,7 +551,7 @@ def _provenance(
         facts["scored"] = f"{min(times):%Y-%m-%d %H:%M} to {max(times):%Y-%m-%d %H:%M} UTC"
     for name, record in records(path).items():
         recipe = record.get("recipe")
-        decided = {k: v for k, v in record.items() if k not in ("recipe", "models")}
+        decided = {k: v for k, v in record.items() if k not in ("recipe", "models", "calibrations")}
         facts[f"configuration {name}"] = in_words(decided)
         for key, value in recipe.items() if isinstance(recipe, dict) else ():
             if value:

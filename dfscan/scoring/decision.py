@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+
 from dfscan.schemas.records import FrameScore
 from dfscan.schemas.scoring import Aggregation, Evidence
 from dfscan.schemas.status import SUCCEEDED
@@ -111,6 +113,11 @@ def face_px(frames: Sequence[FrameScore]) -> float | None:
     """The median size of the faces in pixels: the side of a square as large as the box."""
     sides = [math.sqrt(max(0.0, (f.box[2] - f.box[0]) * (f.box[3] - f.box[1]))) for f in frames]
     return statistics.median(sides) if sides else None
+
+
+def median_sharpness(values: Sequence[float]) -> float | None:
+    """The median over faces, in single precision as a row stores it; None without a face."""
+    return float(np.float32(statistics.median(values))) if values else None
 
 
 def _thin(

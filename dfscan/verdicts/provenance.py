@@ -1,7 +1,9 @@
 """The record in a verdict file's metadata of how its rows were made.
 
 The record is a JSON object: ``config_hash`` of the rows → everything that decided about them, the
-recipe in full. With the model it is enough to make the rows again.
+recipe in full. With the model it is enough to make the rows again. ``calibrations``, which follow from
+the models and so are no part of the fingerprint, are there to decide about rows again without them
+(:mod:`dfscan.scoring.redecision`).
 """
 
 import json
@@ -18,6 +20,9 @@ from dfscan.schemas.recipe import FaceRecipe, fingerprint
 from dfscan.verdicts.table import verdict_files
 
 KEY: Final = b"dfscan.score"
+
+FOLLOWING: Final = frozenset({"calibrations"})
+"""Keys of a record that follow from its models."""
 
 
 def records(where: storage.StoragePath) -> dict[str, Any]:
@@ -86,4 +91,5 @@ def hash_of(record: Mapping[str, Any]) -> str:
 
     :raises ConfigError: as in :func:`recipe_of`.
     """
-    return fingerprint({**record, "recipe": recipe_of(record).hash()})
+    inputs = {key: value for key, value in record.items() if key not in FOLLOWING}
+    return fingerprint({**inputs, "recipe": recipe_of(record).hash()})

@@ -17,10 +17,11 @@ from dfscan.commands import score as score_job
 from dfscan.config.annotate import AnnotateConfig
 from dfscan.config.score import ScoreConfig
 from dfscan.errors import ConfigError, DfscanError, OutputError, SourceError
+from dfscan.models.face_scorer import FaceScorer
 from dfscan.models.modelfile import load_model, save_model
+from dfscan.pipeline import scoring_setup
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.sandbox import transcoding
-from dfscan.pipeline.score_task import ScoreTask
 from dfscan.rendering import drawing
 from dfscan.rendering.overlay import COLOURS
 from dfscan.video import open_video
@@ -297,16 +298,24 @@ def test_the_aggregation_that_is_asked_for_finds_its_own_calibration(picture, mo
     assert none.people == mean.people
 
 
+def spoil_scores(monkeypatch, value, faces):
+    usual = FaceScorer.score
+
+    def spoilt(self, found):
+        scores = usual(self, found)
+        members = scores.members.copy()
+        members[:, faces] = value
+        return dataclasses.replace(scores, members=members).fused_by(self.calibrations)
+
+    monkeypatch.setattr(FaceScorer, "score", spoilt)
+
+
 @pytest.mark.parametrize("bad", [1, 2])
 def test_a_score_that_is_not_finite_spoils_its_own_person_only(
     picture, model, tmp_path, monkeypatch, capsys, bad
 ):
-    usual, said = ScoreTask.scores, []
-    monkeypatch.setattr(
-        ScoreTask,
-        "scores",
-        lambda *a: ([float("nan")] * bad + usual(*a)[0][bad:], usual(*a)[1]),
-    )
+    said = []
+    spoil_scores(monkeypatch, float("nan"), slice(bad))
     monkeypatch.setattr(
         drawing, "results", lambda *a, real=drawing.results: said.append(a) or real(*a)
     )
@@ -321,10 +330,8 @@ def test_a_score_that_is_not_finite_spoils_its_own_person_only(
 
 
 def test_a_video_whose_faces_cannot_be_judged_says_why(clip, model, tmp_path, monkeypatch):
-    usual, captions = ScoreTask.scores, set()
-    monkeypatch.setattr(
-        ScoreTask, "scores", lambda *a: ([float("inf") for _ in usual(*a)[0]], usual(*a)[1])
-    )
+    captions = set()
+    spoil_scores(monkeypatch, float("inf"), slice(None))
     monkeypatch.setattr(drawing.Artist, "caption", lambda _, rgb, text: captions.add(text))
     annotate(clip, model, tmp_path / "a.mp4")
     assert captions == {"not judged: the model gave no finite score (NaN or infinity)"}
@@ -344,7 +351,7 @@ def test_drawing_has_a_deadline_and_leaves_nothing_behind(clip, model, tmp_path,
 @pytest.fixture
 def looks_here(monkeypatch):
     """Faces are found in this process, so that drawing alone is apart."""
-    for job in (annotate_job, score_job):
+    for job in (annotate_job, scoring_setup):
         monkeypatch.setattr(
             job,
             "make_extractor",
@@ -422,7 +429,7 @@ def test_only_what_ran_into_a_limit_is_advised_to_raise_it():
         )
     }
     assert "annotate.timeout" in told["timeout"]
-    assert "annotate" not in told["crashed"].replace("test_annotate_job.py", "")
+    assert "annotate" not in told["crashed"].replace("test_annotate.py", "")
     memory = str(annotate_job._unusable(ref, "crashed", "used more than 2.0 GiB of memory"))
     assert "annotate.max_memory" in memory
     assert "timeout" not in memory

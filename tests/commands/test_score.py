@@ -514,13 +514,13 @@ def test_what_cannot_be_read_is_not_read_twice(
     (source / "text.mp4").write_text("no video")
     model = with_triage(tmp_path / "m.safetensors", deep_if=1.0)
     seen: list[tuple[str, str]] = []
-    look_at = ScoreTask._look_at
+    usual = ScoreTask._score
 
-    def noting(self: ScoreTask, videos: Any, way: Any) -> Any:
-        seen.extend((v.video_id, way.name) for v in videos)
-        return look_at(self, videos, way)
+    def noting(self: ScoreTask, videos: Any, scoring_pass: Any) -> Any:
+        seen.extend((v.video_id, scoring_pass.name) for v in videos)
+        return usual(self, videos, scoring_pass)
 
-    monkeypatch.setattr(ScoreTask, "_look_at", noting)
+    monkeypatch.setattr(ScoreTask, "_score", noting)
     score(str(source), model, tmp_path / "v.parquet", triage=True)
     assert sorted(seen) == [
         ("src/stripes.mp4", "full"), ("src/stripes.mp4", "quick"), ("src/text.mp4", "quick"),

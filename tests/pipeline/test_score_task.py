@@ -1,95 +1,157 @@
-from collections.abc import Callable
+"""Verdict rows hold every number that decides about them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from support.faces import face, picture
-from torch import nn
+from support.verdicts import SAMPLING, make_model
 
-from dfscan.config.train import InputConfig
-from dfscan.errors import ModelError
-from dfscan.models.backbones import network_input
-from dfscan.models.modelfile import Model, ModelHeader
-from dfscan.pipeline import score_task as score
-from dfscan.pipeline.extraction.extractor import InProcessExtractor
-from dfscan.pipeline.score_task import NamedModel, ScoreTask
-from dfscan.schemas.recipe import FaceRecipe, Sampling
-from dfscan.scoring.decision import DecisionRule
+from dfscan import storage
+from dfscan.config.score import ScoreConfig
+from dfscan.errors import ConfigError
+from dfscan.models.modelfile import load_model, save_model
+from dfscan.pipeline.extraction.extractor import Reference, Seen, empty_row
+from dfscan.pipeline.progress import Progress
+from dfscan.pipeline.scoring_setup import make_score_task, record_of
+from dfscan.pipeline.work_units import make_unit
+from dfscan.schemas.recipe import FaceRecipe
+from dfscan.schemas.records import FaceRow, VideoRef
+from dfscan.scoring.calibration import Calibration
+from dfscan.scoring.redecision import recorded_rule, redecide
+from dfscan.verdicts.provenance import hash_of
 
-RECIPE = FaceRecipe(
-    sampling=Sampling(frames=3), input=network_input("mesoinception4", InputConfig(size=64))
+SMALL = (60.0, 60.0, 71.3, 69.9)
+AGGREGATIONS = ("mean", "confident", "max_track", "trimmed")
+
+
+def faces(name: str, count: int, **changes: Any) -> list[FaceRow]:
+    """Frames of two people in turns."""
+    return [face(name, frame=n, track_id=n % 2, **changes) for n in range(count)]
+
+
+VIDEOS = {
+    "many.mp4": ("ok", faces("many.mp4", 14), 14),
+    "lost.mp4": ("partial", faces("lost.mp4", 9), 12),
+    "few.mp4": ("ok", faces("few.mp4", 2), 12),
+    "small.mp4": ("ok", faces("small.mp4", 7, box=SMALL), 7),
+    "flat.mp4": ("ok", faces("flat.mp4", 6, image=picture("flat", quality=5, size=16)), 6),
+    "none.mp4": ("no_face", [], 5),
+    "text.mp4": ("not_video", [], None),
+}
+
+
+@dataclass
+class Scripted:
+    """An extractor that finds the faces of :data:`VIDEOS`."""
+
+    recipe: FaceRecipe
+    device: str = "cpu"
+    lanes: int = 1
+
+    def abandon(self) -> None:
+        pass
+
+    def see(
+        self, ref: VideoRef, also: Sequence[int] = (), reference: Reference | None = None
+    ) -> Seen:
+        status, found, sampled = VIDEOS[ref.video_id]
+        reason = None if status in ("ok", "no_face") else "why"
+        return Seen(replace(empty_row(ref, status, reason), frames_sampled=sampled), found)
+
+    def survey(self, ref: VideoRef) -> list[int]:
+        return []
+
+
+def calibrated(path: Path, seed: int, fitted: bool) -> str:
+    """A model with a calibration of its own for each aggregation, or none."""
+    loaded = load_model(make_model(path, detector="none", seed=seed))
+    known = [
+        Calibration(
+            scale=2.5 + seed, offset=0.3 - seed, reals=9, fakes=8, aggregation=how,
+            sampling=SAMPLING, people=0.2, threshold=0.45, top_reals=(2.0, 1.0),
+        )
+        for how in AGGREGATIONS
+    ]  # fmt: skip
+    header = {"calibration": None, "calibrations": tuple(known) if fitted else ()}
+    save_model(path, loaded.network, loaded.header.model_copy(update=header))
+    return str(path)
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize(
+    ("fitted", "threshold"),
+    [
+        ((True,), None),
+        ((False,), None),
+        ((False,), 0.5),
+        ((True, True), None),
+        ((True, False), None),
+    ],
 )
-FACES = [face("a", frame=n, image=picture(str(n))) for n in range(23)]
+def test_a_decision_follows_from_the_stored_row_and_its_record(
+    tmp_path: Path, fitted: tuple[bool, ...], threshold: float | None, aggregation: str
+) -> None:
+    models = [calibrated(tmp_path / f"{n}.safetensors", n, f) for n, f in enumerate(fitted)]
+    config = ScoreConfig(
+        source="x", model=models, aggregation=aggregation, threshold=threshold, inline=True,
+        evidence={"errors": 0.5}, batch_size=10,
+    )  # fmt: skip
+    task = make_score_task(config, tmp_path / "parts", Progress())
+    extractor = Scripted(task.full.extractor.recipe)
+    task = replace(task, full=replace(task.full, extractor=extractor))
+    refs = [VideoRef(v, f"/{v}", "p", None, None, v, 1, "1") for v in VIDEOS]
+    task(make_unit(refs, task.config_hash))
+    ((_, table),) = storage.read_tables(tmp_path / "parts")
+    rows, records = table.to_pylist(), json.loads(json.dumps(record_of(task)))
+    for row in rows:
+        record = records[row["custody"]["config_hash"]]
+        assert hash_of(record) == row["custody"]["config_hash"]
+        again = redecide(row, *recorded_rule(record, row))
+        assert (again.verdict, again.reason) == (row["verdict"], row["reason"])
+        for name in ("score_raw", "p_fake", "llr", "threshold"):
+            stored, found = row[name], getattr(again, name)
+            assert stored == (None if found is None else float(np.float32(found))), name
+        members = {None if f["logits"] is None else len(f["logits"]) for f in row["frames"]}
+        assert members <= {len(models) if len(models) > 1 else None}
+    reasons = {row["video_id"]: row["reason"] for row in rows}
+    assert reasons["text.mp4"] == "why"
+    assert reasons["none.mp4"] == "no_face"
+    if task.full.rule.calibration and aggregation == "mean":
+        assert reasons["few.mp4"].startswith("few_frames (2 of 12")
+        assert "small_faces (11 pixels)" in reasons["small.mp4"]
+        assert "blurred_faces" in reasons["flat.mp4"]
 
 
-class Small(nn.Module):
-    """The mean of each face, of ``most`` faces at once; ``asked`` are the batches it was given."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__()
-        self.most, self.asked = most, list[int]()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.asked.append(len(x))
-        if len(x) > self.most:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return x.mean(dim=(1, 2, 3))
-
-
-class Overflowing(nn.Module):
-    """Infinity for every other face in half precision, 1 for each in float32."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found = torch.ones(len(x))
-        if torch.is_autocast_enabled("cpu"):
-            found[::2] = torch.inf
-        return found
-
-
-@pytest.fixture
-def task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., ScoreTask]:
-    """A task around a network."""
-    monkeypatch.setattr(score, "_fitting", {})
-
-    def make(network: nn.Module, **changes: Any) -> ScoreTask:
-        model = Model(ModelHeader(backbone="mesoinception4", recipe=RECIPE), network, "0" * 64)
-        monkeypatch.setattr(score, "_model", lambda *_: model)
-        values: dict[str, Any] = {
-            "extractor": InProcessExtractor(RECIPE, "cpu", 1 << 30), "models": (NamedModel(tmp_path, "0" * 64),),
-            "calibrations": (None,), "rule": DecisionRule(None, 0.5), "precision": "float32",
-            "batch_size": 16, "config_hash": "c", "fingerprint_inputs": {}, "target": tmp_path,
-        }  # fmt: skip
-        return ScoreTask(**(values | changes))
-
-    return make
+def test_a_new_calibration_applies_to_stored_logits(tmp_path: Path) -> None:
+    models = [calibrated(tmp_path / f"{n}.safetensors", n, True) for n in range(2)]
+    made = []
+    for offset in (0.0, 1.5):
+        path = Path(models[0])
+        loaded = load_model(path)
+        known = tuple(
+            c.model_copy(update={"offset": c.offset + offset}) for c in loaded.header.calibrations
+        )
+        header = loaded.header.model_copy(update={"calibrations": known})
+        save_model(path, loaded.network, header)
+        config = ScoreConfig(source="x", model=models, inline=True)
+        task = make_score_task(config, tmp_path / f"parts{offset}", Progress())
+        extractor = Scripted(task.full.extractor.recipe)
+        task = replace(task, full=replace(task.full, extractor=extractor))
+        task(make_unit([VideoRef("many.mp4", "/m", "p", None, None, "m", 1, "1")], "c"))
+        ((_, table),) = storage.read_tables(task.target)
+        made.append((task, table.to_pylist()[0]))
+    (_, old), (task, new) = made
+    again = redecide(old, task.full.rule, task.scorer.calibrations)
+    assert old["score_raw"] != new["score_raw"]
+    assert np.float32(again.p_fake or 0) == np.float32(new["p_fake"])
+    assert (again.verdict, again.reason) == (new["verdict"], new["reason"])
 
 
-def test_what_does_not_fit_is_halved_and_remembered(task: Callable[..., ScoreTask]) -> None:
-    roomy = Small(most=16)
-    expected, sharp = task(roomy).scores(FACES)
-    assert roomy.asked == [16, 7]
-    tight = Small(most=5)
-    assert task(tight).scores(FACES) == (expected, sharp)
-    assert tight.asked == [16, 8, 4, 4, 4, 4, 4, 3]
-    tight.asked.clear()
-    assert task(tight).scores(FACES[:6])[0] == expected[:6]  # another task, the same process
-    assert tight.asked == [4, 2]
-
-
-def test_not_even_one_face_fits(task: Callable[..., ScoreTask]) -> None:
-    with pytest.raises(ModelError, match=r"not even one face of 64 pixels fits .*--gpus 0") as told:
-        task(Small(most=0)).scores(FACES)
-    assert "\n" not in str(told.value)
-
-
-def test_what_overflows_is_computed_again(task: Callable[..., ScoreTask]) -> None:
-    assert task(Overflowing(), precision="bfloat16").scores(FACES)[0] == [1.0] * len(FACES)
-
-
-def test_logits_come_back_in_single_precision(task: Callable[..., ScoreTask]) -> None:
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 1), nn.Flatten(0))
-    full, half = (task(network, precision=p).scores(FACES)[0] for p in ("float32", "bfloat16"))
-    assert 0 < np.abs(np.subtract(full, half)).max() < 0.05
+def test_a_record_of_an_earlier_version_says_that_it_lacks_calibrations() -> None:
+    with pytest.raises(ConfigError, match="holds no calibration: an earlier dfscan"):
+        recorded_rule({"threshold": 0.5}, {"look": "full", "custody": {"models": ["m"]}})

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -17,17 +17,15 @@ from dfscan.corpora.labels import PART
 from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ConfigError, SourceError
 from dfscan.evaluation.verdict_data import Frames, Videos
-from dfscan.faces.crops import PictureError
+from dfscan.faces.crops import PictureError, decode
+from dfscan.models.face_scorer import FaceScorer, FaceScores, NamedModel
 from dfscan.models.modelfile import Model, find_model, load_model
-from dfscan.pipeline.extraction.extractor import InProcessExtractor
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.resources import cpu_count, pick_device
-from dfscan.pipeline.score_task import NamedModel, ScoreTask
 from dfscan.schemas.recipe import FaceRecipe, differences
 from dfscan.schemas.records import FaceRow, FrameScore, entries_to_dict, face_rows
 from dfscan.schemas.scoring import Evidence
-from dfscan.scoring.calibration import Calibration
-from dfscan.scoring.decision import Decision, DecisionRule, decide, face_px
+from dfscan.scoring.decision import Decision, DecisionRule, decide, face_px, median_sharpness
 
 _BATCH: Final = 32
 _GPU_BATCH: Final = 256
@@ -39,16 +37,16 @@ _VIDEO: Final = [
     *("status", "reason", "width", "height", "frames_sampled", "tracks"),
 ]
 
-Scores = dict[str, tuple[list[FrameScore], list[float]]]
-"""``video_id`` → its faces' scores, and their sharpness."""
-
 
 @dataclass
-class _Judge:
-    """A model at work on a dataset; its verdicts so far."""
+class _Scored:
+    """A model at work on a dataset; its verdicts so far.
 
-    task: ScoreTask
-    calibration: Calibration | None
+    ``bad`` counts the pictures that do not decode.
+    """
+
+    scorer: FaceScorer
+    rule: DecisionRule
     decisions: list[Decision] = field(default_factory=list)
     frames: list[list[FrameScore]] = field(default_factory=list)
     bad: int = 0
@@ -104,27 +102,27 @@ def judge_faces(
     """
     dataset = FaceSet(storage.as_path(config.path).absolute())
     stored, notes = dataset.recipe(), []
-    judges: list[_Judge] = []
+    running: list[_Scored] = []
     for given in models:
         path = find_model(given)
         model = load_model(path)
-        if any(model.sha256 == one.task.models[0].sha256 for one in judges):
+        if any(model.sha256 == one.scorer.models[0].sha256 for one in running):
             raise ConfigError(f"evaluate.against: {given} is the same model as {models[0]}")
         notes += check_recipe(stored, model, given, config.path)
-        judges.append(_judge(config, model, path, stored))
+        running.append(_start(config, model, path, stored))
     if dataset.header()["config"].get("boxes_from") == "original":
         notes.append(
             f"boxes in {config.path} come from the originals, which scoring does not have: expect less"
         )
     total = sum(storage.row_count(p) for p in storage.parquet_files(dataset.faces))
-    progress.start("judging", total * len(judges), "faces")
+    progress.start("judging", total * len(running), "faces")
     for unit, table in _units(dataset):
-        for one in judges:
-            _judge_unit(one, table.to_pylist(), dataset.faces / unit.name, progress)
+        for one in running:
+            _score_unit(one, table.to_pylist(), dataset.faces / unit.name, progress)
     progress.stop()
-    if judges[0].bad:
-        notes.append(f"{judges[0].bad:,} stored picture(s) do not decode and were left out")
-    return [_said(videos, one) for one in judges], notes
+    if running[0].bad:
+        notes.append(f"{running[0].bad:,} stored picture(s) do not decode and were left out")
+    return [_said(videos, one) for one in running], notes
 
 
 def _units(dataset: FaceSet) -> Iterator[tuple[storage.StoragePath, pa.Table]]:
@@ -163,67 +161,61 @@ def _making(recipe: FaceRecipe) -> dict[str, Any]:
     return found | {"sampling": recipe.sampling.mode}
 
 
-def _judge(
+def _start(
     config: EvaluateConfig, model: Model, path: storage.StoragePath, stored: FaceRecipe
-) -> _Judge:
+) -> _Scored:
     header = model.header
     calibration = header.calibrated("mean", stored.sampling.mode)
     own = header.threshold
     if calibration is not None and calibration.threshold is not None:
         own = calibration.threshold
-    device = pick_device(config)
     size = config.batch_size
-    task = ScoreTask(
-        extractor=InProcessExtractor(header.recipe, device, 0),
+    scorer = FaceScorer(
         models=(NamedModel(path, model.sha256),),
         calibrations=(calibration,),
-        rule=DecisionRule(
-            calibration=calibration,
-            threshold=own if config.threshold is None else config.threshold,
-            explicit_threshold=config.threshold is not None
-            or header.decides("mean", stored.sampling.mode),
-            evidence=Evidence(),
-        ),
+        device=pick_device(config),
         precision="float32",
         batch_size=size if size != "auto" else _GPU_BATCH if config.gpus else _BATCH,
-        config_hash="",
-        fingerprint_inputs={},
-        target=path,
     )
-    task.scores([])  # loads the network, once for all threads
-    return _Judge(task, calibration)
+    rule = DecisionRule(
+        calibration=calibration,
+        threshold=own if config.threshold is None else config.threshold,
+        explicit_threshold=config.threshold is not None
+        or header.decides("mean", stored.sampling.mode),
+        evidence=Evidence(),
+    )
+    scorer.load()  # once for all threads
+    return _Scored(scorer, rule)
 
 
-def _judge_unit(
-    own: _Judge, rows: Sequence[dict[str, Any]], faces: storage.StoragePath, progress: Progress
+def _score_unit(
+    own: _Scored, rows: Sequence[dict[str, Any]], faces: storage.StoragePath, progress: Progress
 ) -> None:
-    """Judge the videos of one unit by its faces."""
-    found: Scores = defaultdict(lambda: ([], []))
-    threads = 1 if own.task.extractor.device == "cuda" else cpu_count()
+    """Decide about the videos of one unit by its faces."""
+    frames: dict[str, list[FrameScore]] = defaultdict(list)
+    sharp: dict[str, list[float]] = defaultdict(list)
+    threads = 1 if own.scorer.device == "cuda" else cpu_count()
     with ThreadPoolExecutor(threads) as pool:
-        for batches in _batches(faces, own.task.batch_size, threads * _AHEAD):
-            for batch, (logits, sharp) in zip(
-                batches, pool.map(_safely(own.task), batches), strict=True
-            ):
-                for face, logit, sharpness in zip(batch, logits, sharp, strict=True):
-                    if logit is None:
-                        own.bad += 1
-                        continue
-                    at = FrameScore(face.pts_s, face.frame_index, face.track_id, face.box, logit)
-                    found[face.video_id][0].append(at)
-                    found[face.video_id][1].append(sharpness)
+        for batches in _batches(faces, own.scorer.batch_size, threads * _AHEAD):
+            scored = pool.map(lambda batch: _score_whole(own.scorer, batch), batches)
+            for batch, (whole, scores) in zip(batches, scored, strict=True):
+                own.bad += len(batch) - len(whole)
+                for face, frame in zip(whole, scores.frames(whole), strict=True):
+                    frames[face.video_id].append(frame)
+                for face, value in zip(whole, scores.sharpness.tolist(), strict=True):
+                    sharp[face.video_id].append(value)
                 progress.advance(len(batch))
     for row in rows:
-        frames, sharp = found.get(row["video_id"], ([], []))
-        own.frames.append(frames)
+        video = row["video_id"]
+        own.frames.append(frames[video])
         own.decisions.append(
             decide(
                 row["status"],
                 row["reason"],
-                frames,
-                own.task.rule,
+                frames[video],
+                own.rule,
                 sampled=row["frames_sampled"],
-                sharpness=float(np.median(sharp)) if sharp else None,
+                sharpness=median_sharpness(sharp[video]),
             )
         )
 
@@ -237,27 +229,28 @@ def _batches(path: storage.StoragePath, size: int, many: int) -> Iterator[list[l
         yield [waiting[start : start + size] for start in range(0, len(waiting), size)]
 
 
-def _safely(
-    task: ScoreTask,
-) -> Callable[[Sequence[FaceRow]], tuple[list[float | None], list[float]]]:
-    """Logits of a batch; None where a picture does not decode."""
-
-    def score(batch: Sequence[FaceRow]) -> tuple[list[float | None], list[float]]:
-        try:
-            logits, sharp = task.scores(batch)
-            return list(logits), sharp
-        except PictureError:
-            if len(batch) == 1:
-                return [None], [math.nan]
-        halves = [score(part) for part in (batch[: len(batch) // 2], batch[len(batch) // 2 :])]
-        return halves[0][0] + halves[1][0], halves[0][1] + halves[1][1]
-
-    return score
+def _score_whole(
+    scorer: FaceScorer, faces: Sequence[FaceRow]
+) -> tuple[Sequence[FaceRow], FaceScores]:
+    """The faces whose pictures decode, and their scores."""
+    try:
+        return faces, scorer.score(faces)
+    except PictureError:
+        whole = [face for face in faces if _decodes(face)]
+        return whole, scorer.score(whole)
 
 
-def _said(videos: Videos, own: _Judge) -> Videos:
+def _decodes(face: FaceRow) -> bool:
+    try:
+        decode(face.image)
+    except PictureError:
+        return False
+    return True
+
+
+def _said(videos: Videos, own: _Scored) -> Videos:
     """The videos with what was said of them."""
-    said, fitted = own.decisions, own.calibration
+    said, fitted = own.decisions, own.rule.calibration
     scores = _floats([j.score_raw for j in said])
     log_odds = scores if fitted is None else np.array([fitted.logit(s) for s in scores.tolist()])
     llr = scores if fitted is None else np.array([fitted.llr(s) for s in scores.tolist()])
@@ -273,19 +266,22 @@ def _said(videos: Videos, own: _Judge) -> Videos:
         calibrated=np.array([j.calibrated for j in said], bool),
         face_px=_floats([face_px(frames) for frames in own.frames]),
         frames=_frames(own),
-        models=[model.sha256 for model in own.task.models],
+        models=[model.sha256 for model in own.scorer.models],
     )
 
 
-def _frames(own: _Judge) -> Frames:
+def _frames(own: _Scored) -> Frames:
     counts = [len(frames) for frames in own.frames]
     scores = np.array([f.score_raw for frames in own.frames for f in frames], np.float64)
     video = np.repeat(np.arange(len(counts)), counts)
     finite = np.isfinite(scores)
     video, scores = video[finite], scores[finite]
-    if own.calibration is None:
+    if own.rule.calibration is None:
         return Frames(video, scores, scores, scores)
-    map_, zero = own.calibration, own.calibration.logit(0.0) - own.calibration.llr(0.0)
+    map_, zero = (
+        own.rule.calibration,
+        own.rule.calibration.logit(0.0) - own.rule.calibration.llr(0.0),
+    )
     log_odds = map_.scale * scores + map_.offset
     return Frames(video, scores, log_odds, log_odds - zero)
 

@@ -116,7 +116,7 @@ def _score(config: ScoreConfig, progress: Progress, log: EventLog, stop: TimeLim
     :raises UsageError: no model, nothing at the source, or the output cannot be used.
     """
     store, videos, task = _prepared(config, progress)
-    if task.rule.calibration is None and not task.rule.explicit_threshold:
+    if task.full.rule.calibration is None and not task.full.rule.explicit_threshold:
         progress.message(
             f"{uncalibrated(config)}: every verdict will be UNCERTAIN; --threshold 0.5 "
             "decides anyway (with --stale rescan where verdicts exist already)"
@@ -183,7 +183,7 @@ def _plan(
     plan = make_plan(known.rows, videos, config, task.config_hash)
     counts = {"videos": len(videos), "new": len(plan.new), "stale": len(plan.stale)}
     log.write("planned", config_hash=task.config_hash, **counts)
-    sampling = task.extractor.recipe.sampling
+    sampling = task.full.extractor.recipe.sampling
     matcher = ContentMatcher(store, known, sampling, task.config_hash, task.lease)
     recognised = matcher.reuse_verdicts(plan.todo, config, progress, stop)
     written = summaries(store.parts([task.config_hash])) if recognised else known.left
@@ -208,7 +208,7 @@ def _work(
     assert task.lease is not None
     progress.start("score", len(plan.todo), "videos")
     units = _units(plan, task, config)
-    files = [str(m.path) for m in task.models]
+    files = [str(m.path) for m in task.scorer.models]
     result = run_units(task, units, config, progress, task.lease, stop, files)
     progress.stop()
     return result.videos
@@ -240,7 +240,7 @@ def _merge(
 
 def _compare_counts(merged: MergeResult, task: ScoreTask, progress: Progress) -> None:
     """Say where these videos have far more or fewer faces than those ``p_fake`` was fitted on."""
-    usual = task.rule.calibration and task.rule.calibration.frames_median
+    usual = task.full.rule.calibration and task.full.rule.calibration.frames_median
     mine = pc.equal(merged.rows.column("config_hash"), task.config_hash)
     counts = merged.faces.filter(mine).to_numpy()
     counts = counts[counts > 0]

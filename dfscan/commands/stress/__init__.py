@@ -252,7 +252,7 @@ class _Run:
     def _header(self, names: Sequence[str]) -> dict[str, Any]:
         fingerprint_inputs = {
             **self.task.fingerprint_inputs,
-            "recipe": self.task.extractor.recipe.model_dump(mode="json"),
+            "recipe": self.task.full.extractor.recipe.model_dump(mode="json"),
             "source": [storage.absolute(s) for s in self.config.source],
             "layout": self.config.layout,
             "conditions": list(names),
@@ -262,7 +262,7 @@ class _Run:
         return {
             "schema_version": SCHEMA_VERSION,
             "dfscan": __version__,
-            "models": {m.sha256: str(m.path) for m in self.task.models},
+            "models": {m.sha256: str(m.path) for m in self.task.scorer.models},
             "configuration": json.loads(json.dumps(fingerprint_inputs)),
             "labels": self.config.labels,
             "finished": False,
@@ -295,7 +295,7 @@ class _Run:
             self._make_temporary()
             self.progress.start(name, len(todo), "videos")
             units = plan_units(todo, self.config.unit_size, task.config_hash)
-            files = [str(model.path) for model in task.models]
+            files = [str(model.path) for model in task.scorer.models]
             run_units(task, units, self.scoring, self.progress, self.lock.lease, files=files)
             self.progress.stop()
         elif known.num_rows:
@@ -321,7 +321,7 @@ class _Run:
         config = self.config
         memory = None if config.max_memory is None else int(config.max_memory)
         extractor = TransformedExtractor(
-            extractor=task.extractor,
+            extractor=task.full.extractor,
             condition=name,
             folder=self.temporary,
             limits=Limits(config.timeout, memory, config.recycle),
@@ -331,7 +331,7 @@ class _Run:
         fingerprint_inputs = {**task.fingerprint_inputs, "altered": CONDITIONS[name].settings()}
         return replace(
             task,
-            extractor=extractor,
+            full=replace(task.full, extractor=extractor),
             fingerprint_inputs=fingerprint_inputs,
             config_hash=fingerprint(fingerprint_inputs),
         )
@@ -407,7 +407,7 @@ def _title(scoring: ScoreConfig, videos: Sequence[VideoRef]) -> str:
 
 
 def _can_decide(task: ScoreTask) -> bool:
-    return task.rule.calibration is not None or task.rule.explicit_threshold
+    return task.full.rule.calibration is not None or task.full.rule.explicit_threshold
 
 
 def _undecided(config: StressConfig) -> str:

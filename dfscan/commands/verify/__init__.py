@@ -35,11 +35,10 @@ from dfscan.pipeline.score_task import ScoreTask
 from dfscan.pipeline.scoring_setup import make_score_task, record_of
 from dfscan.pipeline.work_units import plan_units
 from dfscan.schemas.recipe import differences
-from dfscan.schemas.records import FrameScore, VideoRef
-from dfscan.schemas.scoring import Evidence
-from dfscan.scoring.decision import DISAGREE, Decision, DecisionRule, decide
+from dfscan.schemas.records import VideoRef
+from dfscan.scoring.redecision import redecide
 from dfscan.storage import Lock
-from dfscan.verdicts.provenance import KEY, hash_of, recipe_of
+from dfscan.verdicts.provenance import FOLLOWING, KEY, hash_of, recipe_of
 from dfscan.verdicts.store import VerdictStore
 
 
@@ -392,7 +391,8 @@ def _same_inputs(record: Mapping[str, Any], task: ScoreTask) -> list[str]:
     now = json.loads(json.dumps(record_of(task)[task.config_hash]))
     then = {**record, "recipe": recipe_of(record).model_dump(mode="json")}
     for each in (now, then):
-        each.pop("precision", None)
+        for key in ("precision", *FOLLOWING):
+            each.pop(key, None)
     apart = differences(then, {key: now.get(key) for key in then})
     if apart:
         raise ConfigError(
@@ -409,12 +409,12 @@ def _check(
     """Make the verdicts of a group again and compare each."""
     task = replace(group.task, lease=lock.lease)
     units = plan_units(group.videos, config.unit_size, task.config_hash)
-    files = [str(model.path) for model in task.models]
+    files = [str(model.path) for model in task.scorer.models]
     run_units(task, units, config, progress, lock.lease, files=files)
     tolerance = Tolerance(config.tolerance, _steepest(task))
     notes = group.notes
     if "tolerance" not in config.model_fields_set:
-        tolerance = tolerance.within(group.precision, task.precision)
+        tolerance = tolerance.within(group.precision, task.scorer.precision)
     if group.precision in HALF:
         notes = [*notes, f"scored in {group.precision}: logits to {tolerance.score:g}"]
     waiting = {video.video_id for video in group.videos}
@@ -461,27 +461,14 @@ def _as_recorded(
     """
     if not recorded["frames"] or None in (recorded["score_raw"], found["score_raw"]):
         return found
-    rule = task.quick.rule if task.quick and recorded["look"] == "quick" else task.rule
-    judged = _decided_again(recorded, found["reason"], rule)
+    rule = task.quick.rule if task.quick and recorded["look"] == "quick" else task.full.rule
+    evidence = {
+        name: found[name] if recorded.get(name) is None else recorded[name]
+        for name in ("frames_sampled", "median_sharpness")  # not in rows of earlier versions
+    }
+    decision = redecide({**recorded, **evidence}, rule, task.scorer.calibrations)
     names = ("verdict", "reason", "score_raw", "p_fake", "llr")
-    return found | {name: getattr(judged, name) for name in names}
-
-
-def _decided_again(recorded: Mapping[str, Any], found: str | None, rule: DecisionRule) -> Decision:
-    """What the recorded scores come to; reasons that no score decides about are the found."""
-    errors = rule.evidence.errors if rule.evidence else 0.0
-    needed = Evidence(frames=0, face_px=0, sharpness=0, errors=errors)
-    frames = [
-        FrameScore(f["pts_s"], f["frame_index"], f["track_id"], tuple(f["box"]), f["score_raw"])
-        for f in recorded["frames"]
-    ]
-    judged = decide(recorded["status"], None, frames, replace(rule, evidence=needed))
-    thin = [r for r in (found or "").split("; ") if r and r != DISAGREE]
-    if judged.reason == DISAGREE:
-        thin.append(DISAGREE)
-    if judged.reason not in (None, DISAGREE) or not thin:
-        return judged
-    return replace(judged, verdict="UNCERTAIN", reason="; ".join(thin))
+    return found | {name: getattr(decision, name) for name in names}
 
 
 def _compared(

@@ -34,6 +34,8 @@ class Checked:
 
 BOX_PX: Final = 0.1
 """Pixels that two boxes of one face may lie apart."""
+SHARPNESS: Final = 1e-3
+"""What boxes that far apart may make of a face's sharpness."""
 FLOAT32: Final = 2e-7
 """Relative error of numbers that were stored with single precision."""
 HALF: Final = {"bfloat16": 0.25, "float16": 0.03}
@@ -52,6 +54,8 @@ _ASIDE: Final = frozenset(
         *("frames", "top_frames_s", "reason"),  # compared in their own way
     )
 )
+_ADDED: Final = frozenset(("frames_sampled", "median_sharpness", "logits"))
+"""Null in rows of earlier versions."""
 _RUN: Final = ("dfscan", "decoder", "device", "precision")
 
 
@@ -69,6 +73,8 @@ class Tolerance:
         """What a column's numbers may differ by; 0: by no more than their rounding."""
         return {
             "score_raw": self.score,
+            "logits": self.score,
+            "median_sharpness": SHARPNESS,
             "llr": self.score * self.scale,
             "p_fake": self.score * self.scale / 4,  # a sigmoid's steepest slope
             "box": BOX_PX,
@@ -96,7 +102,7 @@ def compare(
     differing = [
         difference
         for name in recorded
-        if name in found and name not in _ASIDE
+        if name in found and name not in _ASIDE and not (name in _ADDED and recorded[name] is None)
         for difference in _walk(name, name, recorded[name], found[name], tolerance)
     ]
     if found["status"] in SUCCEEDED and recorded["reason"] != found["reason"]:
@@ -154,6 +160,8 @@ def _same_top(
 def _walk(at: str, name: str, old: Any, new: Any, tolerance: Tolerance) -> Iterator[Difference]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in old.keys() & new.keys():
+            if key in _ADDED and old[key] is None:
+                continue
             yield from _walk(f"{at}.{key}", key, old[key], new[key], tolerance)
     elif _are_rows(old) and _are_rows(new) and len(old) == len(new):
         for number, (a, b) in enumerate(zip(old, new, strict=True)):
