@@ -17,6 +17,8 @@ import pytest
 
 import dfscan
 from dfscan.cli import main
+from dfscan.schemas.evolution import conform
+from dfscan.schemas.records import VERDICT_SCHEMA
 
 FIXTURES = Path(__file__).parent / "fixtures" / "v1"
 CLIPS = "clips/dfdc_test"
@@ -52,7 +54,11 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Command:
 
 
 def rows(path: str) -> dict[str, dict[str, Any]]:
-    return {row["video_id"]: row for row in pq.read_table(path).to_pylist()}
+    """By video, verdicts with the columns of today."""
+    table = pq.read_table(path)
+    if table.schema.metadata[b"dfscan"] == b"verdicts":
+        table = conform(table, VERDICT_SCHEMA)
+    return {row["video_id"]: row for row in table.to_pylist()}
 
 
 def count(path: str, column: str) -> Counter[str]:

@@ -113,13 +113,18 @@ class FaceRow:
 
 @dataclass(frozen=True, slots=True)
 class FrameScore:
-    """The score of one face in one frame; ``score_raw`` is a logit, higher = more fake."""
+    """The score of one face in one frame; ``score_raw`` is a logit, higher = more fake.
+
+    ``logits``: of several models each one's own, uncalibrated, in the order of ``custody.models``;
+    None for one model.
+    """
 
     pts_s: float
     frame_index: int
     track_id: int | None
     box: tuple[float, float, float, float]
     score_raw: float
+    logits: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +143,12 @@ class Custody:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One verdict for one video. ``verdict`` is null where there is nothing to judge."""
+    """One verdict for one video. ``verdict`` is null where there is nothing to judge.
+
+    ``frames_sampled`` (frames in which faces were searched for) and ``median_sharpness`` (of the
+    faces, see :func:`dfscan.faces.quality.sharpness`) are what decides about UNCERTAIN beside
+    ``frames`` and ``face_px``.
+    """
 
     video_id: str
     uri: str
@@ -164,6 +174,8 @@ class Verdict:
     fps: float | None = None
     duration_s: float | None = None
     face_px: float | None = None
+    frames_sampled: int | None = None
+    median_sharpness: float | None = None
     scanned_at: float | None = None
     elapsed_s: float | None = None
     gone: bool = False
@@ -287,6 +299,7 @@ VERDICT_SCHEMA: Final = _schema(
                         ("track_id", _I16),
                         ("box", _BOX),
                         ("score_raw", _F32),
+                        ("logits", pa.list_(_F32)),
                     ]
                 )
             ),
@@ -297,6 +310,8 @@ VERDICT_SCHEMA: Final = _schema(
         ("fps", _F64),
         ("duration_s", _F64),
         ("face_px", _F32),
+        ("frames_sampled", _I32),
+        ("median_sharpness", _F32),
         (
             "custody",
             pa.struct(

@@ -166,7 +166,9 @@ def test_a_bare_verdict_has_no_score(tmp_path):
 
 def test_a_full_verdict_survives_the_file(tmp_path):
     values = {name: getattr(BARE_VERDICT, name) for name in VERDICT_SCHEMA.names}
-    frame = FrameScore(pts_s=1.0, frame_index=30, track_id=None, box=BOX, score_raw=2.5)
+    frame = FrameScore(
+        1.0, frame_index=30, track_id=None, box=BOX, score_raw=2.5, logits=(2.0, 3.0)
+    )
     full = Verdict(
         **values
         | {"frames": (frame,), "tracks": (TRACK,), "top_frames_s": (1.0,)}
@@ -175,6 +177,7 @@ def test_a_full_verdict_survives_the_file(tmp_path):
     read = round_trip(full, VERDICT_SCHEMA, tmp_path)
     assert read["frames"] == [
         {"pts_s": 1.0, "frame_index": 30, "track_id": None, "box": list(BOX), "score_raw": 2.5}
+        | {"logits": [2.0, 3.0]}
     ]
     assert read["tracks"] == [TRACK]
     assert read["top_frames_s"] == [1.0]

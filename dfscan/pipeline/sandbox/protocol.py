@@ -13,6 +13,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from dfscan.pipeline.extraction.extractor import ExtractionResult, ReferenceFaces
+from dfscan.schemas.evolution import conform
 from dfscan.schemas.records import FACE_SCHEMA, FaceRow, VideoRow, face_rows, to_table
 
 PREFIX: Final = struct.Struct("<QQ")
@@ -49,7 +50,7 @@ def faces_of(table: bytes) -> list[FaceRow]:
     """
     if not table:
         return []
-    return face_rows(pa.ipc.open_stream(table).read_all().cast(FACE_SCHEMA))
+    return face_rows(conform(pa.ipc.open_stream(table).read_all(), FACE_SCHEMA))
 
 
 def _to_bytes(table: pa.Table) -> bytes:
