@@ -19,7 +19,8 @@ from dfscan.pipeline.extraction.extractor import FaceExtractor
 from dfscan.pipeline.inputs import GONE_LIMIT, list_sources, make_extractor, pending_videos
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.work_units import NOTHING, Outcome, UnitResult, family, plan_units
-from dfscan.schemas.recipe import FaceRecipe, fingerprint
+from dfscan.schemas.fingerprint import ALGORITHM, MARK, fingerprint
+from dfscan.schemas.recipe import ExtractionInputs, FaceRecipe
 from dfscan.schemas.records import SCHEMA_VERSION, VideoRef
 from dfscan.storage import fault_injection as faults
 
@@ -219,17 +220,20 @@ def _plan(
 
 def _header(config: ExtractConfig, recipe: FaceRecipe) -> dict[str, Any]:
     """``dataset.json``: what decides about the content of the dataset, and who made it."""
-    deciding = recipe.model_dump(mode="json", exclude={"input"})
-    deciding |= {"layout": config.layout, "max_bytes": config.max_bytes}
-    if config.boxes_from != "detected":
-        deciding |= {"boxes_from": config.boxes_from}
+    inputs = ExtractionInputs(
+        **{name: getattr(recipe, name) for name in FaceRecipe.model_fields},
+        layout=config.layout,
+        max_bytes=config.max_bytes,
+        boxes_from=config.boxes_from,
+    )
     return {
         "schema_version": SCHEMA_VERSION,
         "dfscan": __version__,
         "recipe": recipe.model_dump(mode="json"),
         "recipe_hash": recipe.hash(),
-        "config": deciding,
-        "config_hash": fingerprint(deciding),
+        "config": inputs.as_json(),
+        "config_hash": fingerprint(inputs),
+        MARK: ALGORITHM,
         "source": list(config.source),
         "python": platform.python_version(),
         "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},

@@ -17,7 +17,7 @@ from dfscan.models.modelfile import FILE_NAME
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.resources import cpu_count, pick_device
 from dfscan.reports.training_run import MARKER
-from dfscan.schemas.recipe import differences
+from dfscan.schemas.fingerprint import changes_to, differences
 from dfscan.training.checkpoint import FILE_NAME as CHECKPOINT
 from dfscan.training.loop import EVENTS, HISTORY, PREDICTIONS, train_rank
 from dfscan.training.plan import Plan, make_plan
@@ -44,6 +44,18 @@ _OURS: Final = (
     MARKER, FILE_NAME, CHECKPOINT, HISTORY, PREDICTIONS, EVENTS, "ray", *PRODUCTS,
     "export", "report.html",  # of the model that was there
 )  # fmt: skip
+_WHERE: Final = {
+    "ray_address",
+    "ship_code",
+    "runtime_env",
+    "inline",
+    "workers",
+    "gpus",
+    "overwrite",
+    "out",
+}
+"""Keys that say where a run happens: they may change when it goes on."""
+
 _SERIES: Final = ("fold_*", "share_*")
 
 
@@ -120,7 +132,7 @@ def _run_folder(
         trained = storage.exists(out / CHECKPOINT) or (series and not config.overwrite)
         if trained and storage.exists(out / MARKER):
             before = storage.read_json(str(out / MARKER))
-            changed = differences(before.get("config"), marker["config"])
+            changed = changes_to(before.get("config"), config, exclude=_WHERE)
             if changed:
                 raise OutputError(
                     f"{out} holds an unfinished run of another configuration "
@@ -151,18 +163,8 @@ def _finished(out: storage.StoragePath) -> bool:
 
 
 def _marker(config: TrainConfig, finished: bool) -> dict[str, Any]:
-    """What a run folder says of itself; where it runs may change when it goes on."""
-    where = {
-        "ray_address",
-        "ship_code",
-        "runtime_env",
-        "inline",
-        "workers",
-        "gpus",
-        "overwrite",
-        "out",
-    }
-    return {"finished": finished, "config": config.model_dump(mode="json", exclude=where)}
+    """What a run folder says of itself."""
+    return {"finished": finished, "config": config.model_dump(mode="json", exclude=_WHERE)}
 
 
 def _announce(plan: Plan, progress: Progress) -> None:

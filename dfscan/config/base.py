@@ -7,7 +7,8 @@ from pydantic import ByteSize, Field
 
 from dfscan.config.flags import Flag
 from dfscan.config.types import Layout, Paths, Seconds, Statuses
-from dfscan.schemas.recipe import Sampling, SamplingMode, Strict, Stride
+from dfscan.schemas.fingerprint import Strict
+from dfscan.schemas.recipe import Sampling, SamplingMode, Stride
 
 
 class CommandConfig(Strict):

@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from dfscan.config.base import CommandConfig
 from dfscan.errors import ConfigError, did_you_mean
-from dfscan.schemas.recipe import Strict
+from dfscan.schemas.fingerprint import Strict
 
 CONFIG_FILE: Final = "dfscan.yaml"
 

@@ -7,7 +7,8 @@ from pydantic import AfterValidator, Field, model_validator
 from dfscan.config.base import CommandConfig
 from dfscan.config.flags import CLUSTER, OUT, OVERWRITE, RUNNING, Flag
 from dfscan.config.types import Numbers, Paths, PathText, _rule
-from dfscan.schemas.recipe import Head, Square, Strict, Triple
+from dfscan.schemas.fingerprint import Strict
+from dfscan.schemas.recipe import Head, Square, Triple
 
 Unfreeze = (
     Literal["all", "head"]

@@ -17,13 +17,15 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import ValidationError
 
 from dfscan import storage
 from dfscan.errors import OutputError, SourceError
-from dfscan.schemas.recipe import FaceRecipe, differences
+from dfscan.schemas.evolution import read_version, upgrade_keys
+from dfscan.schemas.fingerprint import differences
+from dfscan.schemas.recipe import ExtractionInputs, FaceRecipe
 from dfscan.schemas.records import (
     FACE_SCHEMA,
-    SCHEMA_VERSION,
     VIDEO_SCHEMA,
     FaceRow,
     VideoRef,
@@ -106,7 +108,7 @@ class FaceSet:
 
         :raises OutputError: what is there was made with another one; says what differs.
         """
-        changed = differences(self.header().get("config"), header["config"])
+        changed = differences(*(_configuration(h) for h in (self.header(), header)))
         if changed:
             raise OutputError(
                 f"{self.root} was made with another configuration ({'; '.join(changed)}): "
@@ -122,7 +124,7 @@ class FaceSet:
     def header(self) -> dict[str, Any]:
         """The content of ``dataset.json``.
 
-        :raises SourceError: there is none, or its schema is newer than this dfscan.
+        :raises SourceError: there is none, or its major schema version is newer than ours.
         """
         path = self.root / MARKER
         if not storage.exists(path):
@@ -133,12 +135,9 @@ class FaceSet:
         content = storage.read_json(str(path))
         if not isinstance(content, dict) or not {"recipe", "config"} <= content.keys():
             raise SourceError(f"{path} is not the {MARKER} of a face dataset")
-        if content.get("schema_version", 0) > SCHEMA_VERSION:
-            raise SourceError(
-                f"{path} has schema_version {content['schema_version']}, this dfscan reads up to "
-                f"{SCHEMA_VERSION}: upgrade dfscan"
-            )
-        return content
+        read_version(content, path)
+        upgraded: dict[str, Any] = upgrade_keys(content, "dataset")
+        return upgraded
 
     def recipe(self) -> FaceRecipe:
         """The recipe its faces were made with."""
@@ -388,6 +387,14 @@ def open_facesets(paths: Iterable[str]) -> list[FaceSet]:
     for faceset in sets.values():
         faceset.header()
     return list(sets.values())
+
+
+def _configuration(header: Mapping[str, Any]) -> Any:
+    """What decides about the content of a dataset, as of today's version where it can be read so."""
+    try:
+        return ExtractionInputs.model_validate(header["config"]).as_json()
+    except ValidationError:
+        return header["config"]
 
 
 def _learn(found: Committed, video: VideoRef, known: list[Any], group: str, status: str) -> None:

@@ -19,7 +19,8 @@ from dfscan import __version__, storage
 from dfscan.errors import ConfigError, ModelError, VideoError
 from dfscan.models.backbones import create_network
 from dfscan.models.weights import refuse_pickle
-from dfscan.schemas.recipe import FaceRecipe, Head, SamplingMode, Strict
+from dfscan.schemas.fingerprint import Strict
+from dfscan.schemas.recipe import FaceRecipe, Head, SamplingMode
 from dfscan.schemas.scoring import Aggregation
 from dfscan.schemas.status import LABELS
 from dfscan.scoring.calibration import Calibration

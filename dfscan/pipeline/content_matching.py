@@ -22,7 +22,8 @@ from dfscan.errors import VideoError
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.resources import worker_count
 from dfscan.pipeline.scan_plan import ExistingVerdicts
-from dfscan.schemas.recipe import Sampling, fingerprint
+from dfscan.schemas.fingerprint import json_hash
+from dfscan.schemas.recipe import Sampling
 from dfscan.schemas.records import VERDICT_SCHEMA, VideoRef
 from dfscan.storage import Lease
 from dfscan.verdicts.store import VerdictStore
@@ -138,7 +139,7 @@ class ContentMatcher:
             field = VERDICT_SCHEMA.field(name)
             place = table.schema.get_field_index(name)
             table = table.set_column(place, field, pa.array(values, field.type))
-        name = fingerprint([self.config_hash, [[r.video_id, r.version] for r in refs]])
+        name = json_hash([self.config_hash, [[r.video_id, r.version] for r in refs]])
         self.store.add_part(f"recognised-{name}", table, self.lease)
 
 

@@ -155,7 +155,7 @@ class ScoreTask:
     def _custody(self, decoder: str | None, scoring_pass: ScoringPass) -> Custody:
         return Custody(
             dfscan=__version__,
-            recipe_hash=scoring_pass.extractor.recipe.hash(),
+            recipe_hash=scoring_pass.extractor.recipe.legacy_hash(),
             config_hash=self.config_hash,
             models=tuple(model.sha256 for model in self.scorer.models),
             decoder=decoder,

@@ -13,7 +13,8 @@ from dfscan.models.modelfile import ModelHeader, find_model, load_model
 from dfscan.pipeline.inputs import make_extractor
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.score_task import ScoreTask, ScoringPass
-from dfscan.schemas.recipe import SamplingMode, differences, fingerprint
+from dfscan.schemas.fingerprint import differences, json_hash
+from dfscan.schemas.recipe import SamplingMode
 from dfscan.scoring.aggregation import logit_of, sigmoid
 from dfscan.scoring.calibration import Calibration
 from dfscan.scoring.decision import DecisionRule, fuse_calibrations
@@ -109,7 +110,7 @@ def score_task_of(
         evidence=config.evidence,
     )
     fingerprint_inputs = {
-        "recipe": recipe.hash(),
+        "recipe": recipe.legacy_hash(),
         "models": sorted(m.named.sha256 for m in models),
         "threshold": threshold,
         "forced": rule.explicit_threshold,
@@ -137,7 +138,7 @@ def score_task_of(
             precision=config.computes_in(),
             batch_size=config.faces_together(),
         ),
-        config_hash=fingerprint(fingerprint_inputs),
+        config_hash=json_hash(fingerprint_inputs),
         fingerprint_inputs=fingerprint_inputs,
         target=target,
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Protocol
 
-from dfscan.schemas.recipe import fingerprint
+from dfscan.schemas.fingerprint import json_hash
 from dfscan.schemas.records import VideoRef
 from dfscan.schemas.status import SUCCEEDED
 
@@ -142,4 +142,4 @@ def plan_units(
 def make_unit(videos: Sequence[VideoRef], config_hash: str) -> Unit:
     """A unit, named by what is in it."""
     inputs = [config_hash, [[v.video_id, v.version] for v in videos]]
-    return Unit(fingerprint(inputs), tuple(videos))
+    return Unit(json_hash(inputs), tuple(videos))

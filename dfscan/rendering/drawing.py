@@ -19,7 +19,8 @@ from dfscan.errors import DfscanError, VideoError
 from dfscan.faces.crops import Box, crop_for_network
 from dfscan.rendering.interpolation import Path, Placed, in_shots
 from dfscan.rendering.overlay import Artist, Mark, results
-from dfscan.schemas.recipe import NetworkInput, Strict
+from dfscan.schemas.fingerprint import Strict
+from dfscan.schemas.recipe import NetworkInput
 from dfscan.scoring.aggregation import sigmoid
 from dfscan.storage import Opened
 from dfscan.video import Frame, Video, open_video

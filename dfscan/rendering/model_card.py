@@ -12,7 +12,8 @@ from pydantic import Field, ValidationError
 
 from dfscan.errors import UsageError
 from dfscan.evaluation.metrics import SCALARS, TITLES
-from dfscan.schemas.recipe import FaceRecipe, Sampling, Strict
+from dfscan.schemas.fingerprint import Strict
+from dfscan.schemas.recipe import FaceRecipe, Sampling
 from dfscan.scoring.calibration import Calibration
 
 FEW_GROUPS: Final = 20

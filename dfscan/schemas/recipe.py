@@ -6,28 +6,16 @@ custody. Scoring replays the recipe of its model, the crop's codec included, so 
 face and a face found while scoring give the same logit.
 """
 
-import hashlib
-import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from dfscan.schemas.fingerprint import Strict, fingerprint, json_hash
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[float, float, float]
 SamplingMode = Literal["exact", "nearest", "keyframes"]
 Square = Literal["stretch", "pad", "grow"]
-
-
-class Strict(BaseModel):
-    """A frozen model that refuses keys it does not know.
-
-    Its validator is built at the first use, so that ``--help`` need not wait for it; nested models
-    are made by a ``default_factory`` for the same reason.
-    """
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, ser_json_inf_nan="strings", defer_build=True
-    )
 
 
 class Stride(Strict):
@@ -177,31 +165,31 @@ class FaceRecipe(Strict):
     input: NetworkInput | None = None
 
     def hash(self) -> str:
-        """SHA-256 over the canonical JSON, 16 hex digits: equal recipes, equal hashes.
+        """The :func:`~dfscan.schemas.fingerprint.fingerprint`: equal recipes, equal hashes."""
+        return fingerprint(self)
 
-        A key that came after the first release counts only where it is set.
-        """
+    def legacy_hash(self) -> str:
+        """The hash of recipes up to schema 1, over every value; records without a mark have it."""
         values = self.model_dump(mode="json")
         if values["detector"]["max_faces"] is None:
             del values["detector"]["max_faces"]
-        return fingerprint(values)
+        return json_hash(values)
 
 
-def fingerprint(value: Any) -> str:
-    """16 hex digits of the SHA-256 over ``value`` as JSON with sorted keys."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+class ExtractionInputs(FaceRecipe):
+    """Everything that decides about the content of a face dataset; ``input`` is never set.
 
+    ``layout`` is where labels come from; larger files than ``max_bytes`` are not read.
+    ``boxes_from``: ``original`` has the boxes of a fake taken from its original.
+    """
 
-def differences(old: Any, new: Any, at: str = "") -> list[str]:
-    """``["crop.context: 0.6 → 0.3"]``: where two JSON values differ, by dotted path."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        found: list[str] = []
-        for key in sorted(old.keys() | new.keys()):
-            path = f"{at}.{key}" if at else key
-            found += differences(old.get(key), new.get(key), path)
-        return found
-    return [] if old == new else [f"{at}: {json.dumps(old)} → {json.dumps(new)}"]
+    layout: str
+    max_bytes: int
+    boxes_from: str = "detected"
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``dataset.json`` has of it."""
+        return self.model_dump(mode="json", exclude={"input"})
 
 
 class Head(Strict):

@@ -15,7 +15,8 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from dfscan.errors import UsageError
-from dfscan.schemas.recipe import Sampling, Strict
+from dfscan.schemas.fingerprint import Strict
+from dfscan.schemas.recipe import Sampling
 from dfscan.schemas.scoring import Aggregation
 from dfscan.scoring.aggregation import logit_of, sigmoid
 

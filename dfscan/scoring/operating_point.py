@@ -15,7 +15,8 @@ from pydantic import Field
 from scipy.special import betaincinv
 
 from dfscan.errors import ConfigError
-from dfscan.schemas.recipe import Fraction, Sampling, Strict
+from dfscan.schemas.fingerprint import Strict
+from dfscan.schemas.recipe import Fraction, Sampling
 from dfscan.schemas.scoring import Aggregation
 
 LEVEL: Final = 0.95

@@ -26,7 +26,8 @@ from scipy.ndimage import correlate1d
 from torch.nn.functional import grid_sample
 
 from dfscan.faces.crops import Box, wanted_region
-from dfscan.schemas.recipe import Fraction, NetworkInput, Strict
+from dfscan.schemas.fingerprint import Strict
+from dfscan.schemas.recipe import Fraction, NetworkInput
 
 Picture = npt.NDArray[np.uint8]
 Landmarks = npt.NDArray[np.float32]

@@ -17,7 +17,8 @@ from dfscan.errors import ConfigError, SourceError, UsageError
 from dfscan.faces.crops import check_margin
 from dfscan.models.backbones import create_network, has_published_weights, network_input
 from dfscan.models.freezing import unfreeze
-from dfscan.schemas.recipe import FaceRecipe, NetworkInput, differences
+from dfscan.schemas.fingerprint import differences
+from dfscan.schemas.recipe import FaceRecipe, NetworkInput
 from dfscan.training.audits import audit_leaks, audit_shortcuts, check_videos, read_pictures
 from dfscan.training.augment import SELF_BLENDED
 from dfscan.training.identities import merge_identities

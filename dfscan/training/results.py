@@ -24,7 +24,7 @@ from dfscan.models.backbones import count_parameters
 from dfscan.models.modelfile import FILE_NAME, load_model, save_model
 from dfscan.rendering import plots
 from dfscan.rendering.model_card import model_card
-from dfscan.schemas.recipe import fingerprint
+from dfscan.schemas.fingerprint import json_hash
 from dfscan.schemas.records import SCHEMA_VERSION, entries_to_dict
 from dfscan.schemas.scoring import AGGREGATIONS, Aggregation
 from dfscan.scoring import calibration
@@ -135,7 +135,7 @@ def finalize_run(out: storage.StoragePath, plan: Plan) -> dict[str, Any]:
         "backbone": header.backbone,
         "parameters": count_parameters(model.network),
         "recipe_hash": header.recipe.hash(),
-        "config_hash": fingerprint(training["config"]),
+        "config_hash": json_hash(training["config"]),
         "best_epoch": best_epoch,
         "chosen_by": _chosen_by(outputs["validation"], plan.config.choose),
         "split": plan.summary(),

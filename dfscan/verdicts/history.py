@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dfscan import storage
-from dfscan.schemas.recipe import fingerprint
+from dfscan.schemas.fingerprint import json_hash
 from dfscan.storage import Lease
 from dfscan.verdicts.parts import check_of, parts_folder
 from dfscan.verdicts.summary import HASH, KEYS, find_rows, read_summary, summary, times
@@ -22,7 +22,7 @@ def add_to_history(out: storage.StoragePath, rows: pa.Table, lease: Lease | None
         return
     short = summary(rows)
     keys = [short.column("video_id"), times(short), short.column(HASH)]
-    name = fingerprint([column.to_pylist() for column in keys])
+    name = json_hash([column.to_pylist() for column in keys])
     storage.commit_table(history_folder(out) / f"{name}.parquet", rows, check=check_of(lease))
 
 

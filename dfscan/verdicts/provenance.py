@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from dfscan import storage
 from dfscan.errors import ConfigError, SourceError
-from dfscan.schemas.recipe import FaceRecipe, fingerprint
+from dfscan.schemas.fingerprint import json_hash
+from dfscan.schemas.recipe import FaceRecipe
 from dfscan.verdicts.table import verdict_files
 
 KEY: Final = b"dfscan.score"
@@ -92,4 +93,4 @@ def hash_of(record: Mapping[str, Any]) -> str:
     :raises ConfigError: as in :func:`recipe_of`.
     """
     inputs = {key: value for key, value in record.items() if key not in FOLLOWING}
-    return fingerprint({**inputs, "recipe": recipe_of(record).hash()})
+    return json_hash({**inputs, "recipe": recipe_of(record).legacy_hash()})

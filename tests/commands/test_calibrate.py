@@ -64,7 +64,7 @@ def row(number: int, score: float | None, label: str | None, model: Path, **chan
 def custody(model: Path, sampling: Sampling = SCORED, config_hash: str = "c") -> dict[str, Any]:
     recipe = RECIPE.model_copy(update={"sampling": sampling})
     sha256 = storage.sha256(model.read_bytes())
-    return {"recipe_hash": recipe.hash(), "config_hash": config_hash, "models": [sha256]}
+    return {"recipe_hash": recipe.legacy_hash(), "config_hash": config_hash, "models": [sha256]}
 
 
 def write(path: Path, rows: list[Any], **metadata: str) -> Path:

@@ -120,12 +120,12 @@ def test_an_exception_nobody_expected_costs_one_video_its_row(
 ) -> None:
     source = write_clip("src/a.mp4").parent
     write_clip("src/b.mp4", frames=9)
-    extract = InProcessExtractor._extract
+    original = InProcessExtractor._extract
 
     def fails(self: InProcessExtractor, row: Any, *args: Any) -> Any:
         if row.video_id == "src/b.mp4":
             raise MemoryError("no room")
-        return extract(self, row, *args)
+        return original(self, row, *args)
 
     monkeypatch.setattr(InProcessExtractor, "_extract", fails)
     extract(str(source), tmp_path / "faces", isolate=False)

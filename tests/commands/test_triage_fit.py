@@ -64,7 +64,7 @@ def model(tmp_path: Path) -> Path:
 def write(path: Path, model: Path, sampling: Sampling, scores: Any, reals: int) -> Path:
     recipe = RECIPE.model_copy(update={"sampling": sampling})
     sha256 = storage.sha256(model.read_bytes())
-    custody = {"recipe_hash": recipe.hash(), "config_hash": "c", "models": [sha256]}
+    custody = {"recipe_hash": recipe.legacy_hash(), "config_hash": "c", "models": [sha256]}
     rows = [
         dict.fromkeys(VERDICT_SCHEMA.names)
         | {

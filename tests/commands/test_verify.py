@@ -22,7 +22,8 @@ from dfscan.errors import ConfigError, ModelError, SourceError
 from dfscan.models.backbones import create_network, network_input
 from dfscan.models.modelfile import ModelHeader, Triage, save_model
 from dfscan.pipeline.sandbox.process import end_child
-from dfscan.schemas.recipe import FaceRecipe, Sampling, Stride, fingerprint
+from dfscan.schemas.fingerprint import json_hash
+from dfscan.schemas.recipe import FaceRecipe, Sampling, Stride
 from dfscan.scoring.calibration import Calibration
 from dfscan.verdicts import provenance as custody
 
@@ -75,7 +76,7 @@ def with_record(path: Path, out: Path, change: Callable[[dict[str, Any]], None])
     (record,) = custody.records(path).values()
     change(record)
     recipe = FaceRecipe.model_validate({k: v for k, v in record["recipe"].items() if k != "x"})
-    name = fingerprint({**record, "recipe": recipe.hash()})
+    name = json_hash({**record, "recipe": recipe.legacy_hash()})
 
     def refer(rows: list[dict[str, Any]]) -> None:
         for row in rows:

@@ -227,7 +227,7 @@ def _said(file: VerdictTable) -> dict[str, Sampling]:
             f"the verdicts' metadata {KEY.decode()} is not what score writes: {detail}",
             code="record.damaged",
         ) from None
-    return {recipe.hash(): recipe.sampling for recipe in recipes}
+    return {recipe.legacy_hash(): recipe.sampling for recipe in recipes}
 
 
 def _sampling(
@@ -255,7 +255,7 @@ def _sampling(
             )
         return known[0], next(iter(there))
     wanted = wanted or Sampling(mode=recipe.sampling.mode, frames=32)
-    found = recipe.model_copy(update={"sampling": wanted}).hash()
+    found = recipe.model_copy(update={"sampling": wanted}).legacy_hash()
     if found not in there:
         raise ConfigError(
             f"none of the {mine.sum():,} verdicts of this model in {config.verdicts} was scored on "

@@ -22,7 +22,8 @@ from dfscan.models.face_scorer import FaceScorer, FaceScores, NamedModel
 from dfscan.models.modelfile import Model, find_model, load_model
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.resources import cpu_count, pick_device
-from dfscan.schemas.recipe import FaceRecipe, differences
+from dfscan.schemas.fingerprint import differences
+from dfscan.schemas.recipe import FaceRecipe
 from dfscan.schemas.records import FaceRow, FrameScore, entries_to_dict, face_rows
 from dfscan.schemas.scoring import Evidence
 from dfscan.scoring.decision import Decision, DecisionRule, decide, face_px, median_sharpness

@@ -38,7 +38,7 @@ from dfscan.pipeline.transformed_extractor import TransformedExtractor
 from dfscan.pipeline.work_units import plan_units
 from dfscan.rendering.robustness_plot import robustness
 from dfscan.schemas.evolution import concat
-from dfscan.schemas.recipe import differences, fingerprint
+from dfscan.schemas.fingerprint import differences, json_hash
 from dfscan.schemas.records import VERDICT_SCHEMA, VideoRef
 from dfscan.verdicts.parts import read_matching
 from dfscan.verdicts.store import VerdictStore
@@ -333,7 +333,7 @@ class _Run:
             task,
             full=replace(task.full, extractor=extractor),
             fingerprint_inputs=fingerprint_inputs,
-            config_hash=fingerprint(fingerprint_inputs),
+            config_hash=json_hash(fingerprint_inputs),
         )
 
     def _make_temporary(self) -> None:

@@ -34,7 +34,7 @@ from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.score_task import ScoreTask
 from dfscan.pipeline.scoring_setup import make_score_task, record_of
 from dfscan.pipeline.work_units import plan_units
-from dfscan.schemas.recipe import differences
+from dfscan.schemas.fingerprint import differences
 from dfscan.schemas.records import VideoRef
 from dfscan.scoring.redecision import redecide
 from dfscan.storage import Lock

@@ -21,15 +21,8 @@ from dfscan.models.heads import TimmClassifier, classifiers
 from dfscan.models.importers.base import Imported, check_is_float, fill, make_network
 from dfscan.models.importers.catalogue import Published
 from dfscan.models.weights import printable
-from dfscan.schemas.recipe import (
-    Crop,
-    Detector,
-    FaceRecipe,
-    Fraction,
-    NetworkInput,
-    Sampling,
-    Strict,
-)
+from dfscan.schemas.fingerprint import Strict
+from dfscan.schemas.recipe import Crop, Detector, FaceRecipe, Fraction, NetworkInput, Sampling
 from dfscan.schemas.scoring import Aggregation
 
 FOLDER: Final = "models"
