@@ -23,16 +23,16 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
     "folders": folders.LAYOUT,
     "flat": flat.LAYOUT,
 }
-"""In the order in which ``auto`` tries them: the first that recognises a source reads it."""
+"""In the order in which ``auto`` tries them: the first layout that matches reads the source."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What the sources hold.
+    """The videos of all sources.
 
-    ``layouts`` says for each source's name by which layout it was read; ``unreadable`` are the
-    ``video_id`` of archives that could not be looked into. Those are among ``videos`` too, so that
-    each ends as a row.
+    ``layouts`` maps each source's name to the layout that read it; ``unreadable`` lists the
+    ``video_id`` of archives that could not be read. These are among ``videos`` too, so that each
+    gets a row.
     """
 
     videos: list[VideoRef]
@@ -43,8 +43,8 @@ class Listing:
 def list_videos(sources: Iterable[str], layout: str = "auto") -> Listing:
     """Every video and picture of the sources, sorted by ``video_id``.
 
-    :param layout: where labels come from. What a list says wins, and what a WebDataset's sidecars
-        say, which ``flat`` leaves unread.
+    :param layout: where labels come from. Labels in a list or in WebDataset sidecars take
+        precedence; ``flat`` ignores sidecars.
     :raises SourceError: a source is missing or holds no media, two share a name, or one lies in
         another.
     """
@@ -104,7 +104,7 @@ def open_source(text: str) -> Source:
 
 
 def _check_apart(sources: Iterable[str]) -> None:
-    """Each source outside every other, so that no video has two ids."""
+    """Refuse a source inside another, which would give its videos two ids."""
     uris: dict[str, str] = {}
     for text in sources:
         uri = storage.absolute(text)
@@ -125,7 +125,7 @@ def _check_apart(sources: Iterable[str]) -> None:
 
 
 def _above(uri: str) -> Iterator[str]:
-    """Every folder and archive that a place may lie in."""
+    """Every folder and archive that may contain the path."""
     for at in (i for i, c in enumerate(uri) if c == "/" and 0 < i < len(uri) - 1):
         yield uri[:at]
         if uri[at - 1] == "!":
@@ -135,5 +135,5 @@ def _above(uri: str) -> Iterator[str]:
 
 
 def detect_layout(source: Source) -> Layout:
-    """The layout that ``auto`` takes for a source."""
+    """The layout that ``auto`` chooses for a source."""
     return next(layout for layout in LAYOUTS.values() if layout.matches(source))

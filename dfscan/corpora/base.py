@@ -1,4 +1,4 @@
-"""What every layout shares: a listed source, and groups that must not be torn apart."""
+"""What all layouts share: a listed source, label records, and groups of related videos."""
 
 import math
 import reprlib
@@ -43,7 +43,7 @@ _LABELS: Final[Mapping[str, Label]] = {
     "fake": "FAKE",
     "0": "REAL",
     "1": "FAKE",
-    "0.0": "REAL",  # what a table makes of 0 and 1 where others are missing
+    "0.0": "REAL",  # 0 and 1 in a table column with missing values
     "1.0": "FAKE",
     "false": "REAL",
     "true": "FAKE",
@@ -51,15 +51,16 @@ _LABELS: Final[Mapping[str, Label]] = {
 LABELS_ALLOWED: Final = "REAL, FAKE, 0, 1 (1 = FAKE)"
 
 LARGEST: Final = 256 << 20
-"""Bytes of a list or of a corpus's metadata; what claims more fills the memory."""
+"""Largest list or metadata file in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelRecord:
-    """What a list or a sidecar says of one file; it wins over what the layout says.
+    """The label and relations of one file from a list or sidecar; overrides the layout.
 
-    ``labelled`` is True where a label was asked for, so that an empty one is null and not the
-    layout's. ``original`` is a path inside the source, as in :class:`~dfscan.storage.Entry`.
+    ``labelled`` is True if the list has a label column, so that an empty label means null and does
+    not fall back to the layout's. ``original`` is a path inside the source, as in
+    :class:`~dfscan.storage.Entry`.
     """
 
     label: Label | None = None
@@ -70,15 +71,15 @@ class LabelRecord:
 
 
 NO_ATTRIBUTES: Final[Mapping[str, str]] = {}
-"""One for all that have none."""
+"""Shared by all records without attributes."""
 
 
 @dataclass(frozen=True)
 class Source:
     """One SOURCE of the command line, listed but not opened.
 
-    ``named`` are the paths that were given one by one: they count as media whatever they are
-    called. ``records`` holds what a list says of a path.
+    ``named`` are the paths that were given individually: they count as media whatever their suffix.
+    ``records`` maps a path to its label record from a list.
     """
 
     name: str
@@ -95,7 +96,7 @@ class Source:
         ]
 
     def unreadable(self) -> list[Entry]:
-        """Archives that could not be looked into; the readable ones are listed as their members."""
+        """Archives that could not be read; readable ones are listed as their members."""
         return [e for e in self.entries if is_archive(e.path) and e.version]
 
     def video_id(self, path: str) -> str:
@@ -112,7 +113,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a corpus lies on disk: whether a source is one, and its videos with their labels."""
+    """A corpus's layout on disk: whether a source has it, and its labelled videos."""
 
     name: str
     matches: Callable[[Source], bool]
@@ -120,7 +121,7 @@ class Layout:
 
 
 def is_picture(path: str) -> bool:
-    """Whether a file is called a picture."""
+    """Whether the suffix is that of a picture."""
     return suffix(path) in PICTURE_SUFFIXES
 
 
@@ -137,7 +138,7 @@ def parts(path: str) -> tuple[str, ...]:
 
 
 def part_of(video_id: str) -> str | None:
-    """The folder or archive that a video lies in, as its id says; None at the top."""
+    """The folder or archive of a video, taken from its id; None at the top level."""
     return video_id.rpartition("/")[0].rstrip("!/") or None
 
 
@@ -147,9 +148,9 @@ def parent(path: str) -> str:
 
 
 def clip_names(names: tuple[str, ...]) -> list[tuple[int, str]]:
-    """What may name the clip that a file shows: (index in ``names``, name without suffix).
+    """Candidate clip names of a file, as (index in ``names``, name without suffix).
 
-    A picture is a frame of the clip that its folder is called after, or shows it by itself.
+    A picture is a frame of the clip that its folder is named after, or a clip of its own.
     """
     own = (len(names) - 1, names[-1].rsplit(".", 1)[0])
     if is_picture(names[-1]) and len(names) > 1:
@@ -158,9 +159,9 @@ def clip_names(names: tuple[str, ...]) -> list[tuple[int, str]]:
 
 
 def label_of(value: Any) -> Label | None:
-    """REAL, FAKE, 0 or 1 in any spelling; None for nothing.
+    """Parse REAL, FAKE, 0 or 1 in any spelling; None if empty.
 
-    :raises ValueError: it is anything else.
+    :raises ValueError: any other value.
     """
     text = "[…]" if isinstance(value, list | dict) else str(value).strip().lower()
     if text in {"", "nan", "null", "none"}:
@@ -171,9 +172,9 @@ def label_of(value: Any) -> Label | None:
 
 
 def text_of(value: Any, what: str) -> str | None:
-    """A name or a number out of JSON as a text that can be written; None for nothing.
+    """A JSON name or number as text; None if empty.
 
-    :param what: what it is, for the error.
+    :param what: the field's name, for the error.
     :raises ValueError: it is a list or an object.
     """
     if value in (None, "", [], {}) or (isinstance(value, float) and math.isnan(value)):
@@ -185,7 +186,7 @@ def text_of(value: Any, what: str) -> str | None:
 
 
 def brief(value: Any) -> str:
-    """What a file says, for an error: one short line, whatever it is."""
+    """A value as one short line for an error message."""
     return _BRIEF.repr(value)
 
 
@@ -194,14 +195,14 @@ _BRIEF.maxstring = _BRIEF.maxother = 80
 
 
 def content(uri: str, limit: int = LARGEST) -> bytes:
-    """The whole of a list or of metadata.
+    """Read a list or metadata file.
 
-    :raises SourceError: it cannot be read, or has more than ``limit`` bytes.
+    :raises SourceError: it cannot be read, or is larger than ``limit`` bytes.
     """
     try:
         return storage.read_bytes(uri, limit)
     except VideoError as error:
-        large = f"is larger than {limit >> 20} MB, which is more than lists and metadata may have"
+        large = f"is larger than {limit >> 20} MB, the limit for lists and metadata"
         told = f" {large}" if error.status == "too_large" else f": {error.reason}"
         raise SourceError(uri + told) from None
 
@@ -216,7 +217,7 @@ def video_ref(
     original: str | None = None,
     attributes: Mapping[str, str] | None = None,
 ) -> VideoRef:
-    """A :class:`VideoRef` for one entry. Texts that recur are kept once."""
+    """A :class:`VideoRef` for one entry. Recurring texts are interned."""
     video_id = source.video_id(entry.path)
     return VideoRef(
         video_id=video_id,
@@ -232,15 +233,15 @@ def video_ref(
 
 
 def shared(attributes: Mapping[str, str]) -> Mapping[str, str]:
-    """The same attributes, as one mapping for all videos that have them, in texts of :func:`once`."""
+    """Intern a mapping of attributes, which many videos share."""
     return _mapping(tuple(attributes.items())) if attributes else NO_ATTRIBUTES
 
 
 @lru_cache(maxsize=4096)
 def once(text: str) -> str:
-    """The same text, as the one object that was met before where that was lately.
+    """Intern a text (a cache of recent ones).
 
-    Half of a surrogate pair, which JSON can hold and no file of ours, is spelt out: ``\\ud800``.
+    A lone surrogate, which JSON allows and Parquet does not, is escaped: ``\\ud800``.
     """
     return text.encode("utf-8", "backslashreplace").decode()
 
@@ -251,7 +252,7 @@ def _mapping(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
 
 
 def connected(pairs: Iterable[tuple[str, ...]]) -> dict[str, str]:
-    """Union-find: node → the smallest node it is connected with, over all given tuples."""
+    """Union-find: node → the smallest node of its component, for edges given as tuples."""
     root: dict[str, str] = {}
 
     def find(node: str) -> str:

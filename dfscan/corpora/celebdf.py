@@ -1,10 +1,10 @@
 """The Celeb-DF tree, versions 1 and 2 (Li et al., CVPR 2020).
 
 ``Celeb-real/id0_0000.mp4``, ``YouTube-real/00000.mp4`` and ``Celeb-synthesis/id0_id1_0000.mp4``:
-the face of source id1 on target id0, made from ``Celeb-real/id0_0000.mp4``. People who occur
-together are one group, which makes most of ``Celeb-real`` and ``Celeb-synthesis`` a single one.
-``List_of_testing_videos.txt`` (lines ``1 YouTube-real/00170.mp4``; 1 is real there) beside the
-folders gives the attribute ``split``. A folder of pictures stands for the clip it is called after.
+the face of source id1 on target id0, made from ``Celeb-real/id0_0000.mp4``. People who occur in one
+clip are one group, which makes most of ``Celeb-real`` and ``Celeb-synthesis`` a single one.
+``List_of_testing_videos.txt`` (lines ``1 YouTube-real/00170.mp4``, where 1 means real) beside the
+folders gives the attribute ``split``. A folder of pictures stands for the clip it is named after.
 """
 
 import io
@@ -37,7 +37,7 @@ _YOUTUBE: Final = re.compile(r"^\d+$")
 
 
 def matches(source: Source) -> bool:
-    """One of the tree's three well-known folder names occurs."""
+    """Whether one of the tree's three folder names occurs."""
     return any(_root_index(source, e) is not None for e in source.entries)
 
 
@@ -72,7 +72,8 @@ def _root_index(source: Source, entry: Entry) -> int | None:
 
 
 def _people(entry: Entry) -> tuple[str, ...]:
-    """Who a clip shows: target and source of a fake, one id of a real; YouTube's have none."""
+    """The ids of the people in a clip: target and source of a fake, one of a real, none of
+    YouTube."""
     for _, name in clip_names(parts(entry.path) or parts(entry.uri)):
         if match := _FAKE.match(name):
             return match["target"], match["source"]
@@ -99,7 +100,7 @@ def _original(source: Source, entry: Entry) -> str | None:
 
 
 def _before(entry: Entry, index: int) -> str:
-    """The path up to the name of this index."""
+    """The path up to the component with this index."""
     return entry.path[: len(entry.path) - len("/".join(parts(entry.path)[index:]))]
 
 

@@ -39,7 +39,7 @@ _TRUTHS: Final = frozenset(["labels.csv", "metadata.json"])
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What a corpus says of one clip; ``original`` is a file name in the same folder."""
+    """One clip's metadata; ``original`` is a file name in the same folder."""
 
     label: Label | None
     original: str | None
@@ -49,13 +49,14 @@ _UNKNOWN: Final = Truth(None, None)
 
 
 def matches(source: Source) -> bool:
-    """A ``metadata.json`` or a ``labels.csv`` of DFDC's shape lies in the source."""
+    """Whether the source has a ``metadata.json`` or ``labels.csv`` in DFDC's format."""
     found = [e for e in source.entries if _name(e.path) in _TRUTHS]
     return any(_looks_right(e) for e in found)
 
 
 def _looks_right(entry: Entry) -> bool:
-    """Another program's ``metadata.json`` need not be JSON: then the corpus is not DFDC."""
+    """Whether a file has DFDC's format; an unreadable ``metadata.json`` of another program does
+    not."""
     try:
         if _name(entry.path) == "labels.csv":
             return _is_table(entry.uri, _rows(entry.uri))
@@ -87,7 +88,7 @@ def read(source: Source) -> list[VideoRef]:
 
 
 def _finder(source: Source) -> Callable[[str, str], Truth]:
-    """Looks a clip up in the metadata of its folder, or one up; few of those are kept."""
+    """Find a clip in the metadata of its folder or the parent; caches a few metadata files."""
     places: dict[str, list[Entry]] = defaultdict(list)
     for entry in source.entries:
         if _name(entry.path) in _TRUTHS:
@@ -123,9 +124,9 @@ def _read_truth(uri: str, name: str) -> dict[str, Truth]:
 
 
 def read_metadata(uri: str) -> dict[str, Truth]:
-    """What a ``metadata.json`` says, by file name.
+    """Read a ``metadata.json``: file name → clip metadata.
 
-    :raises SourceError: it is not of DFDC's shape, or holds a label that is none.
+    :raises SourceError: it is not in DFDC's format, or contains an invalid label.
     """
     clips = storage.read_json(uri, LARGEST)
     if not _is_metadata(clips):
@@ -153,7 +154,7 @@ def _is_table(uri: str, rows: "csv.DictReader[str]") -> bool:
 
 @contextmanager
 def _table(uri: str) -> Iterator[None]:
-    """Names the file in what goes wrong with a table."""
+    """Add the file's name to errors of a table."""
     try:
         yield
     except csv.Error as error:
@@ -166,7 +167,7 @@ def _truth(uri: str, clip: str, label: Any, original: Any) -> Truth:
     try:
         return Truth(label_of(label), text_of(original or None, "original"))
     except ValueError as error:
-        raise SourceError(f"{uri}: of {brief(clip)}, {error}") from None
+        raise SourceError(f"{uri}: {brief(clip)}: {error}") from None
 
 
 def _is_metadata(content: Any) -> bool:

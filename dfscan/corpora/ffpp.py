@@ -2,10 +2,10 @@
 
 ``original_sequences/youtube/c23/videos/519.mp4`` and
 ``manipulated_sequences/Deepfakes/c23/videos/519_515.mp4``: ``A_B`` puts the face of source B on
-target A. Both belong to one group with A_B's reverse B_A, so groups are the connected parts of
-that graph. Mask videos (``…/masks/videos/…``) are no clips and are left out. DeepFakeDetection's
+target A. A and B are one group, as in the reverse B_A, so groups are the connected components of
+that graph. Mask videos (``…/masks/videos/…``) are skipped. DeepFakeDetection's
 ``01_02__scene__CODE`` has the original ``actors/…/01__scene``. A folder of pictures stands for the
-clip it is called after.
+clip it is named after.
 """
 
 import re
@@ -23,7 +23,7 @@ _SINGLE: Final = re.compile(r"^(?P<target>\d+)(__(?P<scene>.+))?$")
 
 
 def matches(source: Source) -> bool:
-    """The tree's two well-known folder names occur."""
+    """Whether the tree's two folder names occur."""
     return any(_root_index(source, e) is not None for e in source.entries)
 
 
@@ -72,9 +72,9 @@ def _root_index(source: Source, entry: Entry) -> int | None:
 
 
 def _people(entry: Entry) -> tuple[str, ...]:
-    """The ids a video shows: target and source of a fake, one id of an original.
+    """The ids in a video's name: target and source of a fake, one id of an original.
 
-    Actors of DeepFakeDetection (two digits) and YouTube clips (three) have numbers of their own.
+    Actors of DeepFakeDetection (two digits) and YouTube clips (three) are numbered separately.
     """
     for _, name in clip_names(parts(entry.path) or parts(entry.uri)):
         match = _PAIR.match(name) or _SINGLE.match(name)

@@ -1,11 +1,11 @@
-"""Videos and pictures without labels, wherever they lie. Each is its own group."""
+"""Unlabelled videos and pictures in any folders. Each is its own group."""
 
 from dfscan.corpora.base import Layout, Source, video_ref
 from dfscan.schemas.records import VideoRef
 
 
 def matches(source: Source) -> bool:
-    """Always: the layout for what no other recognises."""
+    """Always true: the layout for sources that no other matches."""
     del source
     return True
 

@@ -1,9 +1,9 @@
-"""A folder per class, under any of the usual names.
+"""One folder per class, under any of the usual names.
 
-Files of one name in several class folders (``real/Putin.mp4``, ``fake/Putin.mp4``) are taken for
-one group: such pairs show the same person or scene, and keeping them on one side of a split can
-only cost a little variety, while tearing them apart leaks. That holds as well where the two class
-folders are given as two sources.
+Files with the same name in several class folders (``real/Putin.mp4``, ``fake/Putin.mp4``) form one
+group, because such pairs show the same person or scene: separating them would leak, while keeping
+them together costs only a little variety. This also holds if the class folders are given as
+separate sources.
 """
 
 import re
@@ -29,7 +29,8 @@ _NOT: Final = frozenset(["not", "non", "no"])
 
 
 def class_of(folder: str) -> Label | None:
-    """The class a folder's name stands for: ``training_fake``, ``0_real``, ``FakeVideos`` count."""
+    """The class that a folder's name indicates: also ``training_fake``, ``0_real``,
+    ``FakeVideos``."""
     name = folder[:-4] if is_archive(folder) else folder
     words = {w.lower() for w in _WORD.findall(name)}
     found = {CLASS_NAMES[w] for w in words if w in CLASS_NAMES}
@@ -37,12 +38,12 @@ def class_of(folder: str) -> Label | None:
 
 
 def matches(source: Source) -> bool:
-    """At least one video or picture lies in a folder with a class's name."""
+    """Whether any video or picture is in a folder with a class name."""
     return any(_class_index(source, e.path) is not None for e in source.media())
 
 
 def read(source: Source) -> list[VideoRef]:
-    """Every video and picture; those outside the class folders have no label."""
+    """Every video and picture; files outside the class folders have no label."""
     refs = []
     for entry in source.media():
         names = (source.name, *parts(entry.path))
@@ -62,7 +63,7 @@ def read(source: Source) -> list[VideoRef]:
 
 
 def _class_index(source: Source, path: str) -> int | None:
-    """Where in (source, folders…) the class's folder is: the innermost that names one."""
+    """The index of the innermost class folder in (source, folders…)."""
     folders = (source.name, *parts(path)[:-1])
     return next((i for i in reversed(range(len(folders))) if class_of(folders[i])), None)
 

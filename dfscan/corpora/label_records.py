@@ -1,4 +1,4 @@
-"""Puts what a list or a sidecar says in place of what the layout says."""
+"""Override a layout's labels by those of a list or of sidecars."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +10,7 @@ from dfscan.schemas.records import VideoRef
 def apply_label_records(
     source: Source, refs: list[VideoRef], records: Mapping[str, LabelRecord]
 ) -> None:
-    """Put into the videos, in place, what the records say of them, by path.
+    """Apply label records, keyed by path, to the videos in place.
 
     A fake without a group of its own joins its original's.
     """
@@ -47,7 +47,7 @@ def _applied(source: Source, ref: VideoRef, record: LabelRecord) -> VideoRef:
 
 
 def _names(joined: Mapping[str, str], records: set[str]) -> dict[str, str]:
-    """Joined groups are called as the list calls one of them, where it does."""
+    """Name each joined group: by a group named in the list if there is one."""
     called: dict[str, str] = {}
     for node in sorted(joined.keys() & records):
         called.setdefault(joined[node], node)

@@ -1,9 +1,10 @@
-"""Truth from beside the verdicts: a table, DFDC's ``metadata.json`` or ``labels.csv``, a source.
+"""Labels for existing verdicts: from a table, DFDC's ``metadata.json`` or ``labels.csv``, or a
+source.
 
-A table (``.csv``, ``.parquet``) names its videos in the first of the columns :data:`NAMES` that it
-has, and has ``label`` (REAL, FAKE, 0, 1; empty is null); ``original`` and ``group`` may follow, and
-other columns of text are attributes. A source is anything that extract and score take, and its
-layout knows the labels.
+A table (``.csv``, ``.parquet``) identifies videos by its first column among :data:`NAMES` and has
+``label`` (REAL, FAKE, 0, 1; empty is null). ``original`` and ``group`` are optional; other text
+columns are attributes. A source is anything that extract and score accept, with labels from its
+layout.
 """
 
 from collections import Counter, defaultdict
@@ -18,16 +19,16 @@ from dfscan.errors import SourceError
 
 NAMES: Final = ("video_id", *lists.PATHS)
 PART: Final = "part"
-"""The attribute that holds a video's part where a source tells it, or a table has such a column."""
+"""The attribute for a video's part, from a source or a table's column of this name."""
 _KINDS: Final = (".csv", ".parquet", ".json")
 
 
 @dataclass(frozen=True)
 class Matched:
-    """Which video is what, by ``video_id``.
+    """Label records by ``video_id``.
 
-    The ``ambiguous`` share their file name with another video, or with lines of the file that
-    differ; of the file's lines ``unused`` name no video.
+    ``ambiguous`` videos share their file name with another video, or match several lines with
+    different labels; ``unused`` is the number of lines that match no video.
     """
 
     records: Mapping[str, LabelRecord]
@@ -36,13 +37,13 @@ class Matched:
 
 
 def read_truth(path: str, layout: str = "auto") -> dict[str, LabelRecord]:
-    """What a file of labels or a labelled source says of each video, see :func:`read_labels`.
+    """Read labels from a file (:func:`read_labels`) or a labelled source.
 
-    Of a source everything is record that its layout knows: label, original, group, attributes, and
-    the part as the attribute :data:`PART`. Its videos are called by their ``video_id``.
+    A source gives all that its layout knows: label, original, group, attributes, and the part as
+    the attribute :data:`PART`, keyed by ``video_id``.
 
     :param layout: where a source's labels come from, as of :func:`~dfscan.corpora.list_videos`.
-    :raises SourceError: there is neither, or it says nothing of any label.
+    :raises SourceError: nothing is at the path, or it has no labels.
     """
     if suffix(path) in _KINDS:
         return read_labels(path)
@@ -67,10 +68,10 @@ def read_truth(path: str, layout: str = "auto") -> dict[str, LabelRecord]:
 
 
 def read_labels(path: str) -> dict[str, LabelRecord]:
-    """What a file of labels says, by the ``video_id``, path or file name that it uses.
+    """Read a label file: ``video_id``, path or file name, as written there → record.
 
-    :raises SourceError: there is none, it is of another kind, it lacks a column, holds a label that
-        is none, or says two things of one video.
+    :raises SourceError: the file is missing or of another kind, lacks a column, has an invalid
+        label, or two labels for one video.
     """
     uri = storage.absolute(path)
     if suffix(uri) not in _KINDS:
@@ -88,11 +89,11 @@ def read_labels(path: str) -> dict[str, LabelRecord]:
         first = found.setdefault(name, record)
         if first.label != record.label:
             raise SourceError(
-                f"{uri}: {name!r} is {first.label} and {record.label}: leave one of the two",
+                f"{uri}: {name!r} is labelled {first.label} and {record.label}: remove one of them",
                 code="labels.conflict",
             )
     if not found:
-        raise SourceError(f"{uri} holds no labels: it needs a line a video", code="labels.missing")
+        raise SourceError(f"{uri} has no labels: give one line per video", code="labels.missing")
     return found
 
 
@@ -111,7 +112,7 @@ def _lines(uri: str) -> Iterator[tuple[str, LabelRecord]]:
 
 
 def match(labels: Mapping[str, LabelRecord], video_ids: Iterable[str]) -> Matched:
-    """Find each video's label: by its ``video_id``, else by a file name that only it has."""
+    """Find each video's label: by its ``video_id``, else by its file name if that is unique."""
     videos = list(video_ids)
     shared = Counter(_name(v) for v in videos)
     by_name: dict[str, list[str]] = defaultdict(list)
@@ -134,9 +135,9 @@ def match(labels: Mapping[str, LabelRecord], video_ids: Iterable[str]) -> Matche
 def groups(
     records: Mapping[str, LabelRecord], contents: Mapping[str, str | None]
 ) -> dict[str, str]:
-    """The group of each video: whatever shares an original, a named group or its very bytes.
+    """The group of each video: videos that share an original, a named group or their content.
 
-    :param records: ``video_id`` → what is record of it, as far as it is.
+    :param records: ``video_id`` → label record, where known.
     :param contents: ``video_id`` → SHA-256 of its content, of every video.
     """
     named: dict[str, list[str]] = defaultdict(list)
@@ -145,7 +146,7 @@ def groups(
     links: list[tuple[str, ...]] = []
     for video, content in contents.items():
         record = records.get(video, LabelRecord())
-        # What begins with a zero byte is no video_id, so that none is taken for a video.
+        # The leading zero byte keeps these names apart from every video_id.
         links.append((video, f"\0content:{content}" if content else video))
         if record.group:
             links.append((video, f"\0group:{record.group}"))
@@ -156,7 +157,7 @@ def groups(
 
 
 def _original(text: str, videos: Mapping[str, str | None], named: Mapping[str, list[str]]) -> str:
-    """An original as a ``video_id`` where it is one of the videos, else as a name of its own."""
+    """An original as a ``video_id`` if it is one of the videos, else as a separate name."""
     if text in videos:
         return text
     alike = named.get(_name(text), [])

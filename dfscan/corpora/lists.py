@@ -1,12 +1,11 @@
-"""Lists as sources: a path or URI a line (``.txt``), or a table (``.csv``, ``.parquet``).
-
-A table has its paths in the first of the columns :data:`PATHS` that it has. ``label`` (REAL, FAKE,
-0, 1; empty is null), ``original`` (a path as in the list) and ``group`` may follow; all other
-columns of text become attributes. Relative paths start at the list's folder.
+"""Lists as sources: one path or URI per line (``.txt``), or a table (``.csv``, ``.parquet``). A
+table gives paths in its first column among :data:`PATHS`. ``label`` (REAL, FAKE, 0, 1; empty is
+null), ``original`` (a path as in the list) and ``group`` are optional; other text columns become
+attributes. Relative paths are relative to the list's folder.
 
 A listed file's ``video_id`` is the list's name and the path as listed, without ``./`` or ``/`` in
-front: ``clips.csv/sub/a.mp4``; of a URI all of it: ``clips.csv/s3://bucket/a.mp4``. A listed
-archive stands for its members, and what is said of it for each of them. A folder is refused.
+front: ``clips.csv/sub/a.mp4``; a URI is kept in full: ``clips.csv/s3://bucket/a.mp4``. A listed
+archive stands for its members, which inherit its record. Folders are refused.
 """
 
 import csv
@@ -36,21 +35,21 @@ from dfscan.errors import SourceError
 
 PATHS: Final = ("path", "uri", "filename", "file", "video")
 _DAMAGED: Final = (pa.ArrowException, OSError, ValueError, KeyError, OverflowError)
-"""What pyarrow raises over a table: bad bytes, text that is not UTF-8, two columns of one name."""
+"""pyarrow's exceptions for bad bytes, text that is not UTF-8, and duplicate column names."""
 
 MOST_ROWS: Final = 20_000_000
 MOST_TEXT: Final = 4 << 30
 MOST_COLUMNS: Final = 1_000
-"""Rows, bytes and columns that are read of a Parquet list: few bytes of a file can claim any number."""
+"""Limits of a Parquet list: rows, bytes and columns. A small file can claim any number."""
 
 _BATCH: Final = 256
-"""Rows at a time: one long text, named in every row, is there so many times."""
+"""Rows per batch, which bounds the copies of a long text repeated in every row."""
 _HERE: Final = re.compile(r"^(\./+)+")
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One line: its number in the file, the path as listed, what is said of it."""
+    """One line: its number in the file, the path as listed, its label record."""
 
     number: int
     path: str
@@ -59,7 +58,7 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """Where a listed path is (``root + path``) and what is said of it."""
+    """A listed path's location (``root + path``) and label record."""
 
     number: int
     root: str
@@ -67,15 +66,15 @@ class _Line:
 
 
 def is_list(uri: str) -> bool:
-    """Whether a file is called a list of files; one within an archive is none."""
+    """Whether the suffix is that of a list; a file inside an archive is not a list."""
     return suffix(uri) in _READERS and len(storage.split_uri(uri)) == 1
 
 
 def table_rows(uri: str, names: Sequence[str]) -> Iterator[tuple[str, LabelRecord | None]]:
-    """What each row of a table says of the file or video it names; nothing is looked for.
+    """Read a table: (name, label record) of each row, without looking for the files.
 
-    :param names: columns of which the first that is there names it.
-    :raises SourceError: it is not a table, lacks such a column, or holds a label that is none.
+    :param names: possible columns for the name; the first that exists is used.
+    :raises SourceError: it is not a table, lacks such a column, or has an invalid label.
     """
     read = _read_parquet if suffix(uri) == ".parquet" else _read_csv
     for row in read(uri, content(uri), names):
@@ -85,8 +84,8 @@ def table_rows(uri: str, names: Sequence[str]) -> Iterator[tuple[str, LabelRecor
 def open_list(uri: str, name: str) -> Source:
     """List the files that a list names.
 
-    :raises SourceError: it is not UTF-8, lacks a column of paths, holds a label or a line that
-        cannot be understood, or names a folder.
+    :raises SourceError: it is not UTF-8, lacks a path column, has an invalid label or line, or
+        names a folder.
     """
     folder = uri[: len(uri) - len(name)]
     lines: dict[str, _Line] = {}
@@ -126,7 +125,7 @@ def _place(listed: str, folder: str) -> tuple[str, str]:
 
 
 def _resolved(record: LabelRecord | None, path: str, folder: str) -> LabelRecord | None:
-    """With the original as a path inside the source; a file is not its own."""
+    """The record with its original as a path inside the source, never the file itself."""
     if record is None or record.original is None:
         return record
     original = once(_place(record.original, folder)[1])
@@ -136,17 +135,19 @@ def _resolved(record: LabelRecord | None, path: str, folder: str) -> LabelRecord
 def _check_same(path: str, first: _Line, again: _Line) -> None:
     if first.root != again.root:
         raise ValueError(
-            f"{again.root + path!r} and {first.root + path!r} of row {first.number} would have "
-            f"one video_id: write both relative to the list, or both absolute"
+            f"{again.root + path!r} and {first.root + path!r} of row {first.number} would have the "
+            f"same video_id: write both relative to the list, or both absolute"
         )
     labels = [g and g.label for g in (first.record, again.record)]
     if labels[0] != labels[1]:
-        raise ValueError(f"{path!r} is {labels[1]} here and {labels[0]} in row {first.number}")
+        raise ValueError(
+            f"{path!r} is labelled {labels[1]} here and {labels[0]} in row {first.number}"
+        )
 
 
 @contextmanager
 def _at(uri: str, number: int) -> Iterator[None]:
-    """Names the file and the row in what goes wrong with it."""
+    """Add the file and the row to errors."""
     try:
         yield
     except (ValueError, SourceError) as error:
@@ -209,14 +210,14 @@ def _read_parquet(uri: str, data: bytes, paths: Sequence[str] = PATHS) -> Iterat
 
 
 def _check_claims(uri: str, about: pq.FileMetaData, names: Sequence[str]) -> None:
-    """Refuse what is too large by its own metadata, before any of it is read.
+    """Refuse a file that is too large by its metadata, before reading it.
 
-    :raises SourceError: it has too many rows or columns, or too much text.
+    :raises SourceError: too many rows or columns, or too much text.
     """
     if len(names) > MOST_COLUMNS:
         raise SourceError(
-            f"{uri} has {len(names):,} columns of text, more than {MOST_COLUMNS:,}: leave out what "
-            "says nothing of the videos",
+            f"{uri} has {len(names):,} text columns, more than {MOST_COLUMNS:,}: remove those that "
+            "do not describe the videos",
             code="source.too_large",
         )
     wanted = set(names)
@@ -233,8 +234,8 @@ def _check_claims(uri: str, about: pq.FileMetaData, names: Sequence[str]) -> Non
 def _check_size(uri: str, rows: int, text: int) -> None:
     if rows > MOST_ROWS or text > MOST_TEXT:
         raise SourceError(
-            f"{uri} has more than {MOST_ROWS:,} rows or {MOST_TEXT >> 30} GiB of text, which is more "
-            "than a list may have: split it into several",
+            f"{uri} has more than {MOST_ROWS:,} rows or {MOST_TEXT >> 30} GiB of text, the limit "
+            "for a list: split it into several",
             code="source.too_large",
         )
 
@@ -246,7 +247,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 class _Columns:
-    """Which column of a table says what."""
+    """The columns of a table by their meaning."""
 
     def __init__(
         self,
@@ -261,7 +262,7 @@ class _Columns:
         found = [at[p] for p in paths if p in at]
         if not found:
             raise SourceError(
-                f"{uri} has no column of paths as text; allowed: {', '.join(paths)}; it has "
+                f"{uri} has no text column with paths; allowed: {', '.join(paths)}; it has "
                 f"{' '.join(', '.join(there or self.names).split())[:200] or 'none'}"
             )
         self._path = found[0]
@@ -271,7 +272,7 @@ class _Columns:
         self._says = len(known - {None}) > 1 or bool(self._others)
 
     def row(self, number: int, values: Sequence[Any]) -> _Row:
-        """One row. SourceError where its path or label is wrong."""
+        """Parse one row. Raises SourceError if its path or label is invalid."""
         with _at(self._uri, number):
             path = _cell(values, self._path)
             if path is None:

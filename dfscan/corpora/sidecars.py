@@ -1,8 +1,8 @@
-"""Labels that lie beside the clips of a WebDataset: ``KEY.cls`` or ``KEY.json`` in the same tar.
+"""Label sidecars of a WebDataset: ``KEY.cls`` or ``KEY.json`` beside the clip in the same tar.
 
-``KEY.cls`` holds 0, 1, REAL or FAKE (1 = FAKE). ``KEY.json`` may have ``label`` (the same), and
-then ``original`` (the name of a clip beside it, with or without suffix) and ``group``. KEY is the
-clip's name without its last suffix, or up to its first dot.
+``KEY.cls`` holds 0, 1, REAL or FAKE (1 = FAKE). ``KEY.json`` may have ``label`` (the same) and,
+with it, ``original`` (the name of a clip in the same folder, with or without suffix) and ``group``.
+KEY is the clip's name without its last suffix, or up to its first dot.
 """
 
 from collections.abc import Collection, Iterator
@@ -18,10 +18,9 @@ _LARGEST: Final = 16 << 20
 
 
 def read(source: Source) -> dict[str, LabelRecord]:
-    """What sidecars say, by the path of their clip. Nothing but sidecars in tars is opened.
+    """Read sidecars in tars: path of the clip → label record.
 
-    :raises SourceError: a sidecar holds a label that is none, or an original or a group that is
-        no name.
+    :raises SourceError: a sidecar has an invalid label, original or group.
     """
     there = {e.path: e for e in source.entries if suffix(e.path) in _KINDS and _in_tar(e)}
     if not there:
@@ -59,7 +58,7 @@ def _from(fields: dict[str, Any], uri: str, clip: Entry, paths: Collection[str])
         original = text_of(fields.get("original") or None, "original")
         group = text_of(fields.get("group"), "group")
     except ValueError as error:
-        raise SourceError(f"{uri}: {error}; --layout flat leaves it unread") from None
+        raise SourceError(f"{uri}: {error}; --layout flat ignores sidecars") from None
     return LabelRecord(
         label=label,
         labelled=True,
@@ -74,7 +73,7 @@ def _beside(clip: str, name: str, paths: Collection[str]) -> str:
 
 
 def _json(uri: str) -> dict[str, Any]:
-    """A sidecar's object; captions and the like may be of any other shape."""
+    """A sidecar's JSON object; {} for anything else, such as a caption."""
     try:
         fields = storage.read_json(uri, _LARGEST)
     except SourceError:

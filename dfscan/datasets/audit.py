@@ -1,8 +1,8 @@
-"""What a split and its material may give away: leaks, near-duplicates, shortcuts.
+"""Audit a split: leaks, near-duplicates and shortcuts.
 
-Pure functions over arrays; who calls them reads the datasets. A leak (:func:`check_sides`) stops a
-training, for every figure it reports would be wrong. Near-duplicates (:func:`near_duplicates`) and
-shortcuts (:func:`shortcuts`) are told.
+Pure functions over arrays; callers read the datasets. A leak (:func:`check_sides`) stops the
+training, because every metric would be wrong. Near-duplicates (:func:`near_duplicates`) and
+shortcuts (:func:`shortcuts`) give warnings.
 """
 
 import hashlib
@@ -30,24 +30,24 @@ Hashes = npt.NDArray[np.uint64]
 Positions = npt.NDArray[np.int64]
 
 DISTANCE: Final = 4
-"""Bits of 64 in which the hashes of near-duplicates differ at most.
+"""Largest Hamming distance, of 64 bits, between the hashes of near-duplicates.
 
-Faces look alike: over a million pairs of different ones, cut alike, held 3 within 6 bits and none
-within 4. So where a training side has a hundred thousand people, a few in a hundred faces have a
-double by chance.
+Faces look alike: of over a million pairs of different faces, cropped alike, 3 were within 6 bits
+and none within 4. With a hundred thousand people in training, a few percent of the held-out faces
+match one by chance.
 """
 
 NO_HASH: Final = 0
-"""The perceptual hash of a picture that has none: any other has as many ones as zeros."""
+"""Marks a picture without a perceptual hash; every real hash has as many ones as zeros."""
 
 FACES: Final = 20_000
-"""Faces that the audit for shortcuts looks at, at most."""
+"""Largest number of faces in the shortcut audit."""
 
 SUSPICIOUS: Final = 0.55
-"""Above this AUC, and with an interval above one half, columns are a shortcut."""
+"""Columns with a higher AUC, and an interval above 0.5, are a shortcut."""
 
 MIN_GROUPS: Final = 10
-"""Groups of each label that the audit for shortcuts needs: an interval over fewer says nothing."""
+"""Fewest groups per label for the shortcut audit; with fewer, the interval says nothing."""
 
 _FOLDS: Final = 5
 _WIDER: Final = (1 + _FOLDS / (_FOLDS - 1)) ** 0.5
@@ -59,9 +59,10 @@ _ONES: Final = np.array([bin(value).count("1") for value in range(1 << 16)], np.
 
 @dataclass(frozen=True)
 class SidedVideos:
-    """Videos of a split; sequences of equal length V. ``side`` is an index into :data:`dfscan.datasets.splits.SIDES`.
+    """The videos of a split, as sequences of length V. ``side`` is an index into
+    :data:`dfscan.datasets.splits.SIDES`.
 
-    ``original`` is the ``video_id`` that a fake was made from; it need not be among the videos.
+    ``original`` is the ``video_id`` of a fake's source video, which may be absent.
     """
 
     video_id: Sequence[str]
@@ -73,10 +74,10 @@ class SidedVideos:
 
 @dataclass(frozen=True)
 class SidedPictures:
-    """Faces of a split; arrays of equal length N.
+    """The faces of a split, as arrays of length N.
 
-    ``video`` is an index into the videos, ``digest`` is of :func:`picture_digest` and
-    ``perceptual`` of :func:`perceptual_hash`.
+    ``video`` indexes the videos; ``digest`` comes from :func:`picture_digest`, ``perceptual`` from
+    :func:`perceptual_hash`.
     """
 
     video: npt.NDArray[np.int32]
@@ -87,7 +88,7 @@ class SidedPictures:
 def picture_digest(picture: bytes) -> int:
     """The first 64 bits of an encoded picture's SHA-256.
 
-    Among 3 million pictures two different ones have the same with a probability of 2.4e-7.
+    Among 3 million pictures the probability of a collision is 2.4e-7.
     """
     return int.from_bytes(hashlib.sha256(picture).digest()[:8], "big")
 
@@ -95,12 +96,12 @@ def picture_digest(picture: bytes) -> int:
 def perceptual_hash(picture: bytes) -> int:
     """64 bits that change little when a picture is scaled or encoded again.
 
-    The signs, about their median, of the 8 × 8 lowest frequencies without those constant along an
-    axis, of the cosine transform of the picture at 32 × 32 in grey (Zauner, Implementation and
+    The signs, relative to their median, of the 8 × 8 lowest frequencies (without those constant
+    along an axis) of the cosine transform of the 32 × 32 grey picture (Zauner, Implementation and
     benchmarking of perceptual image hash functions, 2010).
 
     :param picture: encoded, in any format that Pillow reads.
-    :returns: :data:`NO_HASH` where it does not decode or is flat.
+    :returns: :data:`NO_HASH` if the picture does not decode or is flat.
     """
     try:
         with Image.open(io.BytesIO(picture)) as image:
@@ -115,10 +116,10 @@ def perceptual_hash(picture: bytes) -> int:
 
 
 def check_sides(videos: SidedVideos, pictures: SidedPictures | None = None) -> None:
-    """Stop where something lies on two sides that a network could recognise.
+    """Refuse a split with related material on two sides.
 
-    :raises UsageError: a group, an original and a fake of it, a video's content or a stored
-        picture lies on two sides; says how many and names up to two.
+    :raises UsageError: a group, an original and its fake, a video's content or a stored picture is
+        on two sides; the message counts them and names up to two.
     """
     sides = videos.side.tolist()
     numbers = range(len(sides))
@@ -137,7 +138,7 @@ def check_sides(videos: SidedVideos, pictures: SidedPictures | None = None) -> N
 
 
 def _given(names: Sequence[str | None]) -> Iterator[tuple[str, int]]:
-    """Each name that there is, with the number of its video."""
+    """Each name that is not None, with the index of its video."""
     return ((name, number) for number, name in enumerate(names) if name is not None)
 
 
@@ -153,7 +154,7 @@ def _torn(keys: Iterable[tuple[str, int]], sides: Sequence[int]) -> list[tuple[i
 
 
 def _same_pictures(pictures: SidedPictures, side: npt.NDArray[np.int8]) -> list[tuple[int, int]]:
-    """For each picture on two sides, the two videos that it is from."""
+    """For each picture on two sides, the two videos that contain it."""
     order = np.argsort(pictures.digest, kind="stable")
     digest, video = pictures.digest[order], pictures.video[order]
     sides = side[video]
@@ -178,11 +179,11 @@ def _on(videos: SidedVideos, number: int) -> str:
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Held-out pictures that another side has as well, or nearly.
+    """Held-out pictures with a near-duplicate on another side.
 
     ``found`` of ``compared`` pictures of the validation and test sides have a hash within
-    ``distance`` bits of one of a side before theirs. ``examples`` name two videos and the bits
-    between them, each pair of videos once.
+    ``distance`` bits of a picture of an earlier side. ``examples`` name two videos and their
+    distance in bits, each pair of videos once.
     """
 
     compared: int
@@ -198,21 +199,21 @@ class NearDuplicates:
         pairs = "; ".join(f"{a} and {b} ({bits} bits)" for a, b, bits in self.examples[:2])
         return (
             f"{self.found} of {self.compared} held-out faces look like one of another side "
-            f"(perceptual hashes within {self.distance} of 64 bits), as in {pairs}: where these are "
-            "copies, put them into one group (--group-by), or the figures are too good"
+            f"(perceptual hashes within {self.distance} of 64 bits), as in {pairs}: if these are "
+            "copies, put them into one group (--group-by), otherwise the metrics are too optimistic"
         )
 
 
 def near_duplicates(
     videos: SidedVideos, pictures: SidedPictures, distance: int = DISTANCE, examples: int = 8
 ) -> NearDuplicates:
-    """Compare the perceptual hashes of validation with training, of test with both.
+    """Compare the perceptual hashes of validation with training, and of test with both.
 
-    Of pictures with equal hashes on one side the first stands for all. Pictures without a hash
-    are left out.
+    Of pictures with equal hashes on one side, only the first is compared. Pictures without a hash
+    are skipped.
 
-    :param distance: bits that two hashes may differ in.
-    :param examples: pairs of videos to name, at most.
+    :param distance: largest Hamming distance in bits.
+    :param examples: largest number of example pairs.
     """
     side = videos.side[pictures.video]
     hashed = pictures.perceptual != NO_HASH
@@ -241,18 +242,18 @@ def near_duplicates(
 
 
 def hamming(left: Hashes, right: Hashes) -> npt.NDArray[np.uint8]:
-    """Bits in which (N,) hashes differ from (N,) others: (N,) uint8."""
+    """Element-wise Hamming distance of two (N,) arrays of hashes, in bits: (N,) uint8."""
     different = np.ascontiguousarray(left ^ right).view(np.uint16).reshape(-1, 4)
     bits: npt.NDArray[np.uint8] = _ONES[different].sum(axis=1, dtype=np.uint8)
     return bits
 
 
 def matches_within(hashes: Hashes, known: Hashes, distance: int) -> Positions:
-    """For each of (N,) hashes the position of a known one within ``distance`` bits, or -1.
+    """For each of (N,) hashes, the index of a known one within ``distance`` bits, or -1.
 
-    Where d bits of 64 differ, at least two of d + 2 blocks are equal: so only those are compared
-    that agree in one of the pairs of blocks (Manku, Jain and Das Sarma, Detecting near-duplicates
-    for web crawling, 2007). Time grows with the pictures that look alike, not with N × M.
+    If d of 64 bits differ, at least two of d + 2 blocks are equal, so only hashes that agree in a
+    pair of blocks are compared (Manku, Jain and Das Sarma, Detecting near-duplicates for web
+    crawling, 2007). Time grows with the number of similar pictures, not with N × M.
     """
     match = np.full(len(hashes), -1, np.int64)
     for mask in _masks(distance):
@@ -280,7 +281,7 @@ def _masks(distance: int) -> Iterator[np.uint64]:
 
 
 def _portions(counts: Positions) -> Iterator[Positions]:
-    """Lines with any candidates, so many at a time that their pairs fit into memory."""
+    """Rows with candidates, in portions whose pairs fit into memory."""
     lines = np.flatnonzero(counts)
     ends = np.cumsum(counts[lines]) // _PAIRS
     yield from np.split(lines, np.flatnonzero(np.diff(ends)) + 1) if len(lines) else ()
@@ -288,11 +289,11 @@ def _portions(counts: Positions) -> Iterator[Positions]:
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """How well fakes are told from reals by all that is known of a face but its pixels.
+    """How well metadata alone, without pixels, separates fakes from reals.
 
-    ``auc`` with its 95 % interval (``low``, ``high``) is of all columns together, ``alone`` of each
-    column by itself, the highest first. They are null, and ``note`` says why, where there is too
-    little to go by.
+    ``auc`` with its 95 % interval (``low``, ``high``) is for all columns together, ``alone`` for
+    each column by itself, highest first. They are null, with the reason in ``note``, if there is
+    too little data.
     """
 
     faces: int
@@ -305,7 +306,7 @@ class Shortcuts:
 
     @property
     def warning(self) -> str | None:
-        """A line for the user that names the columns; None where they do not tell."""
+        """A one-line warning that names the columns; None if they do not separate."""
         if self.auc is None or self.low is None or self.auc <= SUSPICIOUS or self.low <= 0.5:
             return None
         telling = [
@@ -313,7 +314,7 @@ class Shortcuts:
         ]
         named = ", ".join(telling) or f"{', '.join(self.alone)}, though by none of them alone"
         return (
-            f"without a look at any pixel, fakes are told from reals by {named}: AUC {self.auc:.2f} "
+            f"fakes can be separated from reals without any pixels, by {named}: AUC {self.auc:.2f} "
             f"(95 % interval {self.low:.2f} to {self.high:.2f}; chance is 0.50) on {self.faces} "
             f"faces of {self.groups} groups; a network may learn that in place of faces, so take "
             "reals and fakes alike: from one source, at one size and compression, sampled with one "
@@ -324,14 +325,14 @@ class Shortcuts:
 def shortcuts(
     columns: Mapping[str, npt.NDArray[Any]], fake: Flags, groups: npt.NDArray[Any], seed: int
 ) -> Shortcuts:
-    """Try to tell fakes by what should not tell them.
+    """Try to separate fakes from reals by metadata that should not separate them.
 
-    Small gradient-boosted trees, classes weighted equal, score each face in a cross-validation
-    that keeps groups whole; the interval is over groups drawn with replacement.
+    Small gradient-boosted trees with equal class weights score each face in a cross-validation that
+    keeps groups whole; the interval is a bootstrap over groups.
 
-    :param columns: name → (N,) numbers or booleans, NaN where nothing is known; no pixels.
+    :param columns: name → (N,) numbers or booleans, NaN if unknown; no pixels.
     :param fake: (N,) True for fakes.
-    :param groups: (N,) names or numbers; related videos have one.
+    :param groups: (N,) names or numbers; related videos share one.
     """
     chosen = _chosen(fake, seed)
     fake, (_, group) = fake[chosen], np.unique(groups[chosen], return_inverse=True)
@@ -359,7 +360,7 @@ def shortcuts(
 
 
 def _chosen(fake: Flags, seed: int) -> Positions:
-    """Positions of at most :data:`FACES` faces, as many of each class where there are so many."""
+    """Indices of at most :data:`FACES` faces, balanced between the classes if possible."""
     random = np.random.default_rng(seed)
     classes = [random.permutation(np.flatnonzero(fake == label)) for label in (False, True)]
     few = min(len(c) for c in classes)
@@ -371,19 +372,19 @@ def _too_little(
     columns: Mapping[str, npt.NDArray[Any]], fake: Flags, group: Positions
 ) -> str | None:
     if not columns:
-        return "shortcuts were not looked for: no columns"
+        return "no shortcut audit: no columns"
     for label, mine in (("real", ~fake), ("fake", fake)):
         have = len(np.unique(group[mine]))
         if have < MIN_GROUPS:
             return (
-                f"shortcuts were not looked for: {label} faces come from {have} group(s) of related "
+                f"no shortcut audit: {label} faces come from {have} group(s) of related "
                 f"videos, {MIN_GROUPS} are needed to tell chance from shortcut"
             )
     return None
 
 
 def _binned(column: npt.NDArray[Any]) -> Floats:
-    """A column's ranks, of at most 255: so that scikit-learn need not sort it for every fit."""
+    """A column's ranks in at most 255 bins, so that scikit-learn does not sort it in every fit."""
     values = column.astype(np.float64)
     known = values[~np.isnan(values)]
     if not len(known):
@@ -396,7 +397,7 @@ def _binned(column: npt.NDArray[Any]) -> Floats:
 def _out_of_fold(
     table: Floats, fake: Flags, folds: Sequence[tuple[Positions, Positions]], seed: int
 ) -> Floats:
-    """(N,) scores, each of a classifier that has not seen the face's group."""
+    """(N,) scores, each from a classifier trained without the face's group."""
     scores = np.zeros(len(fake))
     for train, held in folds:
         trees = HistGradientBoostingClassifier(
@@ -416,9 +417,9 @@ def _interval(scores: Floats, fake: Flags, group: Positions, seed: int) -> tuple
     """The 95 % interval of the AUC over groups drawn with replacement.
 
     The AUC is the share of pairs in order, ties counting half (Hanley and McNeil, 1982), so the
-    order of scores is worked out once for all draws. Drawing knows nothing of the chance in
-    training, which the folds share: so the interval is widened by the factor of Nadeau and Bengio
-    (Inference for the generalization error, 2003), 1.5 for five folds.
+    order of scores is computed once for all resamples. The bootstrap ignores the variance of
+    training, so the interval is widened by the factor of Nadeau and Bengio (Inference for the
+    generalization error, 2003), 1.5 for five folds.
     """
     random = np.random.default_rng(seed)
     values, rank = np.unique(scores, return_inverse=True)

@@ -1,4 +1,4 @@
-"""The dataset card that is written beside a face dataset."""
+"""The dataset card of a face dataset."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from dfscan.schemas.recipe import FaceRecipe
 
 
 def dataset_card(recipe: FaceRecipe, counts: dict[str, Any]) -> str:
-    """The dataset card, with the metadata block that dataset hubs read."""
+    """The dataset card in Markdown, with the metadata block that dataset hubs read."""
     rows = "\n".join(f"| {k} | {v:,} |" for k, v in counts["status"].items())
     labels = ", ".join(f"{v:,} {k}" for k, v in counts["label"].items())
     sampling = recipe.sampling.model_dump(exclude_none=True)
@@ -33,7 +33,7 @@ configs:
 - Crop: `{recipe.crop.model_dump()}`
 - Recipe hash: `{recipe.hash()}`
 
-`faces/*.parquet` has a row a face, `videos/*.parquet` a row for every video of the source,
-failed ones with their reason. Faces are personal data: keep to the terms of the source, and
-remove a video that must go with `dfscan purge`.
+`faces/*.parquet` has one row per face, `videos/*.parquet` one row per video of the source,
+including failed ones with their reason. Faces are personal data: keep to the terms of the source,
+and remove videos on request with `dfscan purge`.
 """

@@ -2,9 +2,9 @@
 
 A unit of work commits ``faces/UNIT.parquet``, then ``videos/UNIT.parquet``, both named by the
 unit's input (configuration, video ids, versions) and the run, so that no run overwrites a file of
-another. The second file is the commit: a video is done when a row of ``videos/`` says so. A run
-that dies between the two leaves a faces file that nobody names, which the next run removes. There
-is no ledger that could disagree with the files.
+another. The second file is the commit: a video is done once it has a row in ``videos/``. A run that
+dies between the two leaves an unreferenced faces file, which the next run removes. There is no
+separate ledger that could disagree with the files.
 """
 
 import sys
@@ -36,26 +36,26 @@ from dfscan.storage import fault_injection as faults
 
 MARKER: Final = "dataset.json"
 ROW_GROUP: Final = 64
-"""Faces a row group: some 5 MB, so that a training rank can read scattered ones."""
+"""Faces per row group: about 5 MB, so that training can read scattered groups."""
 
 COMPACT_BYTES: Final = 128 << 20
-"""Units are merged until their faces take about so many bytes, …"""
+"""Units are merged until their faces take about this many bytes, …"""
 
 COMPACT_VIDEOS: Final = 8192
-"""… or until they hold about so many videos."""
+"""… or until they hold about this many videos."""
 
 SMALL_TABLES: Final = 1024
-"""So many units' rows are held as they were read, then as one: by itself a table of 0.7 kB takes 13."""
+"""Small tables are concatenated in batches of this size: alone, a table of 0.7 kB takes 13 kB."""
 
 
 @dataclass(frozen=True)
 class Committed:
-    """What a dataset knows of some videos.
+    """The state of some videos in a dataset.
 
-    ``status`` by ``video_id`` of those whose row is of this very file, with this label and
-    original. ``known``: those that have a row at all. ``regroup``: new group by ``video_id`` where
-    nothing else has changed. ``others``: ids in the dataset that are none of the videos.
-    ``latest``: seconds since the epoch of the last commit.
+    ``status``: by ``video_id``, for videos whose row matches the file's version, label and
+    original. ``known``: videos with any row. ``regroup``: new group by ``video_id`` if nothing else
+    has changed. ``others``: ids in the dataset that are not among the videos. ``latest``: seconds
+    since the epoch of the last commit.
     """
 
     status: dict[str, str]
@@ -66,15 +66,14 @@ class Committed:
 
 
 def _always() -> None:
-    """Nothing speaks against a commit."""
+    """The default check: allows every commit."""
 
 
 @dataclass(frozen=True)
 class FaceSet:
     """The folder of a face dataset.
 
-    ``check`` is called at the last moment before a file gets its name or is removed; what it
-    raises leaves everything as it is.
+    ``check`` is called just before a file is committed or removed; if it raises, nothing changes.
     """
 
     root: storage.StoragePath
@@ -87,7 +86,7 @@ class FaceSet:
 
     @property
     def videos(self) -> storage.StoragePath:
-        """Folder of video files; a file here is a committed unit."""
+        """Folder of video files; each file is a committed unit."""
         return self.root / "videos"
 
     def prepare(self, header: Mapping[str, Any], overwrite: bool) -> None:
@@ -106,13 +105,14 @@ class FaceSet:
     def compare(self, header: Mapping[str, Any]) -> None:
         """Refuse to mix faces of two configurations.
 
-        :raises OutputError: what is there was made with another one; says what differs.
+        :raises OutputError: the existing faces were made with another one; the message says what
+            differs.
         """
         changed = differences(*(_configuration(h) for h in (self.header(), header)))
         if changed:
             raise OutputError(
                 f"{self.root} was made with another configuration ({'; '.join(changed)}): "
-                "give another --out, or --overwrite to start anew",
+                "give another --out, or --overwrite to start over",
                 code="output.mismatch",
             )
 
@@ -124,7 +124,7 @@ class FaceSet:
     def header(self) -> dict[str, Any]:
         """The content of ``dataset.json``.
 
-        :raises SourceError: there is none, or its major schema version is newer than ours.
+        :raises SourceError: it is missing, or its schema is newer than this dfscan's.
         """
         path = self.root / MARKER
         if not storage.exists(path):
@@ -144,7 +144,7 @@ class FaceSet:
         return FaceRecipe.model_validate(self.header()["recipe"])
 
     def commit(self, unit: str, videos: Sequence[VideoRow], faces: Sequence[FaceRow]) -> None:
-        """Commit one unit: its faces, then a row for every one of its videos."""
+        """Commit one unit: its faces, then one row per video."""
         if faces:
             table = to_table(faces, FACE_SCHEMA)
             storage.commit_table(self.faces / f"{unit}.parquet", table, ROW_GROUP, self.check)
@@ -152,7 +152,7 @@ class FaceSet:
         storage.commit_table(self.videos / f"{unit}.parquet", rows, check=self.check)
 
     def committed(self, videos: Sequence[VideoRef]) -> Committed:
-        """What is known of ``videos``; of several rows of one video the last counts."""
+        """The state of ``videos``; if a video has several rows, the last counts."""
         places = {v.video_id: i for i, v in enumerate(videos)}
         when = np.full(len(videos), -1, np.int64)
         columns = ["video_id", "committed_at", "version", "label", "original", "group", "status"]
@@ -172,9 +172,9 @@ class FaceSet:
         return replace(found, latest=latest / 1e6)
 
     def regroup(self, groups: Mapping[str, str]) -> None:
-        """Write the new group of some videos, by ``video_id``, into their rows and faces.
+        """Write new groups, by ``video_id``, into rows and faces.
 
-        A video added to a corpus can join two groups to one; nobody's pixels have changed.
+        A video added to a corpus can merge two groups without any change of pixels.
         """
         for path in storage.parquet_files(self.videos) if groups else ():
             table = storage.read_table(path)
@@ -186,11 +186,11 @@ class FaceSet:
                 storage.commit_table(path, _regrouped(table, groups), check=self.check)
 
     def reconcile(self) -> None:
-        """Leave every video once and every face once: run while no unit is being committed.
+        """Remove duplicates and leftovers; call it while no unit is being committed.
 
-        Rewrites units that hold rows superseded by a later one (a changed file was read again),
-        removes units whose faces are not those that their rows promise (whose run was overtaken
-        by another while it committed), and face files that no committed unit names.
+        Rewrites units with superseded rows (a changed file was read again), and removes units whose
+        faces do not match their rows (another run took over during the commit) and face files
+        without a committed unit.
         """
         for path, stale in self._superseded().items():
             faults.fault_point("reconcile.file")
@@ -201,7 +201,7 @@ class FaceSet:
                 self._remove(path_)
 
     def _whole_units(self, columns: list[str]) -> Iterator[tuple[storage.StoragePath, pa.Table]]:
-        """(path, rows) of each unit; one whose faces are not those that its rows promise goes."""
+        """Yield (path, rows) of each unit; removes units whose faces do not match their rows."""
 
         def read(path: storage.StoragePath) -> tuple[pa.Table, int]:
             rows = storage.read_table(path, [*columns, "faces"])
@@ -218,7 +218,7 @@ class FaceSet:
         storage.remove(path)
 
     def _superseded(self) -> dict[storage.StoragePath, set[str]]:
-        """File → ids of the videos in it that another file has a later row of."""
+        """File → ids of its videos for which another file has a later row."""
         files: list[storage.StoragePath] = []
         tables: list[pa.Table] = []
         blocks: list[pa.Table] = []
@@ -245,10 +245,10 @@ class FaceSet:
         return stale
 
     def _rewrite(self, path: storage.StoragePath, videos: pa.Table, without: set[str]) -> None:
-        """Take some videos out of one unit's files: what is left is committed under a new name."""
+        """Remove videos from a unit: the rest is committed under a new name."""
         faces_path = self.faces / path.name
         rest = _without(videos, without)
-        name = uuid.uuid4().hex[:16]  # no file is there that a later pass could still remove
+        name = uuid.uuid4().hex[:16]  # a new name, which no earlier pass can remove
         if rest.num_rows:
             if storage.exists(faces_path):
                 faces = _without(storage.read_table(faces_path), without)
@@ -262,10 +262,10 @@ class FaceSet:
         self._remove(faces_path)
 
     def compact(self) -> None:
-        """Merge small units, so that a large dataset is some hundred files and not some thousand.
+        """Merge small units, so that a large dataset has hundreds of files rather than thousands.
 
-        A merged unit is committed like any other before those it replaces are removed; a run that
-        dies between the two leaves rows twice, which :meth:`reconcile` mends.
+        A merged unit is committed before those it replaces are removed; a run that dies in between
+        leaves duplicates, which :meth:`reconcile` removes.
         """
         for batch in self._batches():
             videos = pa.concat_tables(t for _, t in storage.each(storage.read_table, batch))
@@ -288,7 +288,7 @@ class FaceSet:
         self._remove(self.faces / path.name)
 
     def _batches(self) -> Iterator[list[storage.StoragePath]]:
-        """Groups of small units to be merged, in order of what is in them."""
+        """Groups of small units to merge, in the order of their videos."""
         small: list[tuple[str, int, int, storage.StoragePath]] = []
 
         def look(path: storage.StoragePath) -> tuple[pa.Table, int]:
@@ -320,9 +320,9 @@ class FaceSet:
         return {name for _, table in tables for name in table.column("video_id").to_pylist()}
 
     def purge(self, video_ids: set[str]) -> dict[str, int]:
-        """Remove every row and face of some videos; returns how many of each were there.
+        """Remove every row and face of some videos; returns the number of each.
 
-        Also says how many rows of other videos name one of them as their original.
+        Also counts the rows of other videos that name one of them as their original.
         """
         found = Counter({"videos": 0, "faces": 0, "made_from_it": 0})
         for path in storage.parquet_files(self.videos):
@@ -337,7 +337,7 @@ class FaceSet:
                 found["faces"] += pc.sum(_named(ids, "video_id", video_ids)).as_py() or 0
             if pc.any(mine).as_py():
                 self._rewrite(path, videos, video_ids)
-        self.reconcile()  # faces of a unit that was never committed
+        self.reconcile()  # removes faces of units that were never committed
         return dict(found)
 
     def finish(
@@ -379,9 +379,9 @@ class FaceSet:
 
 
 def open_facesets(paths: Iterable[str]) -> list[FaceSet]:
-    """Face datasets that a command names, each once.
+    """Open face datasets, each once.
 
-    :raises SourceError: one of them is missing or is none.
+    :raises SourceError: one is missing or not a face dataset.
     """
     sets = {storage.as_path(p).resolve(): FaceSet(storage.as_path(p).absolute()) for p in paths}
     for faceset in sets.values():
@@ -398,7 +398,7 @@ def _configuration(header: Mapping[str, Any]) -> Any:
 
 
 def _learn(found: Committed, video: VideoRef, known: list[Any], group: str, status: str) -> None:
-    """Take in one row of a video, later than those before it."""
+    """Add one row of a video; rows come in order of commit."""
     name = video.video_id
     found.known.add(name)
     found.status.pop(name, None)

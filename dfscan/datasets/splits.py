@@ -1,7 +1,6 @@
-"""Splits by group: an original and all its fakes always lie on one side.
+"""Splits by group: an original and all its fakes are always on one side.
 
-A group's side follows from a hash of its name, so that videos added later move none of the old
-groups.
+A group's side follows from a hash of its name, so videos added later do not move existing groups.
 """
 
 import hashlib
@@ -18,20 +17,20 @@ from dfscan.errors import ConfigError, UsageError
 from dfscan.schemas.status import LABELS
 
 PER_FILE: Final = "file"
-"""What ``--group-by`` says where every file is a group of its own."""
+"""The value of ``--group-by`` that makes every file its own group."""
 
 _PAIRS: Final = (
     ("ffpp:", re.compile(r"(\d+)_(\d+)")),
     ("ffpp:actor-", re.compile(r"(\d+)_(\d+)__.+__\w+")),
     ("celebdf:", re.compile(r"(id\d+)_(id\d+)_\d+")),
 )
-"""How a corpus's groups begin, and how its fakes' names say target and source."""
+"""Prefix of a corpus's groups, and the pattern of target and source in its fakes' names."""
 
 SIDES: Final = ("train", "validation", "test")
-"""What the numbers 0, 1 and 2 of a side stand for: the fields of :class:`Splits`."""
+"""Names of the sides 0, 1 and 2: the fields of :class:`Splits`."""
 
 _Ranked = list[tuple[float, str]]
-"""Groups with their places in [0, 1), by rising place."""
+"""Groups with their positions in [0, 1), ascending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class Splits:
 
 @dataclass(frozen=True, slots=True)
 class GroupFacts:
-    """What a video's row says of its relations."""
+    """A video's relations to others."""
 
     video_id: str
     group: str
@@ -54,12 +53,12 @@ class GroupFacts:
 
 
 def groups_of(rows: Iterable[GroupFacts]) -> list[str]:
-    """The group of each video, once all that is connected is one: called by its smallest name.
+    """The group of each video after joining connected groups, named after the smallest.
 
-    A layout groups the videos of one source. Where a fake and its original, or the clip that its
-    face is from, come from two sources or datasets, their groups are joined here: over
-    ``original``, and in FaceForensics++ and Celeb-DF over both people that a fake's name tells of
-    (``033_097``: target 033, source 097). Groups that nothing joins keep their names.
+    A layout groups the videos of one source. If a fake and its original, or the clip of its face,
+    come from different sources or datasets, their groups are joined here: by ``original``, and in
+    FaceForensics++ and Celeb-DF by both people in a fake's name (``033_097``: target 033, source
+    097). Other groups keep their names.
     """
     facts = list(rows)
     home = {row.video_id: row.group for row in facts}
@@ -71,9 +70,9 @@ def groups_of(rows: Iterable[GroupFacts]) -> list[str]:
 
 
 def _people(row: GroupFacts) -> tuple[str, ...]:
-    """The groups of the two people whom a fake's name tells of."""
+    """The groups of the two people in a fake's name."""
     if "origin" in row.attributes:
-        return ()  # an original of FaceForensics++, whatever its pictures are called
+        return ()  # an original of FaceForensics++
     for begin, pair in _PAIRS:
         if row.group.startswith(begin):
             for _, name in clip_names(parts(row.video_id)):
@@ -83,9 +82,9 @@ def _people(row: GroupFacts) -> tuple[str, ...]:
 
 
 def connected_groups(names: Sequence[str], links: Iterable[tuple[str, str]]) -> list[str]:
-    """For each name the smallest one that it is connected with, itself where nothing is.
+    """For each name, the smallest name of its connected component.
 
-    Links may lead over names that are not among ``names``. Takes nearly linear time.
+    Links may pass through names that are not among ``names``. Takes nearly linear time.
     """
     smallest = connected(links)
     return [smallest.get(name, name) for name in names]
@@ -94,9 +93,9 @@ def connected_groups(names: Sequence[str], links: Iterable[tuple[str, str]]) -> 
 def regroup(video_ids: Sequence[str], pattern: str) -> list[str]:
     """The group of each video by its ``video_id``.
 
-    :param pattern: a regular expression, searched for anywhere in the id: its first capture group
-        is the name, or all of the match where it has none. ``file``: each file is its own group.
-    :raises ConfigError: it does not compile, or finds nothing in some of the ids.
+    :param pattern: a regular expression, searched for anywhere in the id: the first capture group,
+        or else the whole match, is the group's name. ``file``: each file is its own group. :raises
+        ConfigError: it does not compile, or does not match some ids.
     """
     if pattern == PER_FILE:
         return list(video_ids)
@@ -121,22 +120,22 @@ def regroup(video_ids: Sequence[str], pattern: str) -> list[str]:
 def split_groups(
     members: Iterable[tuple[str, str]], validation: float, test: float, seed: int
 ) -> Splits:
-    """Training, validation and test groups.
+    """Divide groups into training, validation and test.
 
-    A group goes by a hash of its name alone: the lowest places validate, the highest test. Where
-    that leaves a side without a kind of group (only reals, only fakes, both), the group nearest to
-    the border changes sides: this happens in small corpora only. So each side has each kind of
-    which there are as many groups as sides; of fewer, training has the first and validation the
-    second. ``test`` does not depend on ``validation``, and is empty where no kind has three groups.
+    The hash of its name gives each group a position: the lowest validate, the highest test. If a
+    side would lack a kind of group (only reals, only fakes, both), the group nearest to the border
+    changes sides, which happens in small corpora only. So each side has every kind with enough
+    groups; of two groups, training gets the first and validation the second. ``test`` does not
+    depend on ``validation``, and is empty if no kind has three groups.
 
     :param members: (group, label) of every labelled video or face.
-    :param validation: share of the groups to validate with, above 0.
-    :param test: share of the groups to test with; 0: no test side.
-    :raises UsageError: there are fewer than two groups, or the shares leave nothing to train on.
+    :param validation: share of the groups for validation, above 0. :param test: share of the groups
+        for testing; 0: no test side. :raises UsageError: there are fewer than two groups, or the
+        shares leave nothing to train on.
     """
     if validation + test >= 1:
         raise UsageError(
-            f"shares of {validation} to validate and {test} to test leave nothing to train on: "
+            f"shares of {validation} for validation and {test} for testing leave nothing to train on: "
             "together they must be below 1"
         )
     kinds = _kinds(members, seed)
@@ -165,17 +164,17 @@ def split_groups(
 def fold_groups(
     members: Iterable[tuple[str, str]], folds: int, fold: int, seed: int, test: float
 ) -> Splits:
-    """One fold of a cross-validation: every group but those of the test side validates just once.
+    """One fold of a cross-validation: every group outside the test side validates exactly once.
 
-    Folds are equal stretches of the places of :func:`split_groups`, of each kind of group alone,
-    and a group at a border changes folds where one would have none of its kind. The test side is
-    the same for all folds, and that of :func:`split_groups`. Each fold has both labels.
+    Folds are equal ranges of the positions of :func:`split_groups`, separately for each kind of
+    group; a group at a border changes folds if one would have none of its kind. All folds share the
+    test side of :func:`split_groups`. Each fold has both labels.
 
     :param members: (group, label) of every labelled video or face.
     :param fold: counted from 0.
-    :param test: share of the groups to test with; 0: no test side.
-    :raises ConfigError: there is no such fold.
-    :raises UsageError: outside the test side, fewer groups than folds have one of the labels.
+    :param test: share of the groups for testing; 0: no test side. :raises ConfigError: there is no
+        such fold.
+    :raises UsageError: outside the test side, a label has fewer groups than there are folds.
     """
     if not 0 <= fold < folds:
         raise ConfigError(f"train.fold: got {fold}; allowed: 0 to {folds - 1} ({folds} folds)")
@@ -191,7 +190,7 @@ def fold_groups(
 
 
 def _kinds(members: Iterable[tuple[str, str]], seed: int) -> dict[frozenset[str], _Ranked]:
-    """The groups by the labels they have."""
+    """The groups by their set of labels."""
     labels: dict[str, set[str]] = defaultdict(set)
     for group, label in members:
         labels[group].add(label)
@@ -207,18 +206,18 @@ def _kinds(members: Iterable[tuple[str, str]], seed: int) -> dict[frozenset[str]
 
 
 def _place(group: str, seed: int) -> float:
-    """A fixed place in [0, 1) for a group."""
+    """A group's fixed position in [0, 1)."""
     digest = hashlib.sha256(f"{seed}:{group}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def _below(ranked: _Ranked, place: float) -> int:
-    """How many groups lie below a place."""
+    """Number of groups below a position."""
     return bisect_left(ranked, place, key=itemgetter(0))
 
 
 def _tests(ranked: _Ranked, test: float) -> int:
-    """How many groups of a kind test; at least two are left to train and validate."""
+    """Number of test groups of a kind; leaves at least two for training and validation."""
     if not test or len(ranked) < 3:
         return 0
     count = len(ranked) - _below(ranked, 1 - test)
@@ -231,12 +230,12 @@ def _check_enough(kinds: Mapping[frozenset[str], _Ranked], folds: int) -> None:
     if counts[rarer] < folds:
         raise UsageError(
             f"cannot make {folds} folds: outside the test side {counts[rarer]} group(s) of related "
-            f"videos have {rarer} faces, and every fold needs one: fewer --folds, or more videos"
+            f"videos have {rarer} faces, and every fold needs one: use fewer --folds, or more videos"
         )
 
 
 def _folds(kinds: Mapping[frozenset[str], _Ranked], folds: int, end: float) -> dict[str, int]:
-    """Group → fold. Rare kinds come last, and go first to folds that lack one of their labels."""
+    """Group → fold. Rare kinds are assigned last, first to folds that lack one of their labels."""
     fold_of: dict[str, int] = {}
     labels: list[set[str]] = [set() for _ in range(folds)]
     for kind in sorted(kinds, key=lambda k: (len(kinds[k]) < folds, -len(k), sorted(k))):
@@ -254,7 +253,7 @@ def _folds(kinds: Mapping[frozenset[str], _Ranked], folds: int, end: float) -> d
 
 
 def _stretches(ranked: _Ranked, folds: int, end: float) -> list[int]:
-    """The fold of each group: equal stretches of [0, end), none of them empty."""
+    """The fold of each group: equal ranges of [0, end), none of them empty."""
     cuts = [0]
     for number in range(1, folds):
         cut = _below(ranked, end * number / folds)

@@ -1,9 +1,9 @@
-"""Metrics over logits and truth, with intervals and thresholds. Pure functions, no torch.
+"""Metrics over logits and labels. Pure functions, no torch.
 
 Everywhere ``logits`` are (N,) float64, higher = more fake, ``fake`` is (N,) bool, and a row is a
-face or a video. scikit-learn does the arithmetic of most figures. The bootstrap needs the same
-figures a thousand times, so it sorts once, sums up by group, and counts each group as often as it
-was drawn, which is equal to scikit-learn's ``sample_weight``.
+face or a video. scikit-learn computes most metrics. The bootstrap needs them a thousand times, so
+it sorts once, sums by group, and weights each group by the number of times it was drawn, which
+equals scikit-learn's ``sample_weight``.
 """
 
 from collections.abc import Sequence
@@ -35,15 +35,15 @@ Truth = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 RANKING: Final = ("auc", "average_precision", "tpr_at_1pct_fpr", "tpr_at_01pct_fpr", "eer")
-"""Figures of the order of the scores, whatever the threshold."""
+"""Metrics of the order of the scores, independent of the threshold."""
 PROBABILITY: Final = ("log_loss", "ece", "cllr")
-"""Figures of the probabilities."""
+"""Metrics of the probabilities."""
 DECISION: Final = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
-"""Figures of the verdicts."""
+"""Metrics of the verdicts."""
 SCALARS: Final = (*RANKING, *PROBABILITY, *DECISION)
-"""Every figure but ``cllr_min``, which is a bound and no result."""
+"""All metrics except ``cllr_min``, which is a bound rather than a result."""
 NO_INTERVAL: Final = ("ece",)
-"""Resampling adds to each bin's gap, so percentiles of its sum lie above the true value."""
+"""Resampling increases each bin's gap, so percentiles of the sum lie above the true value."""
 
 TITLES: Final = {
     "auc": "AUC",
@@ -61,35 +61,35 @@ TITLES: Final = {
     "recall": "recall",
     "f1": "F1",
 }
-"""Figures in words, as people see them."""
+"""Display names of the metrics."""
 
 LEVEL: Final = 0.95
 LOW_FPR: Final = 0.01
 LOWER_FPR: Final = 0.001
 CLIP: Final = 1e-15
-"""Probabilities are kept this far from 0 and 1, as Kaggle does, and the DFDC competition with it."""
+"""Probabilities are clipped this far from 0 and 1, as by Kaggle and the DFDC competition."""
 ECE_BINS: Final = 15
 _LARGEST_LOSS: Final = -float(np.log(CLIP))
 _CHUNK: Final = 1 << 20
-"""Resamples are drawn so many numbers at a time: 8 MB each array."""
+"""Numbers drawn per chunk of resamples: arrays of 8 MB."""
 _GRID: Final = 3000
-"""Where there are many more scores, their order is looked at in some four times so many places."""
+"""With many more scores, curves are evaluated at about four times this many points."""
 
 MIN_PER_CLASS: Final = 8
-"""Fewer rows of a class than this say too little about a collapse."""
+"""Fewest rows per class to diagnose a collapse."""
 NEARLY_ALL: Final = 0.95
 FLAT: Final = 0.05
-"""Scores within so little of each other, on the logit, are p = 0.50 against 0.51."""
+"""Scores within this range of logits barely vary: p = 0.50 and 0.51."""
 RANKS_WELL: Final = 0.75
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What was said of rows, and their truth; (N,) each.
+    """The outputs for N rows and their labels; (N,) each.
 
     ``scores`` rank the rows, higher = more fake. ``log_odds`` are the logits of ``p_fake``, ``llr``
-    natural log-likelihood ratios; with NaN among them their figures do not exist. ``called``: FAKE;
-    ``decided``: REAL or FAKE, and not UNCERTAIN.
+    natural log-likelihood ratios; if one contains NaN, its metrics are None. ``called``: FAKE;
+    ``decided``: REAL or FAKE rather than UNCERTAIN.
     """
 
     scores: Logits
@@ -101,12 +101,12 @@ class Judged:
 
     @classmethod
     def from_logits(cls, logits: Logits, fake: Truth, threshold: float = 0.0) -> "Judged":
-        """Logits that are everything at once, and FAKE from ``threshold`` on."""
+        """Use logits as scores, log-odds and llr; FAKE from ``threshold``."""
         wide = np.asarray(logits, np.float64)
         return cls(wide, fake, wide, wide, wide >= np.float64(threshold), np.ones(len(fake), bool))
 
     def part(self, rows: npt.NDArray[Any]) -> "Judged":
-        """Some of the rows: (N,) bool, or places."""
+        """Select rows by (N,) bool or by indices."""
         return Judged(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
@@ -118,20 +118,20 @@ def binary_metrics(logits: Logits, fake: Truth, threshold: float = 0.0) -> dict[
 
 
 def summary_metrics(judged: Judged) -> dict[str, Any]:
-    """Every figure, without intervals.
+    """All metrics, without intervals.
 
     ``auc``, ``average_precision``; ``tpr_at_1pct_fpr`` and ``tpr_at_01pct_fpr``, the largest share
-    of fakes found by a threshold that calls at most 1 % (0.1 %) of the reals FAKE (nothing is
-    interpolated, so with fewer than 100 (1000) reals it allows none); ``eer``, see
+    of fakes found by a threshold that calls at most 1 % (0.1 %) of the reals FAKE (without
+    interpolation, so with fewer than 100 (1000) reals none may be); ``eer``, see
     :func:`equal_error_rate`; ``log_loss`` in nats, see :func:`log_losses`; ``ece``, see
     :func:`calibration_error`; ``cllr`` and ``cllr_min`` in bits, see :func:`cllr` and
-    :func:`cllr_min`; and of the rows that are decided ``accuracy``, ``balanced_accuracy``,
+    :func:`cllr_min`; and, over the decided rows, ``accuracy``, ``balanced_accuracy``,
     ``precision``, ``recall``, ``f1`` and ``confusion`` with its four counts by name.
     ``undecided`` counts the rest.
 
-    What does not exist is None: with one class missing all but ``log_loss``, ``ece``, ``accuracy``
-    and the recall of fakes, and ``note`` says so, since half a ROC curve is none; ``precision``
-    where nothing is called FAKE; those of probabilities where a row has none.
+    Undefined metrics are None: if a class is missing, all but ``log_loss``, ``ece``, ``accuracy``
+    and the recall of fakes, with the reason in ``note``; ``precision`` if nothing is called FAKE;
+    metrics of probabilities if a row has none.
     """
     fake = judged.fake
     fakes = int(fake.sum())
@@ -160,7 +160,7 @@ def summary_metrics(judged: Judged) -> dict[str, Any]:
 
 
 def _decided(judged: Judged) -> dict[str, Any]:
-    """The :data:`DECISION` figures of what is decided, as far as they exist."""
+    """The :data:`DECISION` metrics of the decided rows, if defined."""
     fake, called = judged.fake[judged.decided], judged.called[judged.decided]
     counts = dict.fromkeys(("tn", "fp", "fn", "tp"), 0)
     result: dict[str, Any] = {"undecided": int((~judged.decided).sum()), "confusion": counts}
@@ -179,21 +179,21 @@ def _decided(judged: Judged) -> dict[str, Any]:
 
 
 def log_losses(log_odds: Floats, fake: Truth) -> Floats:
-    """The loss of each row in nats, (N,): minus the logarithm of the probability of its truth.
+    """Each row's log loss in nats, (N,): minus the logarithm of the probability of its label.
 
-    Probabilities are kept within [1e-15, 1 - 1e-15], as in Kaggle's log loss, by which the DFDC
-    competition was judged: so none is above 34.54.
+    Probabilities are clipped to [1e-15, 1 - 1e-15], as in Kaggle's log loss for the DFDC
+    competition, so no loss exceeds 34.54.
     """
     losses: Floats = np.logaddexp(0, np.where(fake, -log_odds, log_odds))
     return np.minimum(losses, _LARGEST_LOSS)
 
 
 def calibration_error(p_fake: Floats, fake: Truth) -> float:
-    """The expected calibration error: how far probabilities lie from shares of fakes, on average.
+    """The expected calibration error: mean gap between probabilities and shares of fakes.
 
-    Over 15 bins of equal width of ``p_fake``, each weighed by its rows: C. Guo et al., On
-    calibration of modern neural networks, 2017, of the probability of FAKE instead of the
-    confidence in the likelier class. It is for the share of fakes that the rows have.
+    Over 15 bins of equal width of ``p_fake``, weighted by their rows: C. Guo et al., On calibration
+    of modern neural networks, 2017, with the probability of FAKE instead of the confidence in the
+    likelier class. It applies to the rows' share of fakes.
     """
     place = _bin_of(p_fake)
     gaps = np.bincount(place, weights=p_fake - fake, minlength=ECE_BINS)
@@ -206,27 +206,26 @@ def _bin_of(p_fake: Floats) -> npt.NDArray[np.int64]:
 
 
 def cllr(llr: Floats, fake: Truth) -> float:
-    """The cost of log-likelihood ratios (natural logarithm) in bits, both classes weighed alike.
-
-    0: perfect, 1: what no information costs; whatever the share of fakes. N. Brümmer and J. du
-    Preez, Application-independent evaluation of speaker detection, 2006. Needs both classes.
+    """The cost of log-likelihood ratios (natural logarithm) in bits, with equal class weights. 0:
+    perfect, 1: no information; independent of the share of fakes. N. Brümmer and J. du Preez,
+    Application-independent evaluation of speaker detection, 2006. Needs both classes.
     """
     bits = np.logaddexp(0, -llr[fake]).mean() + np.logaddexp(0, llr[~fake]).mean()
     return float(bits / (2 * np.log(2)))
 
 
 def cllr_min(scores: Logits, fake: Truth) -> float:
-    """:func:`cllr` after the best rising map of scores to ratios; the rest of it is calibration.
+    """:func:`cllr` after the best monotonic calibration of the scores, the discrimination part.
 
-    The map is fitted to these very rows by pooling adjacent violators (same source), so it is
-    optimistic where they are few. Needs both classes.
+    The map is fitted to the same rows by pooling adjacent violators (same source), so it is
+    optimistic if they are few. Needs both classes.
     """
     ranked = _rank(scores, fake)
     rows = np.diff(ranked.ends, prepend=-1)
     found = np.diff(np.cumsum(ranked.fake)[ranked.ends], prepend=0)
     share = isotonic_regression(found / rows, sample_weight=rows, increasing=False)
     prior = np.log(fake.sum() / (~fake).sum())
-    with np.errstate(divide="ignore"):  # certain and right costs nothing
+    with np.errstate(divide="ignore"):  # certain and right: no cost
         ratio = np.log(share) - np.log1p(-share) - prior
     fakes, reals = np.repeat(ratio, found), np.repeat(ratio, rows - found)
     bits = np.logaddexp(0, -fakes).mean() + np.logaddexp(0, reals).mean()
@@ -234,14 +233,14 @@ def cllr_min(scores: Logits, fake: Truth) -> float:
 
 
 def equal_error_rate(fpr: Floats, tpr: Floats) -> npt.NDArray[np.float64]:
-    """Where as many reals are called FAKE as fakes REAL, by rate, along the last axis.
+    """The error rate at which false positives and false negatives are equal, along the last axis.
 
-    :param fpr: (…, K) false-positive rates of a ROC curve, rising from 0 to 1.
+    :param fpr: (…, K) false-positive rates of a ROC curve, increasing from 0 to 1.
     :param tpr: (…, K) true-positive rates.
-    :returns: (…) rates. Between two thresholds the curve is taken as a straight line, as AUC does
-        (T. Fawcett, An introduction to ROC analysis, 2006, on interpolating: a point on the line
-        is reached by choosing between its ends at random). It is never smaller than the rate on
-        the curve's convex hull, which some toolkits print instead.
+    :returns: (…) rates. Between two thresholds the curve is interpolated linearly, as for AUC (T.
+        Fawcett, An introduction to ROC analysis, 2006: a point on the line is reached by choosing
+        between its ends at random). It is never below the rate on the curve's convex hull, which
+        some toolkits report instead.
     """
     gap = fpr + tpr - 1
     after = np.argmax(gap >= 0, axis=-1)[..., None]
@@ -275,11 +274,11 @@ def groups_by_video(
 
 @dataclass(frozen=True)
 class Intervals:
-    """Bootstrap intervals of the figures of :func:`summary_metrics`.
+    """Bootstrap intervals of the metrics of :func:`summary_metrics`.
 
-    ``bounds``: figure → (low, high), None where the figure or its interval does not exist.
-    ``left_out`` of the ``resamples`` lacked a class and say nothing about either. ``note`` says
-    why there is no interval at all.
+    ``bounds``: metric → (low, high), None if the metric or its interval is undefined. ``left_out``
+    is the number of ``resamples`` that lacked a class and were not used. ``note`` says why there
+    are no intervals at all.
     """
 
     bounds: dict[str, tuple[float, float] | None]
@@ -290,7 +289,8 @@ class Intervals:
     note: str | None = None
 
     def as_json(self, seed: int) -> dict[str, Any]:
-        """``intervals`` (figure → [low, high] or None) and ``bootstrap`` (how they were made)."""
+        """``intervals`` (metric → [low, high] or None) and ``bootstrap`` (how they were
+        computed)."""
         how = {
             "level": self.level,
             "groups": self.groups,
@@ -319,28 +319,28 @@ def bootstrap(
 
 
 def intervals(judged: Judged, groups: Groups, resamples: int = 1000, seed: int = 0) -> Intervals:
-    """95 % percentile intervals that resample groups of related rows.
+    """95 % percentile bootstrap intervals over groups of related rows.
 
-    Faces of one video, and videos of one original, are no independent draws: whole groups are
-    drawn with replacement, as many as there are (A. Davison and D. Hinkley, Bootstrap methods and
-    their application, 1997, on hierarchical data). The same groups and ``seed`` give the same
-    intervals in whatever order the rows come. ``groups`` is (N,), any sortable values.
-    With few groups (below about 20) the intervals are too narrow.
+    Faces of one video, and videos of one original, are not independent: whole groups are drawn with
+    replacement (A. Davison and D. Hinkley, Bootstrap methods and their application, 1997, on
+    hierarchical data). The intervals depend on the groups and ``seed``, not on the order of rows.
+    ``groups`` is (N,), any sortable values. With few groups (below about 20) the intervals are too
+    narrow.
 
-    No interval exists where a class lies in fewer than two groups, and never one of ``ece``: the
-    gaps that it sums up are taken without their sign, so resamples add to it, and the percentiles
-    of a well-calibrated model all lie above its error. The same is true of differences.
+    There is no interval if a class has fewer than two groups, and never one for ``ece``: it sums
+    absolute gaps, which resampling increases, so the percentiles of a well-calibrated model all lie
+    above its error. The same holds for differences.
     """
     return _intervals([judged], groups, resamples, seed)
 
 
 def _intervals(sides: Sequence[Judged], groups: Groups, resamples: int, seed: int) -> Intervals:
-    """Of one side, or of the first less the second, of the same rows."""
+    """Intervals of one set of outputs, or of the first minus the second on the same rows."""
     names, group = np.unique(np.asarray(groups), return_inverse=True)
     fake = sides[0].fake
     spread = min(len(np.unique(group[fake == side])) for side in (False, True))
     if spread < 2:
-        note = f"no intervals: a class lies in {spread} group(s), and at least 2 are needed"
+        note = f"no intervals: a class has {spread} group(s), at least 2 are needed"
         return Intervals(dict.fromkeys(SCALARS), len(names), resamples=0, note=note)
     summed = [_sum_up(side, group, len(names)) for side in sides]
     random = np.random.default_rng(seed)
@@ -370,7 +370,7 @@ def measure(
 ) -> dict[str, Any]:
     """:func:`binary_metrics` with its intervals, ready for JSON.
 
-    Adds ``intervals`` (figure → [low, high] or None) and ``bootstrap`` (how they were made).
+    Adds ``intervals`` (metric → [low, high] or None) and ``bootstrap`` (how they were computed).
     """
     found = bootstrap(logits, fake, groups, threshold, resamples, seed)
     return binary_metrics(logits, fake, threshold) | found.as_json(seed)
@@ -386,12 +386,12 @@ def measured(
 def compare(
     first: Judged, second: Judged, groups: Groups, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
-    """Two models on the same rows: every figure of the first less that of the second.
+    """Compare two models on the same rows: each metric of the first minus that of the second.
 
-    The intervals are of the difference: each resample draws the same groups for both, so what makes
-    rows hard for both cancels out. ``mcnemar``: see :func:`mcnemar`, over the rows that both decide.
+    The intervals are those of the difference: each resample draws the same groups for both, so
+    shared difficulty cancels out. ``mcnemar``: see :func:`mcnemar`, over the rows that both decide.
 
-    :returns: figure → difference (None where one does not exist), ``intervals``, ``bootstrap``,
+    :returns: metric → difference (None if either is undefined), ``intervals``, ``bootstrap``,
         ``mcnemar``.
     """
     ours, theirs = summary_metrics(first), summary_metrics(second)
@@ -406,12 +406,13 @@ def compare(
 
 
 def mcnemar(first: Truth, second: Truth) -> dict[str, Any]:
-    """Whether two models are right equally often: the exact test, by Q. McNemar, 1947.
+    """Whether two models are right equally often: McNemar's exact test (Q. McNemar, 1947).
 
-    :param first: (N,) where the first is right. :param second: where the second is.
+    :param first: (N,) whether the first is right.
+    :param second: whether the second is.
     :returns: ``rows``, ``only_first`` and ``only_second`` right, and ``p``, the two-sided
-        probability of a split at least as uneven were both equally good. It takes rows for
-        independent, which videos of one original are not: there, trust the intervals.
+        probability of a split at least as uneven if both are equally good. It assumes independent
+        rows; videos of one original are not independent, so rely on the intervals for them.
     """
     ours, theirs = int((first & ~second).sum()), int((second & ~first).sum())
     p = float(binomtest(ours, ours + theirs).pvalue) if ours + theirs else 1.0
@@ -420,7 +421,7 @@ def mcnemar(first: Truth, second: Truth) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Ranked:
-    """Rows by falling score.
+    """Rows by decreasing score.
 
     ``order`` (N,) into the rows as given; ``fake`` (N,) in that order; ``ends`` (K,) the last row
     of each run of equal scores, ``scores`` (K,) those scores.
@@ -440,10 +441,10 @@ def _rank(logits: Logits, fake: Truth) -> _Ranked:
 
 
 def _thinned(ranked: _Ranked) -> npt.NDArray[np.int64]:
-    """The ends of runs between which a curve is drawn: all, or of very many enough.
+    """The points at which a curve is evaluated: all run ends, or a subset if there are very many.
 
-    Those are close together among the highest scores, where a low rate of false positives is read
-    off (they lie within 1 % of the rate), and evenly spread else. It moves an AUC by less than 1e-5, an
+    The subset is dense among the highest scores, where low false-positive rates are read (within 1
+    % of the rate), and evenly spread elsewhere. It changes the AUC by less than 1e-5 and the
     average precision by less than 1e-4.
     """
     if len(ranked.ends) <= 4 * _GRID:
@@ -461,10 +462,10 @@ def _thinned(ranked: _Ranked) -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class _Summed:
-    """What resampling needs of rows, summed by their G groups.
+    """Sums over rows by their G groups, for resampling.
 
-    ``fakes`` and ``reals`` (K, G): how many lie in each run of scores, which fall. ``sums`` name →
-    (G,).
+    ``fakes`` and ``reals`` (K, G): counts in each run of equal scores, in decreasing order.
+    ``sums`` name → (G,).
     """
 
     fakes: csr_array
@@ -512,7 +513,7 @@ def _multiplicities(groups: int, resamples: int, random: np.random.Generator) ->
 
 
 def _resampled(summed: _Summed, counts: Floats) -> dict[str, npt.NDArray[np.float64]]:
-    """Figures of those of the (B, G) resamples that hold both classes; NaN where there is none."""
+    """Metrics of the (B, G) resamples that contain both classes; NaN where undefined."""
     sums = summed.sums
     counts = counts[(counts @ sums["fakes"] > 0) & (counts @ sums["reals"] > 0)]
     drawn = {name: counts @ each for name, each in sums.items()}
@@ -531,7 +532,7 @@ def _resampled(summed: _Summed, counts: Floats) -> dict[str, npt.NDArray[np.floa
 
 
 def _ranking(tp: Floats, fp: Floats) -> dict[str, npt.NDArray[np.float64]]:
-    """The :data:`RANKING` figures of (B, K) counts at falling thresholds."""
+    """The :data:`RANKING` metrics of (B, K) counts at decreasing thresholds."""
     called = tp + fp
     precision = np.divide(tp, called, out=np.zeros_like(tp), where=called > 0)
     tpr = np.pad(tp / tp[:, -1:], ((0, 0), (1, 0)))
@@ -549,7 +550,7 @@ def _ranking(tp: Floats, fp: Floats) -> dict[str, npt.NDArray[np.float64]]:
 def _decisions(
     tp: Floats, fp: Floats, fn: Floats, tn: Floats
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """The :data:`DECISION` figures of (B,) counts."""
+    """The :data:`DECISION` metrics of (B,) counts."""
     recall = _share(tp, tp + fn)
     both = (tp + fn > 0) & (tn + fp > 0)
     return {
@@ -566,7 +567,7 @@ def _share(some: Floats, of: Floats) -> Floats:
 
 
 def _percentiles(values: Floats) -> tuple[float, float] | None:
-    """The interval of one figure over the resamples in which it exists."""
+    """The interval of one metric over the resamples in which it is defined."""
     values = values[np.isfinite(values)]
     if not len(values):
         return None
@@ -575,9 +576,9 @@ def _percentiles(values: Floats) -> tuple[float, float] | None:
 
 
 def target_fpr(rule: str) -> float | None:
-    """The share that ``"fpr=0.01"`` names, None for the rules ``"f1"`` and ``"youden"``.
+    """The rate in ``"fpr=0.01"``; None for the rules ``"f1"`` and ``"youden"``.
 
-    :raises ConfigError: it is none of these.
+    :raises ConfigError: the rule is unknown.
     """
     if rule in ("f1", "youden"):
         return None
@@ -595,18 +596,16 @@ def target_fpr(rule: str) -> float | None:
 
 
 def choose_threshold(logits: Logits, fake: Truth, rule: str) -> float | None:
-    """The logit from which a row is called FAKE, by a rule, on validation data.
+    """Choose the logit from which a row is called FAKE, on validation data.
 
     ``"f1"``: the best F1 of the precision-recall curve. ``"youden"``: the best true-positive minus
     false-positive rate (W. Youden, Index for rating diagnostic tests, 1950). ``"fpr=0.01"``: the
     most fakes found while at most that share of the reals is called FAKE.
 
-    It lies halfway between the lowest score called FAKE and the next below. Of thresholds that are
-    equally good the highest is taken. Where everything is best called FAKE it is the lowest score,
-    where nothing may be, the next number above the highest.
-
-    :returns: None where a class is missing.
-    :raises ConfigError: ``rule`` is none of these.
+    It lies halfway between the lowest score called FAKE and the next lower one. Of equally good
+    thresholds, the highest is returned: the lowest score if everything should be FAKE, or the next
+    number above the highest score if nothing may be. :returns: None if a class is missing. :raises
+    ConfigError: ``rule`` is unknown.
     """
     target = target_fpr(rule)
     fakes, reals = int(fake.sum()), int((~fake).sum())
@@ -626,7 +625,8 @@ def choose_threshold(logits: Logits, fake: Truth, rule: str) -> float | None:
 
 
 def _halfway(scores: Floats, place: int) -> float:
-    """Between a falling score and the next; the score itself where there is nothing between."""
+    """The midpoint of a score and the next lower one; the score itself if there is no number
+    between."""
     upper = float(scores[place])
     lower = float(scores[min(place + 1, len(scores) - 1)])
     middle = lower + (upper - lower) / 2
@@ -634,14 +634,13 @@ def _halfway(scores: Floats, place: int) -> float:
 
 
 def collapsed(logits: Logits, threshold: float, fake: Truth) -> str | None:
-    """One sentence where a model calls nearly everything one class, or scores barely vary.
+    """A warning if a model calls nearly everything one class, or if scores barely vary.
 
-    Each class is looked at by itself, so a good model of data with few fakes, which is right to
-    call nearly everything REAL, is not meant: it finds the few. A verdict counts as given to nearly
-    everything from 95 % of the reals and 95 % of the fakes on; scores barely vary where 98 % of
-    each class lie within 0.05 of each other on the logit.
+    Each class is examined separately, so a good model on data with few fakes passes. "Nearly
+    everything" means at least 95 % of the reals and 95 % of the fakes; scores barely vary if 98 %
+    of each class lie within a range of 0.05 logits.
 
-    :returns: None where all is well, or where a class has fewer than 8 rows.
+    :returns: None if there is no such problem, or if a class has fewer than 8 rows.
     """
     sides = [logits[fake == side] for side in (False, True)]
     if min(len(s) for s in sides) < MIN_PER_CLASS:
@@ -676,15 +675,15 @@ def by_attribute(
     threshold: float = 0.0,
     groups: Groups | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Figures of the fakes of each value of an attribute (manipulation, difficulty, …).
+    """Metrics for each value of an attribute (manipulation, difficulty, …).
 
-    They stand against the reals with the same value where there are any (a compression that both
-    classes have), else against all reals; ``against`` says which.
+    Fakes with the value are compared with reals of the same value if there are any (such as a
+    compression level), otherwise with all reals; ``against`` says which.
 
-    :param values: (N,) the attribute of each row, None where it has none.
+    :param values: (N,) the attribute of each row, or None.
     :param groups: (N,) as in :func:`bootstrap`; None: no intervals.
     :returns: value → :func:`measure` (without groups: :func:`binary_metrics`) and ``against``,
-        sorted by value; values that no fake has are left out.
+        sorted by value; values without fakes are omitted.
     """
     found: dict[str, dict[str, Any]] = {}
     fakes_have = {
@@ -701,7 +700,8 @@ def by_attribute(
 
 
 def rows_of(value: str, values: Sequence[str | None], fake: Truth) -> tuple[Truth, str]:
-    """The fakes of a value with the reals they stand against, (N,) bool, and which those are."""
+    """The fakes of a value and the reals they are compared with, (N,) bool; and which reals those
+    are."""
     same = np.array([v is not None and str(v) == value for v in values], dtype=bool)
     alike = same & ~fake
     if alike.any():
@@ -721,14 +721,14 @@ class Reliability:
 def reliability(
     p_fake: Floats, fake: Truth, bins: int = 10, prior: float | None = None
 ) -> Reliability:
-    """What share of the rows that are given some probability are fake.
+    """The share of fakes by predicted probability.
 
-    Bins hold equally many rows (fewer bins where probabilities are equal), as scikit-learn's
-    ``calibration_curve(strategy="quantile")`` makes them.
+    Bins hold equally many rows (fewer bins if probabilities are equal), as in scikit-learn's
+    ``calibration_curve(strategy="quantile")``.
 
     :param p_fake: (N,) probabilities.
-    :param prior: the share of fakes that ``p_fake`` assumes: rows of each class are weighted so
-        that their fakes have it. None: as they are.
+    :param prior: the share of fakes that ``p_fake`` assumes: classes are weighted to that share.
+        Default: no weighting.
     """
     edges = np.quantile(p_fake, np.linspace(0, 1, bins + 1)[1:-1])
     place = np.searchsorted(edges, p_fake)

@@ -1,4 +1,4 @@
-"""Verdicts against the truth: every figure of an evaluation. Pure functions."""
+"""Evaluate verdicts against labels. Pure functions."""
 
 import math
 import re
@@ -22,12 +22,12 @@ REAL, FAKE = LABELS
 UNCERTAIN: Final = "UNCERTAIN"
 NONE: Final = "none"
 VERDICTS: Final = (REAL, FAKE, UNCERTAIN, NONE)
-"""Columns of the table of truth against verdict; ``none``: there was nothing to judge."""
+"""Columns of the table of label against verdict; ``none``: no verdict."""
 
 COMPUTED: Final = ("part", "resolution", "face_size", "people")
-"""What figures can be broken down by whatever the corpus; attributes come beside them."""
+"""Computed attributes that every corpus has for the breakdown."""
 MISSING: Final = "(none)"
-"""The value of what a video does not have."""
+"""The value of a missing attribute."""
 
 FEW_GROUPS: Final = 20
 _VALUES: Final = 40
@@ -42,7 +42,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Resampling:
-    """How intervals are made."""
+    """Settings of the bootstrap."""
 
     resamples: int
     seed: int
@@ -50,7 +50,7 @@ class Resampling:
 
 @dataclass(frozen=True)
 class Case:
-    """Videos with their truth and what counts as the verdict on each, (N,) str or None."""
+    """Videos with their labels and verdicts, (N,) str or None."""
 
     videos: Videos
     truth: Truth
@@ -59,29 +59,29 @@ class Case:
 
     @property
     def labelled(self) -> Mask:
-        """(N,) whose truth is known."""
+        """(N,) whether the video has a label."""
         return np.isin(self.truth.labels, LABELS)
 
     @property
     def scored(self) -> Mask:
-        """(N,) labelled videos that have a score."""
+        """(N,) whether the video has a label and a score."""
         return self.labelled & np.isfinite(self.videos.log_odds)
 
     @property
     def fake(self) -> Mask:
-        """(N,)."""
+        """(N,) whether the label is FAKE."""
         found: Mask = self.truth.labels == FAKE
         return found
 
     def judged(self, rows: npt.NDArray[Any]) -> Judged:
-        """Some of the videos: (N,) bool, or places."""
+        """Select videos by (N,) bool or by indices."""
         return _judged(self.videos, self.verdicts, rows, self.fake[rows])
 
     def faces(self) -> tuple[Judged, npt.NDArray[Any]]:
         """Every scored face of the labelled videos, and its group.
 
-        A face is FAKE from its video's threshold on, and undecided where that has none. Where
-        their probabilities are not known, the scores rank them.
+        A face is FAKE from its video's threshold, and undecided if there is none. If probabilities
+        are unknown, the scores rank the faces.
         """
         frames = self.videos.frames
         mine = self.labelled[frames.video]
@@ -89,7 +89,7 @@ class Case:
         limits = self.videos.thresholds[owner]
         if self.threshold is not None:
             limits = np.full(len(owner), self.threshold)
-        # Rounded alike: a verdict's threshold is stored with single precision.
+        # Compare in single precision, in which a verdict's threshold is stored.
         called = expit(log_odds).astype(np.float32) >= limits.astype(np.float32)
         known = np.isfinite(log_odds)
         judged = Judged(
@@ -116,10 +116,10 @@ def _judged(videos: Videos, verdicts: Verdicts, rows: npt.NDArray[Any], fake: Ma
 
 
 def verdicts_of(videos: Videos, threshold: float | None) -> Verdicts:
-    """What counts: the verdicts themselves; with a threshold on ``p_fake``, which side of it.
+    """The recorded verdicts, or those by a given threshold on ``p_fake``.
 
-    It is compared as files round it, so that the one that verdicts were given with gives the same
-    again.
+    The comparison uses the precision of the file, so that the recorded threshold reproduces the
+    recorded verdicts.
 
     :returns: (N,) REAL, FAKE, UNCERTAIN or None.
     """
@@ -132,15 +132,15 @@ def verdicts_of(videos: Videos, threshold: float | None) -> Verdicts:
 
 
 def evaluate(case: Case, names: Sequence[str], how: Resampling) -> dict[str, Any]:
-    """Every figure of a case, ready for JSON.
+    """All metrics of a case, ready for JSON. ``videos``: counts of all, ``labelled``, ``scored``
+    and so on.
 
-    ``videos``: how many there are, ``labelled``, ``scored`` and so on. ``truth_by_verdict``:
-    truth → verdict → videos, nothing left out. ``without_verdict`` and ``uncertain``: by status and
-    reason. ``by_video`` and ``by_frame``: see :func:`dfscan.evaluation.metrics.measured`; ranks and
-    probabilities of all that is scored, decisions of what is REAL or FAKE. ``competition``: the log
-    loss of the DFDC competition, where every video must have a probability, and those without one
-    here get 0.5 there, which costs ln 2; it is no figure of the model's. ``breakdown``: name →
-    value → figures by video.
+    ``truth_by_verdict``: label → verdict → number of videos, including every video.
+    ``without_verdict`` and ``uncertain``: by status and reason. ``by_video`` and ``by_frame``: see
+    :func:`dfscan.evaluation.metrics.measured`; ranking and probability metrics use all scored rows,
+    decision metrics those that are REAL or FAKE. ``competition``: the log loss of the DFDC
+    competition, in which videos without a score count as 0.5 at a cost of ln 2; it is not a metric
+    of the model alone. ``breakdown``: name → value → metrics by video.
     """
     judged, groups = case.faces()
     scored = case.scored
@@ -168,7 +168,7 @@ def evaluate(case: Case, names: Sequence[str], how: Resampling) -> dict[str, Any
 
 
 def truth_by_verdict(case: Case, rows: Mask) -> dict[str, dict[str, int]]:
-    """Truth → verdict → videos; those without a label are of truth ``unlabelled``."""
+    """Label → verdict → number of videos; without a label: ``unlabelled``."""
     counts = Counter(
         zip(case.truth.labels[rows].tolist(), case.verdicts[rows].tolist(), strict=True)
     )
@@ -187,7 +187,7 @@ def _is(verdicts: Verdicts, verdict: str | None) -> Mask:
 
 
 def _reasons(case: Case, rows: Mask) -> list[dict[str, Any]]:
-    """Some videos by status and kind of reason, the most frequent first."""
+    """Counts of videos by status and kind of reason, most frequent first."""
     counts: dict[tuple[str, str], Counter[str]] = {}
     for place in np.flatnonzero(rows).tolist():
         status = case.videos.statuses[place] or NONE
@@ -208,9 +208,10 @@ def _reasons(case: Case, rows: Mask) -> list[dict[str, Any]]:
 
 
 def _kinds(reason: str | None, verdict: str | None) -> list[str]:
-    """Why there is no decision, without the numbers.
+    """The reasons for no decision, without numbers.
 
-    Of UNCERTAIN ``"few_frames (3 of 32 …); small_faces (21 pixels)"`` → both names, each once.
+    For UNCERTAIN, ``"few_frames (3 of 32 …); small_faces (21 pixels)"`` gives both names, each
+    once.
     """
     if verdict != UNCERTAIN:
         return [kind_of(reason or NONE)]
@@ -219,16 +220,16 @@ def _kinds(reason: str | None, verdict: str | None) -> list[str]:
 
 
 def competition(videos: Judged, labelled: int) -> dict[str, Any]:
-    """The DFDC competition's log loss, with 0.5 for each of the videos that have no score."""
+    """The DFDC competition's log loss, with 0.5 for videos without a score."""
     filled = labelled - len(videos.fake)
     total = float(log_losses(videos.log_odds, videos.fake).sum()) + filled * math.log(2)
     return {"log_loss": total / labelled, "filled_in": filled, "videos": labelled}
 
 
 def _breakdown(case: Case, name: str, how: Resampling) -> dict[str, Any]:
-    """Value → its counts of truth and verdict, and the figures of its fakes.
+    """Value → its counts of label and verdict, and the metrics of its fakes.
 
-    They stand against the reals of the value where there are any, else against all reals.
+    Compared with the reals of the value if there are any, otherwise with all reals.
     """
     values, order = values_of(case, name)
     every = np.array(values, object)
@@ -252,7 +253,7 @@ def _breakdown(case: Case, name: str, how: Resampling) -> dict[str, Any]:
 
 
 def values_of(case: Case, name: str) -> tuple[list[str], list[str]]:
-    """Each video's value of an attribute, and the labelled videos' values in their order.
+    """Each video's value of an attribute, and the labelled videos' distinct values in order.
 
     :raises ConfigError: no video has such an attribute.
     """
@@ -284,7 +285,7 @@ def values_of(case: Case, name: str) -> tuple[list[str], list[str]]:
 def _binned(
     numbers: npt.NDArray[np.float64], bounds: Sequence[int], between: str, below: str, above: str
 ) -> tuple[list[str], list[str]]:
-    """Numbers by the range that they lie in, and the ranges' names, rising."""
+    """The range of each number, and the ranges' names in ascending order."""
     middle = [between.format(a, b - 1) for a, b in pairwise(bounds)]
     names = [below.format(bounds[0]), *middle, above.format(bounds[-1])]
     places = np.searchsorted(bounds, np.nan_to_num(numbers), side="right")
@@ -293,16 +294,16 @@ def _binned(
 
 
 def check_names(truth: Truth, names: Sequence[str]) -> None:
-    """Refuse what there is nothing of to break figures down by.
+    """Refuse names of attributes that no video has.
 
-    :raises ConfigError: it says what there is.
+    :raises ConfigError: the message lists the existing ones.
     """
     attributes = sorted({name for each in truth.attributes for name in each})
     allowed = [*COMPUTED, *attributes]
     for name in names:
         if name not in allowed:
             where = (
-                "" if attributes else " (these videos have no attributes: --labels may say some)"
+                "" if attributes else " (these videos have no attributes; --labels can add some)"
             )
             raise ConfigError(f"by: got {name!r}; {did_you_mean(name, allowed, show=20)}{where}")
 
@@ -312,10 +313,10 @@ def compare_with(
 ) -> dict[str, Any]:
     """Two models on the same videos, see :func:`dfscan.evaluation.metrics.compare`.
 
-    :param places: place in the case → that of the same video in ``other``.
-    :returns: ``both`` scored so many labelled videos, the others are counted: ``only_first``,
-        ``only_second``, ``neither``. ``first`` and ``second`` are their figures on those of both,
-        ``difference`` the first's less the second's.
+    :param places: index in the case → index of the same video in ``other``. :returns: counts of
+        labelled videos scored by ``both``, ``only_first``, ``only_second`` and ``neither``.
+        ``first`` and ``second`` are the metrics on videos scored by both, ``difference`` the
+        first's minus the second's.
     """
     known = np.flatnonzero(case.labelled).tolist()
     scored = case.scored
@@ -339,10 +340,10 @@ def compare_with(
 
 
 def same_videos(first: Videos, second: Videos) -> tuple[dict[int, int], int]:
-    """Place in one → place in the other: by ``video_id``, else by content where only one has it.
+    """Index in one → index in the other: by ``video_id``, else by content if it is unique.
 
-    :returns: the places, and how many videos of one name have different contents: none of those
-        is the same.
+    :returns: the indices, and the number of videos with the same name but different content, which
+        are not matched.
     """
     by_id = {name: place for place, name in enumerate(second.ids)}
     by_content: dict[str, list[int]] = {}
@@ -369,7 +370,7 @@ def same_videos(first: Videos, second: Videos) -> tuple[dict[int, int], int]:
 def _notes(
     case: Case, videos: Judged, result: Mapping[str, Any], names: Sequence[str]
 ) -> list[str]:
-    """What to know when reading the figures."""
+    """Warnings for the reader of the metrics."""
     notes = list(case.truth.notes)
     scored = case.scored
     if not scored.any():
@@ -377,24 +378,24 @@ def _notes(
     raw = int((scored & ~case.videos.calibrated).sum())
     if raw:
         notes.append(
-            f"{raw:,} of the {int(scored.sum()):,} scored videos are of an uncalibrated model: its "
-            "scores stand for log-odds in log loss, calibration error and Cllr (dfscan calibrate "
-            "makes them some)"
+            f"{raw:,} of the {int(scored.sum()):,} scored videos come from an uncalibrated model: its "
+            "scores are used as log-odds in log loss, calibration error and Cllr (dfscan calibrate "
+            "calibrates them)"
         )
     made = result["by_video"]["bootstrap"]
     if made["note"] and scored.any():
         notes.append(f"by video: {made['note']}")
     elif 0 < made["groups"] < FEW_GROUPS:
-        notes.append(f"{made['groups']} groups of related videos are few: intervals are too narrow")
+        notes.append(
+            f"{made['groups']} groups of related videos are few: the intervals are too narrow"
+        )
     if result["by_video"].get("note") and scored.any():
         notes.append(f"by video: {result['by_video']['note']}")
     notes += _about_share(case, videos)
     if "full" in case.videos.looks and "quick" in case.videos.looks:
-        notes.append("some videos were judged by a quick look, others by a full one")
+        notes.append("some videos were scored by a quick pass, others by a full one")
     if result["by_frame"]["log_loss"] is None and result["by_frame"]["reals"]:
-        notes.append(
-            "by frame there are no probabilities: the verdicts do not say how to map scores"
-        )
+        notes.append("no probabilities by frame: the verdicts do not contain the map from scores")
     limits = set(case.videos.thresholds[scored & np.isfinite(case.videos.thresholds)].tolist())
     limit = case.threshold if case.threshold is not None else min(limits, default=None)
     if limit is not None and (case.threshold is not None or len(limits) == 1):
@@ -403,7 +404,7 @@ def _notes(
     for name in names:
         if name in COMPUTED and any(name in each for each in case.truth.attributes):
             notes.append(
-                f"{name} is as computed here: the labels' own column {name} is left aside (give it "
+                f"{name} is computed here and the labels' column {name} is ignored (give it "
                 "another name to break figures down by it)"
             )
         count = len(values_of(case, name)[1])
@@ -413,7 +414,7 @@ def _notes(
 
 
 def _about_share(case: Case, videos: Judged) -> list[str]:
-    """Where ``p_fake`` is for another share of fakes than there is."""
+    """A warning if ``p_fake`` assumes a share of fakes that differs from the data's."""
     known = np.isfinite(videos.llr)
     if not len(videos.fake) or not known.all() or not case.videos.calibrated[case.scored].all():
         return []
@@ -422,8 +423,8 @@ def _about_share(case: Case, videos: Judged) -> list[str]:
     if abs(prior - share) < 0.1:
         return []
     return [
-        f"p_fake is for {prior:.0%} fakes, and {share:.0%} of these videos are: log loss and "
-        "calibration error include that, Cllr does not (dfscan score --prevalence)"
+        f"p_fake assumes {prior:.0%} fakes, but {share:.0%} of these videos are fake: log loss and "
+        "calibration error are affected, Cllr is not (dfscan score --prevalence)"
     ]
 
 

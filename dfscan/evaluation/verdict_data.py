@@ -1,4 +1,4 @@
-"""What was said of each video, and its truth: what an evaluation is made of."""
+"""The input of an evaluation: verdicts joined with labels."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -24,12 +24,12 @@ MARKER: Final = "evaluation.json"
 METRICS: Final = "metrics.json"
 ROWS: Final = "rows.parquet"
 PLOTS: Final = "plots"
-"""What lies in the folder of an evaluation; the first says that it is one."""
+"""Files of an evaluation folder; the first marks it as one."""
 
 _SURE: Final = 0.999
-"""Above it a float32 probability says little of its logit."""
+"""Above this, a float32 probability determines its logit poorly."""
 _STRAIGHT: Final = 0.02
-"""Logits of p_fake lie within so much of a line over the scores, where a line is what they are."""
+"""Tolerance for logits of p_fake to count as a linear function of the scores."""
 
 _COLUMNS: Final = (
     *("video_id", "uri", "label", "content_sha256", "status", "verdict", "reason", "look"),
@@ -41,7 +41,7 @@ _COLUMNS: Final = (
 
 @dataclass(frozen=True)
 class Frames:
-    """Scored faces, (M,) each: the place of their video, logit, and as :class:`Videos` has them."""
+    """Scored faces, (M,) each: index of the video, logit, and the values of :class:`Videos`."""
 
     video: Places
     scores: Floats
@@ -51,12 +51,12 @@ class Frames:
 
 @dataclass(frozen=True)
 class Videos:
-    """N videos and what was said of them, in one order; NaN and None where there is nothing.
+    """N videos and their verdicts, in one order; NaN or None if missing.
 
-    ``log_odds`` is the logit of ``p_fake``; where a model is not ``calibrated``, that and ``llr``
-    are the score. ``sizes`` are (N, 2) width and height, ``people`` the number of tracks (-1:
-    unknown). ``own`` says what the rows themselves tell of each video: its label, part and so on.
-    ``models`` are the SHA-256 of those that judged.
+    ``log_odds`` is the logit of ``p_fake``; if the model is not ``calibrated``, it and ``llr`` are
+    the score. ``sizes`` are (N, 2) width and height, ``people`` the number of tracks (-1: unknown).
+    ``own`` is the label record in each row: label, part and so on. ``models`` are the SHA-256 of
+    the models.
     """
 
     ids: Sequence[str]
@@ -81,9 +81,9 @@ class Videos:
 
 
 def read_videos(path: str) -> Videos:
-    """The verdicts of a file or a folder.
+    """Read the verdicts of a file or folder.
 
-    :raises SourceError: it is none.
+    :raises SourceError: it holds no verdicts.
     """
     file = open_verdicts(path)
     try:
@@ -95,9 +95,7 @@ def read_videos(path: str) -> Videos:
         ) from None
     ids = table.column("video_id").to_pylist()
     if not ids:
-        raise SourceError(
-            f"{path} holds no verdict: there is nothing to evaluate", code="source.empty"
-        )
+        raise SourceError(f"{path} holds no verdict to evaluate", code="source.empty")
     custody = table.column("custody")
     lists = {n: table.column(n).to_pylist() for n in ("label", "status", "look", "uri")}
     config = pc.struct_field(custody, "config_hash").to_pylist()
@@ -140,13 +138,13 @@ def _floats(column: pa.ChunkedArray) -> Floats:
 
 
 def _logits(p_fake: Floats) -> Floats:
-    """Of probabilities, within those that float64 tells from 0 and 1."""
+    """Logits of probabilities, clipped so that float64 distinguishes them from 0 and 1."""
     found: Floats = logit(np.clip(p_fake, 1e-300, 1 - 1e-16))
     return found
 
 
 def _own(video_id: str, label: str | None) -> LabelRecord:
-    """What a verdict tells of its video: the label, and its folder as its part."""
+    """The label record in a verdict: its label, and the video's folder as its part."""
     part = part_of(video_id)
     about = {PART: part} if part else NO_ATTRIBUTES
     known = LABELS[1] if label == LABELS[1] else LABELS[0] if label == LABELS[0] else None
@@ -155,7 +153,7 @@ def _own(video_id: str, label: str | None) -> LabelRecord:
 
 @dataclass(frozen=True)
 class _Said:
-    """Of each row: the way it was scored (configuration and look), and its numbers."""
+    """Each row's scoring configuration and pass, and its numbers."""
 
     ways: npt.NDArray[Any]
     calibrated: npt.NDArray[np.bool_]
@@ -165,7 +163,7 @@ class _Said:
 
 
 def _by_way(ways: npt.NDArray[Any], find: Callable[[npt.NDArray[np.bool_]], float]) -> Floats:
-    """A number for each way of scoring, given to all of its rows, (N,)."""
+    """A number per scoring configuration, repeated for its rows, (N,)."""
     names, inverse = np.unique(ways, return_inverse=True)
     each = np.array([find(inverse == number) for number in range(len(names))], np.float64)
     found: Floats = each[inverse]
@@ -173,7 +171,7 @@ def _by_way(ways: npt.NDArray[Any], find: Callable[[npt.NDArray[np.bool_]], floa
 
 
 def _prior(p_fake: Floats, llr: Floats) -> float:
-    """The log-odds of the share of fakes that ``p_fake`` assumes: its logit is ``llr`` and this."""
+    """The log-odds of the share of fakes that ``p_fake`` assumes: its logit minus ``llr``."""
     known = np.isfinite(p_fake) & np.isfinite(llr)
     sure = known & (p_fake > 0) & (p_fake < _SURE)
     rows = sure if sure.any() else known
@@ -181,7 +179,7 @@ def _prior(p_fake: Floats, llr: Floats) -> float:
 
 
 def _frames(table: pa.Table, said: _Said) -> Frames:
-    """The faces' scores; their probabilities by the map that made those of the tracks."""
+    """The faces' scores, with probabilities by the calibration map of the tracks."""
     parents, scores = _elements(table.column("frames"), "score_raw")
     keep = np.isfinite(scores)
     parents, scores = parents[keep], scores[keep]
@@ -200,19 +198,19 @@ def _frames(table: pa.Table, said: _Said) -> Frames:
 
 
 def _elements(column: pa.ChunkedArray, name: str) -> tuple[Places, Floats]:
-    """The rows that a list's elements belong to, and a number of each."""
+    """Row index and value of each element of a list column."""
     parents = pc.list_parent_indices(column).to_numpy().astype(np.int64)
     return parents, _floats(pc.struct_field(pc.list_flatten(column), name))
 
 
 def score_map(tracks: tuple[Floats, Floats], rows: tuple[Floats, Floats]) -> tuple[float, float]:
-    """Slope and offset from scores to logits of ``p_fake``; NaN where these do not tell them.
+    """Slope and offset of the calibration map; NaN if it cannot be determined.
 
-    A calibration is a straight line there. Rows lie beside it where the number of people is part of
-    the map.
+    The map from scores to logits of ``p_fake`` is linear; rows deviate from it if the number of
+    people is part of the map.
 
-    :param tracks: (K,) scores and ``p_fake`` of persons scored in one way: one configuration, one
-        look. :param rows: (N,) those of their videos.
+    :param tracks: (K,) scores and ``p_fake`` of people scored with one configuration in one pass.
+    :param rows: (N,) those of their videos.
     """
     both = (np.concatenate([tracks[0], rows[0]]), np.concatenate([tracks[1], rows[1]]))
     for scores, p_fake in (both, tracks):
@@ -227,9 +225,10 @@ def score_map(tracks: tuple[Floats, Floats], rows: tuple[Floats, Floats]) -> tup
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of each video, in the order of :class:`Videos`.
+    """The label of each video, in the order of :class:`Videos`.
 
-    ``labels`` (N,) are REAL, FAKE or None; ``group_numbers`` (N,) stand for the ``groups``. ``counts``: ``labelled``, ``unlabelled``, ``ambiguous``.
+    ``labels`` (N,) are REAL, FAKE or None; ``group_numbers`` (N,) number the ``groups``.
+    ``counts``: ``labelled``, ``unlabelled``, ``ambiguous``.
     """
 
     labels: npt.NDArray[Any]
@@ -243,10 +242,10 @@ class Truth:
 
 
 def find_truth(videos: Videos, labels: str | None, layout: str, what: str) -> Truth:
-    """The truth of each video: from labels, else from its row.
+    """The label of each video: from ``labels``, otherwise from its row.
 
-    :param labels: see :func:`~dfscan.corpora.labels.read_truth`; None: the rows' own.
-    :param what: the verdicts or faces, as a user gave them.
+    :param labels: see :func:`~dfscan.corpora.labels.read_truth`; None: use the rows' labels.
+    :param what: the verdicts or faces, as the user named them.
     :raises SourceError: the labels cannot be read, or no video has one.
     """
     own = dict(zip(videos.ids, videos.own, strict=True))
@@ -264,11 +263,13 @@ def find_truth(videos: Videos, labels: str | None, layout: str, what: str) -> Tr
             for i, t in told.items()
         )
         if other:
-            notes.append(f"{other:,} video(s) are labelled otherwise in {what}: {labels} counts")
+            notes.append(
+                f"{other:,} video(s) have another label in {what}: the one in {labels} is used"
+            )
         if ambiguous:
             notes.append(
-                f"{len(ambiguous):,} video(s) share a file name, so {labels} does not tell which is "
-                "which: they count as unlabelled; name them by video_id"
+                f"{len(ambiguous):,} video(s) share a file name, so {labels} is ambiguous: "
+                "they count as unlabelled; name them by video_id"
             )
     known = np.array([told[i].label for i in videos.ids], object)
     count = int(np.isin(known, LABELS).sum())
@@ -276,8 +277,8 @@ def find_truth(videos: Videos, labels: str | None, layout: str, what: str) -> Tr
         raise _unlabelled(videos, labels, what, len(ambiguous))
     if not any(each.group or each.original for each in told.values()):
         notes.append(
-            "nothing says which videos share an original: each counts by itself, and intervals may "
-            "be too narrow (--labels SOURCE tells)"
+            "no information on which videos share an original: each counts as a group, and intervals may "
+            "be too narrow (--labels SOURCE provides it)"
         )
     named = _named(groups(told, dict(zip(videos.ids, videos.contents, strict=True))), told)
     group = np.array([named[i] for i in videos.ids], object)
@@ -299,7 +300,7 @@ def find_truth(videos: Videos, labels: str | None, layout: str, what: str) -> Tr
 
 
 def _named(found: Mapping[str, str], told: Mapping[str, LabelRecord]) -> dict[str, str]:
-    """Groups called as one of their videos is told to be, else after their first video."""
+    """Name groups after the labelled group of one of their videos, else after their first video."""
     names: dict[str, str] = {}
     for known in (True, False):
         for video in sorted(found):
@@ -310,7 +311,7 @@ def _named(found: Mapping[str, str], told: Mapping[str, LabelRecord]) -> dict[st
 
 
 def _joined(told: LabelRecord, own: LabelRecord) -> LabelRecord:
-    """What labels say, and else what the row says, but for its label."""
+    """The given record, completed from the row except for the label."""
     return replace(
         told,
         original=told.original or own.original,
@@ -329,10 +330,10 @@ def _unlabelled(videos: Videos, labels: str | None, what: str, ambiguous: int) -
     example = min(videos.ids)
     if ambiguous:
         return SourceError(
-            f"{rows}: {ambiguous:,} file names of {labels} are not one video's alone: name videos by "
+            f"{rows}: {ambiguous:,} file names of {labels} match several videos: name videos by "
             f"video_id, as in {example!r}"
         )
     return SourceError(
-        f"{rows}: {labels} names none of them (one is {example!r}), or leaves their labels empty: are "
-        "these the labels of these videos?"
+        f"{rows}: {labels} names none of them (one is {example!r}), or leaves their labels empty: "
+        "check that the labels belong to these videos"
     )

@@ -1,4 +1,4 @@
-"""What a face detector is."""
+"""The interface of face detectors."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -27,16 +27,16 @@ class Detections:
 
 
 class FaceDetector(ABC):
-    """Finds faces in frames of equal size. ``box_from`` is what its rows say of their boxes."""
+    """Finds faces in frames of equal size. ``box_from`` is recorded in each face's row."""
 
     box_from: ClassVar[str] = "detected"
 
     @abstractmethod
     def detect(self, frames: Sequence[npt.NDArray[np.uint8]], min_face: int) -> list[Detections]:
-        """One :class:`Detections` a frame.
+        """One :class:`Detections` per frame.
 
         :param frames: (H, W, 3) uint8 RGB each, all of one size.
-        :param min_face: smallest face looked for, in pixels of these frames.
+        :param min_face: smallest face to find, in pixels of these frames.
         """
 
 

@@ -1,4 +1,4 @@
-"""Boxes → stored crops → network inputs. Training and scoring both cut with this module alone."""
+"""Boxes → stored crops → network inputs. Training and scoring share this code."""
 
 import io
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class PictureError(DfscanError):
 
 @dataclass(frozen=True, slots=True)
 class StoredCrop:
-    """An encoded picture and what it shows: ``crop_box`` in pixels of the frame."""
+    """An encoded picture of the region ``crop_box``, in pixels of the frame."""
 
     image: bytes
     crop_box: Box
@@ -40,11 +40,11 @@ def expand(box: Box, share: float) -> Box:
 
 
 def crop_face(frame: npt.NDArray[np.uint8], box: Box, recipe: Crop) -> StoredCrop | None:
-    """Cut a face with its context out of a frame and encode it.
+    """Crop a face with its context from a frame and encode it.
 
     :param frame: (H, W, 3) uint8 RGB.
     :param box: x0, y0, x1, y1 in pixels of the frame.
-    :returns: None where the box has no pixel inside the frame.
+    :returns: None if the box has no pixel inside the frame.
     """
     height, width = frame.shape[:2]
     x0, y0, x1, y1 = expand(box, recipe.context)
@@ -75,9 +75,9 @@ def _encode(picture: Image.Image, recipe: Crop) -> bytes:
 def crop_for_network(
     image: bytes, crop_box: Box, box: Box, recipe: NetworkInput
 ) -> npt.NDArray[np.uint8]:
-    """What the network sees of a stored crop, before scaling to [0, 1]: (size, size, 3) uint8.
+    """The network's input from a stored crop, before scaling to [0, 1]: (size, size, 3) uint8.
 
-    :param crop_box: what the stored picture shows, in pixels of the frame.
+    :param crop_box: the stored picture's region, in pixels of the frame.
     :param box: the face, in pixels of the frame.
     :raises PictureError: ``image`` does not decode.
     """
@@ -98,7 +98,7 @@ def decode(image: bytes) -> npt.NDArray[np.uint8]:
 def cut_out(
     crop: npt.NDArray[np.uint8], crop_box: Box, box: Box, recipe: NetworkInput
 ) -> npt.NDArray[np.uint8]:
-    """As :func:`crop_for_network`, of a crop that is decoded already: (H, W, 3) uint8."""
+    """:func:`crop_for_network` for a decoded crop, (H, W, 3) uint8."""
     picture = Image.fromarray(crop)
     region = region_of(picture.size, crop_box, wanted_region(box, recipe))
     size, resample = recipe.size, _FILTERS[recipe.interpolation]
@@ -116,9 +116,9 @@ def cut_out(
 
 
 def wanted_region(box: Box, recipe: NetworkInput) -> Box:
-    """What a network wants to see of a face: box and margin, grown to a square where it says so.
+    """A network's input region of a face: box and margin, optionally expanded to a square.
 
-    :param box: in pixels of the frame, as is what is returned; it may lie outside of the frame.
+    :param box: in pixels of the frame, as the result, which may extend beyond the frame.
     """
     x0, y0, x1, y1 = expand(box, recipe.margin)
     if recipe.square == "grow":
@@ -131,7 +131,7 @@ def wanted_region(box: Box, recipe: NetworkInput) -> Box:
 def region_of(size: tuple[int, int], crop_box: Box, wanted: Box) -> Box:
     """``wanted`` (pixels of the frame) in pixels of the stored picture, clipped to it.
 
-    :param size: width and height of the stored picture, which shows ``crop_box`` of the frame.
+    :param size: width and height of the stored picture, whose region in the frame is ``crop_box``.
     """
     scale_x = size[0] / (crop_box[2] - crop_box[0])
     scale_y = size[1] / (crop_box[3] - crop_box[1])
@@ -143,14 +143,14 @@ def region_of(size: tuple[int, int], crop_box: Box, wanted: Box) -> Box:
 
 
 def check_margin(stored: Crop, wanted: NetworkInput) -> None:
-    """Refuse a model margin that reaches beyond what is stored.
+    """Refuse a model margin larger than the stored context.
 
-    :raises ConfigError: naming both.
+    :raises ConfigError: the message names both values.
     """
     if wanted.margin > stored.context:
         raise ConfigError(
             f"train.input.margin: got {wanted.margin}; the faces were stored with a context of "
-            f"{stored.context}: at most that, or extract again with --set "
+            f"{stored.context}: use at most that, or extract again with --set "
             f"extract.crop.context={wanted.margin}",
             code="recipe.mismatch",
         )

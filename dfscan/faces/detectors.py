@@ -1,4 +1,4 @@
-"""The table of detectors: a new one is one file and one line here."""
+"""The table of detectors: add one with a file and a line here."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -10,12 +10,12 @@ from dfscan.schemas.recipe import Detector
 
 
 def _mtcnn(recipe: Detector, device: str) -> FaceDetector:
-    import torch  # seconds and half a gigabyte
+    import torch  # takes seconds and half a gigabyte
 
     from dfscan.faces.mtcnn import MTCNN
 
-    torch.set_num_threads(1)  # as many workers as CPUs, and boxes equal to the bit wherever
-    torch.backends.cudnn.allow_tf32 = False  # they must not depend on the card
+    torch.set_num_threads(1)  # one worker per CPU, and bit-identical boxes on every machine
+    torch.backends.cudnn.allow_tf32 = False  # results must not depend on the GPU
     return MTCNN(recipe, device)
 
 
@@ -24,7 +24,7 @@ DETECTORS: Final[Mapping[str, Callable[[Detector, str], FaceDetector]]] = {"mtcn
 
 @functools.lru_cache(maxsize=2)
 def load_detector(recipe: Detector, device: str) -> FaceDetector:
-    """The detector of a recipe; its networks are loaded once a process."""
+    """The detector of a recipe; its networks are loaded once per process."""
     if recipe.name == "none":
         return WholePicture()
     return DETECTORS[recipe.name](recipe, device)

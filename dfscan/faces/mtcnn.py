@@ -2,16 +2,14 @@
 
 Boxes, landmarks and scores are those of facenet-pytorch 2.5.3's ``detect_face`` to a thousandth of
 a pixel: the pyramid and the cut-outs are the library's to rounding (:mod:`dfscan.faces.pyramid`).
-Both were tried cheaper. Levels made from levels, or cut-outs from four or nine samples a bin, move
-one face in six or in forty by more than IoU 0.9 allows, since non-maximum suppression turns small
-differences into other picks. What differs:
+Cheaper variants were tried: levels made from levels, or cut-outs from four or nine samples per bin,
+move one face in six or in forty to an IoU below 0.9, because non-maximum suppression amplifies
+small differences. Deviations from the library:
 
-- Frames pass the three stages together, as many as fit ``BATCH_PIXELS``; no frame's faces depend on
-  the others'.
+- Frames pass the three stages in batches of ``BATCH_PIXELS``, without influencing each other.
 - Where the library raises an exception, there are no faces: a frame too small for any level, a
   candidate wholly outside the frame (dropped with its score), no candidate left after a stage.
-- Of faces of one size, the one that the cascade found first comes first; the library's order there
-  is arbitrary.
+- Faces of equal size come in the order of detection; the library's order is arbitrary.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,13 +29,13 @@ from dfscan.faces.pyramid import Pictures, Workspace
 from dfscan.schemas.recipe import Detector
 
 BATCH_PIXELS: Final = {"cpu": 8 << 20, "cuda": 64 << 20}
-"""Frames of about so many pixels in all pass the stages together, by kind of device."""
+"""Total pixels per batch of frames, by device type."""
 
 _CHUNK_PIXELS: Final = 1 << 17
-"""PNet takes as many pictures at once as have about so many pixels: what stays in the cache."""
+"""Total pixels per forward pass of PNet, which fit the cache."""
 
 _CHUNK: Final = {24: 32, 48: 16}
-"""Cut-outs a forward pass of RNet and ONet, for the same reason."""
+"""Cut-outs per forward pass of RNet and ONet, for the same reason."""
 
 _GPU_CHUNK: Final = 4096
 
@@ -45,7 +43,7 @@ _GPU_CHUNK: Final = 4096
 class MTCNN(FaceDetector):
     """The three networks and their thresholds, ready to detect.
 
-    The published weights travel inside the facenet-pytorch package.
+    The published weights are part of the facenet-pytorch package.
     """
 
     def __init__(self, recipe: Detector, device: str = "cpu") -> None:
@@ -123,7 +121,7 @@ class MTCNN(FaceDetector):
         return rerec(torch.cat([corners, boxes[:, 4:5]], dim=1)), owner
 
     def _scan(self, level: Tensor) -> list[tuple[int, Tensor, Tensor]]:
-        """PNet over the pictures of one level, some at once: (first, probability, offsets)."""
+        """PNet over the pictures of one level, in chunks: (first, probability, offsets)."""
         count, _, width, height = level.shape
         pixels = _CHUNK_PIXELS if self._device.type == "cpu" else BATCH_PIXELS["cuda"]
         many = max(1, pixels // (width * height))
@@ -159,7 +157,7 @@ class MTCNN(FaceDetector):
         return boxes[pick], landmarks[pick], owners[pick]
 
     def _judge(self, network: Callable[[Tensor], Any], patches: Tensor) -> tuple[Tensor, ...]:
-        """A network over cut-outs, some at once."""
+        """Run a network over cut-outs, in chunks."""
         many = _CHUNK[patches.shape[-1]] if self._device.type == "cpu" else _GPU_CHUNK
         starts = range(0, max(1, len(patches)), many)
         outputs = [network(patches[i : i + many]) for i in starts]
@@ -167,7 +165,7 @@ class MTCNN(FaceDetector):
 
 
 def _nms(boxes: Tensor, groups: Tensor, threshold: float) -> Tensor:
-    """Non-maximum suppression within each group, all at once: groups are moved apart."""
+    """Non-maximum suppression within each group in one call: groups are offset from each other."""
     if not len(boxes):
         return groups
     reach = boxes[:, :4].max() - boxes[:, :4].min() + 1
@@ -179,7 +177,7 @@ def _nms(boxes: Tensor, groups: Tensor, threshold: float) -> Tensor:
 def _nms_of_smaller(boxes: Tensor, owners: Tensor, threshold: float) -> Tensor:
     """Greedy suppression by overlap as a share of the smaller box, pixels counted inclusively.
 
-    As the library's ``nms_numpy(…, 'Min')``, ties included: of equal scores the later goes first.
+    Equal to the library's ``nms_numpy(…, 'Min')``, ties included: of equal scores the later wins.
     """
     corners, owner = boxes[:, :4].cpu().numpy(), owners.cpu().numpy()
     order = np.argsort(boxes[:, 4].cpu().numpy())[::-1]

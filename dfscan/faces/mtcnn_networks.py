@@ -1,10 +1,10 @@
 """MTCNN's three networks with facenet-pytorch's weights, laid out for speed.
 
-The same arithmetic in another order, so outputs equal the library's to float rounding: pixels stay
-0 to 255 (the first layer holds the library's normalisation), channels come last and are padded
-with zeros to what vector units take whole, max pooling is two element-wise maxima, the softmax over
-two classes is a sigmoid of their difference, and the heads are one product. Pictures are transposed, x
-before y, as :mod:`dfscan.faces.pyramid` gives them.
+The arithmetic is reordered, so outputs equal the library's to float rounding: pixels stay 0 to 255
+(the first layer includes the library's normalisation), channels come last and are zero-padded to
+full vectors, max pooling is two element-wise maxima, the softmax over two classes is a sigmoid of
+their difference, and the heads are one product. Pictures are transposed, x before y, as in
+:mod:`dfscan.faces.pyramid`.
 """
 
 from collections.abc import Callable
@@ -112,7 +112,7 @@ def _convolution(
     *,
     first: bool = False,
 ) -> _Convolution:
-    """A convolution with its PReLU, padded with zeros to so many channels."""
+    """A convolution with its PReLU, zero-padded to full channels."""
     assert conv.bias is not None
     weight, bias = conv.weight.detach(), conv.bias.detach()
     if first:
@@ -129,7 +129,7 @@ def _convolution(
 
 
 def _dense(linear: nn.Linear) -> _Dense:
-    """A layer over a flattened picture: (x, y, channel), in the library as here."""
+    """A layer over a picture flattened as (x, y, channel), as in the library."""
     return _Dense(linear.weight.detach(), linear.bias.detach())
 
 
@@ -145,12 +145,12 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _pool2(x: Tensor) -> Tensor:
-    """Max over 2x2 at stride 2, windows at the end cut short (``ceil_mode``)."""
+    """Max over 2x2 at stride 2, with partial windows at the end (``ceil_mode``)."""
     return _pool(x, _pairs)
 
 
 def _pool3(x: Tensor) -> Tensor:
-    """Max over 3x3 at stride 2, windows at the end cut short (``ceil_mode``)."""
+    """Max over 3x3 at stride 2, with partial windows at the end (``ceil_mode``)."""
     return _pool(x, _triples)
 
 

@@ -1,10 +1,9 @@
-"""What MTCNN's networks are shown of a frame: its pyramid and cut-outs, to the pixel facenet-pytorch's.
+"""The pyramid and cut-outs for MTCNN's networks, equal to facenet-pytorch's.
 
-Both are area averages of the full frame: averaging level from level would be cheaper, and moves
-one face in six by more than IoU 0.9 allows, since the cascade's non-maximum suppression turns
-small differences into other picks. On a CPU they come from an integral image (Crow, 1984,
-10.1145/800031.808600; the name is Viola and Jones', 2001): the sum over any window is four
-look-ups, however large it is.
+Both are area averages of the full frame: averaging each level from the previous one would be
+cheaper, but moves one face in six to an IoU below 0.9, because non-maximum suppression amplifies
+small differences. On a CPU they come from an integral image (Crow, 1984, 10.1145/800031.808600; the
+name is Viola and Jones', 2001): the sum over a window of any size takes four look-ups.
 """
 
 import itertools
@@ -27,10 +26,10 @@ _BITS: Final = 21
 """Bits of a 64-bit word for each channel's sum; the last channel has one more."""
 
 _WINDOW: Final = ((1 << _BITS) - 1) // 255
-"""Pixels whose sum fits into so many bits; larger windows are added up of parts."""
+"""Pixels whose sum fits into ``_BITS``; larger windows are summed in parts."""
 
 _ROWS: Final = 32
-"""Rows are packed by so many, which stay in the cache."""
+"""Rows packed at a time, which fit the cache."""
 
 _PLACES: Final = np.array([1, 1 << 8, 1 << 16], np.uint32)
 
@@ -68,7 +67,7 @@ class Pictures(ABC):
         """Windows of frames ``owners`` (N,) from ``begins`` to ``ends`` (N, 2): (N, 3, size, size).
 
         :param begins: x and y of the first pixel, within the frame.
-        :param ends: x and y behind the last pixel.
+        :param ends: x and y one past the last pixel.
         """
 
     def _size(self, scale: float) -> tuple[int, int]:
@@ -76,16 +75,16 @@ class Pictures(ABC):
 
 
 class Workspace(threading.local):
-    """Memory that one batch after another uses: the system's fresh pages cost more than the sums.
+    """Memory reused between batches, because fresh pages cost more time than the sums.
 
-    Each thread has its own, since one detector serves all of a process.
+    One per thread, because all threads of a process share a detector.
     """
 
     def __init__(self) -> None:
         self._words = np.zeros(0, np.int64)
 
     def words(self, *shape: int) -> _Integers:
-        """An array of this shape, with whatever it held before."""
+        """An uninitialised array of this shape."""
         count = math.prod(shape)
         if count > len(self._words):
             self._words = np.zeros(count, np.int64)
@@ -95,7 +94,7 @@ class Workspace(threading.local):
 def pictures(frames: Sequence[Tensor], workspace: Workspace) -> Pictures:
     """For frames (H, W, 3) uint8, contiguous, all of one size, on one device.
 
-    :param workspace: of no other pictures of this thread that are still in use.
+    :param workspace: not shared with other pictures of this thread that are still in use.
     """
     if frames[0].device.type == "cpu":
         return _Integrals(frames, workspace)
@@ -103,7 +102,7 @@ def pictures(frames: Sequence[Tensor], workspace: Workspace) -> Pictures:
 
 
 class _Stack(Pictures):
-    """torch's own area averages, on a GPU."""
+    """torch's area averages, for GPUs."""
 
     def __init__(self, frames: Sequence[Tensor]) -> None:
         super().__init__(frames)
@@ -178,14 +177,14 @@ _Windows = tuple[_Integers, _Integers]
 
 
 def _windows(begins: _Integers, ends: _Integers, count: int) -> _Windows:
-    """``count`` windows of each stretch, as torch's adaptive average pooling cuts it."""
+    """``count`` windows of each interval, as in torch's adaptive average pooling."""
     i, pixels = np.arange(count), (ends - begins)[:, None]
     first = begins[:, None]
     return first + i * pixels // count, first - (-(i + 1) * pixels // count)
 
 
 def _parts(rows: _Windows, columns: _Windows) -> list[tuple[_Windows, _Windows]]:
-    """Windows cut into so many parts along each axis that every part's sum fits its bits."""
+    """Split windows along each axis into parts whose sums fit ``_BITS``."""
     high, wide = (int((ends - begins).max()) for begins, ends in (rows, columns))
     many = 1
     while -(-high // many) * -(-wide // many) > _WINDOW:
@@ -204,7 +203,7 @@ def _part(windows: _Windows, number: int, many: int) -> _Windows:
 def _integrate(frame: npt.NDArray[np.uint8], out: _Integers) -> None:
     """Sums over all pixels above and to the left, three channels packed in each word.
 
-    Sums of whole frames overflow, their differences over a window do not: words count modulo 2⁶⁴.
+    Sums of whole frames overflow, but their differences over a window are exact modulo 2⁶⁴.
     """
     _pack(frame, out)
     np.cumsum(out, axis=1, out=out)
@@ -213,7 +212,10 @@ def _integrate(frame: npt.NDArray[np.uint8], out: _Integers) -> None:
 
 
 def _pack(frame: npt.NDArray[np.uint8], out: _Integers) -> None:
-    """Red in the lowest bits. Pixels are read as words of four bytes, the fourth the next pixel's."""
+    """Red in the lowest bits.
+
+    Pixels are read as words of four bytes, the fourth the next pixel's.
+    """
     height, width, _ = frame.shape
     ahead = np.ndarray((height, width - 1), "<u4", frame, strides=frame.strides[:2])
     words = np.empty((min(_ROWS, height), width), np.uint32)

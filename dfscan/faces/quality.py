@@ -1,4 +1,4 @@
-"""How much there is to see of a face."""
+"""Quality measures of faces."""
 
 from typing import Final
 
@@ -13,13 +13,13 @@ _SIDE: Final = 96
 
 
 def sharpness(crop: npt.NDArray[np.uint8], crop_box: Box, box: Box) -> float:
-    """Variance of the Laplacian over that of the face, in grey at 96 × 96 pixels.
+    """Variance of the Laplacian divided by that of the face, in grey at 96 × 96 pixels.
 
-    After Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, 2000; over the face's own
-    variance, so that dark and pale faces count alike. Of compressed videos' faces 0.005 (the lowest
-    hundredth) to 0.05 (the median); blurred by a Gaussian of 3 % of the face's width, 0.002 to 0.007.
+    After Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, 2000; divided by the
+    face's variance to be independent of contrast. Typical values in compressed videos: 0.005 (1st
+    percentile) to 0.05 (median); after a Gaussian blur of 3 % of the face's width, 0.002 to 0.007.
 
-    :param crop: (H, W, 3) uint8 RGB, a stored crop, which shows ``crop_box`` of the frame.
+    :param crop: (H, W, 3) uint8 RGB, a stored crop of the region ``crop_box`` of the frame.
     :param box: the face, in pixels of the frame.
     """
     picture = Image.fromarray(crop)

@@ -1,7 +1,7 @@
-"""How much a fake's face differs from the original's at the same place of the same frame.
+"""How much a fake's face differs from the original's in the same box of the same frame.
 
-The measure is 1 − SSIM over the face box alone: a forgery changes little else, and the context that
-is stored around a face would dilute it.
+The measure is 1 − SSIM over the face box only: a forgery changes little else, and the stored
+context would dilute it.
 """
 
 import io
@@ -18,17 +18,17 @@ SIGMA: Final = 1.5
 """Standard deviation of the window in pixels."""
 
 RADIUS: Final = 5
-"""The window reaches so many pixels to each side: 3.5 sigma."""
+"""Radius of the window in pixels: 3.5 sigma."""
 
 WINDOW: Final = 2 * RADIUS + 1
-"""Pictures smaller than this, in pixels a side, have no SSIM."""
+"""Side of the window in pixels; smaller pictures have no SSIM."""
 
 K1: Final = 0.01
 K2: Final = 0.03
 RANGE: Final = 255
 
 LUMA: Final = (0.299, 0.587, 0.114)
-"""Shares of red, green and blue in brightness (ITU-R BT.601)."""
+"""Weights of red, green and blue in luma (ITU-R BT.601)."""
 
 _Plane = npt.NDArray[np.float64]
 
@@ -39,15 +39,15 @@ def ssim(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> float | None:
     Wang, Bovik, Sheikh, Simoncelli, 2004, "Image quality assessment: from error visibility to
     structural similarity" (doi:10.1109/TIP.2003.819861), with its constants: Gaussian window of
     11 × 11 pixels and sigma 1.5, K1 = 0.01, K2 = 0.03, range 255, weighted (not sample)
-    covariance. The mean leaves out the border whose windows reach beyond the picture.
+    covariance. The mean excludes the border, where windows extend beyond the picture.
 
     :param a: (H, W) brightness or (H, W, 3) RGB, uint8; colours are compared by their luma.
     :param b: the same shape.
-    :returns: None where a side is shorter than :data:`WINDOW` pixels: no window fits.
+    :returns: None if a side is shorter than :data:`WINDOW` pixels.
     :raises ValueError: the shapes differ.
     """
     if a.shape != b.shape:
-        raise ValueError(f"pictures of one shape are compared, got {a.shape} and {b.shape}")
+        raise ValueError(f"pictures must have the same shape, got {a.shape} and {b.shape}")
     if min(a.shape[:2]) < WINDOW:
         return None
     x, y = _luma(a), _luma(b)
@@ -75,16 +75,15 @@ def _blur(plane: _Plane) -> _Plane:
 def face_difference(
     fake: bytes, fake_crop_box: Box, original: bytes, original_crop_box: Box, box: Box
 ) -> float | None:
-    """1 − SSIM of the face box in two stored crops: 0 where nothing changed, at most 2.
+    """1 − SSIM of the face box in two stored crops: 0 if nothing changed, at most 2.
 
-    Where the pictures are stored at different scales, the larger is brought to the pixels of the
-    smaller, antialiased: else sharpness would count as forgery.
+    If the pictures have different scales, the larger is downscaled with antialiasing, so that
+    sharpness does not count as forgery.
 
-    :param fake: an encoded picture (JPEG or PNG), and so is ``original``.
-    :param fake_crop_box: what it shows: x0, y0, x1, y1 in pixels of the frame.
-    :param box: the face, in pixels of the same frame; what both crops show of it is compared.
-    :returns: None where that has a side under :data:`WINDOW` pixels in either picture, or a
-        picture does not decode.
+    :param fake: an encoded picture (JPEG or PNG), as ``original``. :param fake_crop_box: its
+        region: x0, y0, x1, y1 in pixels of the frame. :param box: the face, in pixels of the same
+        frame; its part in both crops is compared. :returns: None if that part is smaller than
+        :data:`WINDOW` pixels in either picture, or a picture does not decode.
     """
     small, large = _decode(fake), _decode(original)
     if small is None or large is None:
@@ -99,7 +98,7 @@ def face_difference(
     whole = (round(x0), round(y0), round(x1), round(y1))
     size = (whole[2] - whole[0], whole[3] - whole[1])
     region = _moved(_moved(whole, (0, 0, *small.size), here), there, (0, 0, *large.size))
-    region = _common(region, (0, 0, *large.size))  # rounding may reach past its edge
+    region = _common(region, (0, 0, *large.size))  # rounding may exceed the edge
     matched = large.resize(size, Image.Resampling.BICUBIC, box=region)
     similar = ssim(np.asarray(small.crop(whole)), np.asarray(matched))
     return None if similar is None else 1 - similar
@@ -122,7 +121,7 @@ def _common(a: Box, b: Box) -> Box:
 
 
 def _moved(box: Box, source: Box, target: Box) -> Box:
-    """``box`` in the coordinates in which ``source`` is ``target``."""
+    """Map ``box`` by the transform that maps ``source`` to ``target``."""
     scale_x = (target[2] - target[0]) / (source[2] - source[0])
     scale_y = (target[3] - target[1]) / (source[3] - source[1])
     return (

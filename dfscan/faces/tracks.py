@@ -1,10 +1,9 @@
-"""Which boxes are the same person: boxes of one video → one number a person.
+"""Tracking: boxes of one video → one number per person.
 
-Frames lie far apart (a second or more), so there is no motion to follow and nothing is predicted:
-each new box is compared with the last box of every person seen lately. Only boxes are looked at,
-not faces: people who change places between two frames that are looked at change numbers, whoever
-hurries across the picture gets several, and after a cut in the film whoever is where somebody else
-was takes that number.
+Sampled frames are far apart (a second or more), so motion is not predicted: each new box is
+compared with the last box of every recently seen person. Only boxes are compared, not faces: people
+who swap positions between sampled frames swap numbers, a person who moves fast gets several, and
+after a cut a person in somebody else's position takes over that number.
 """
 
 from collections.abc import Sequence
@@ -19,31 +18,31 @@ Boxes = npt.NDArray[np.float32]
 _Matrix = npt.NDArray[np.float64]
 
 MIN_IOU: Final = 0.2
-"""Boxes that overlap so much may be one person: equal boxes two thirds of a side apart."""
+"""Smallest IoU of boxes of one person: equal boxes two thirds of a side apart."""
 
 REACH: Final = 0.5
-"""How far the centre may have moved from one frame to the next, in mean sides of the two boxes."""
+"""Largest movement of the centre between frames, in mean sides of the two boxes."""
 
 REACH_A_SECOND: Final = 2.0
-"""How much further per second since: a head that turns or leans, or a hand-held camera."""
+"""Additional movement per second: a head that turns or leans, or a hand-held camera."""
 
 MAX_REACH: Final = 2.0
-"""Never further than that: shoulders keep people who stand side by side further apart."""
+"""Upper limit of the movement: people side by side are further apart."""
 
 MAX_SIZE_RATIO: Final = 2.0
-"""Larger side over smaller: a face seldom comes twice as near before it is seen again."""
+"""Largest ratio of sides: a face rarely doubles in size between frames."""
 
 MAX_SIZE_RATIO_APART: Final = 1.5
-"""The same for boxes that do not overlap so much: two signs against being one person are enough."""
+"""The same for boxes with a smaller IoU, where a second difference suffices to reject."""
 
 FORGET_S: Final = 5.0
-"""A person not seen for so many seconds is gone; who appears there then is a new one."""
+"""Seconds after which an unseen person is forgotten."""
 
 FORGET_INTERVALS: Final = 3.0
-"""With frames further apart, a person may still be missed in two of them."""
+"""Minimum in frame intervals: with sparse frames, a person may be missed in two of them."""
 
 HALF_LIFE_S: Final = 1.0
-"""A box so old counts half: who was seen just now goes before who once was at this place."""
+"""Seconds after which a box counts half, so that recently seen people take precedence."""
 
 
 @dataclass(slots=True)
@@ -56,16 +55,15 @@ class _Track:
 
 
 def join(times: Sequence[float], boxes: Sequence[Boxes]) -> list[list[int]]:
-    """Number the people of one video: 0, 1, 2, … in the order in which they appear.
+    """Number the people of one video: 0, 1, 2, … in order of appearance.
 
-    In each frame the boxes are given to the tracks so that the sum of their similarities is
-    largest (the Hungarian method, Kuhn 1955), which keeps neighbours apart; a box that is like no
-    track begins a new one.
+    In each frame, boxes are assigned to tracks so that the sum of similarities is largest (the
+    Hungarian method, Kuhn 1955), which keeps neighbours apart; an unmatched box starts a new track.
 
-    :param times: seconds, ascending, one a frame.
+    :param times: seconds, ascending, one per frame.
     :param boxes: (N, 4) float32 each: x0, y0, x1, y1 in pixels; N may be 0.
     :returns: for each frame the number of each of its boxes.
-    :raises ValueError: more times than frames, or fewer.
+    :raises ValueError: ``times`` and ``boxes`` differ in length.
     """
     forget = _forget_after(times)
     live: list[_Track] = []
@@ -87,13 +85,13 @@ def join(times: Sequence[float], boxes: Sequence[Boxes]) -> list[list[int]]:
 
 
 def _forget_after(times: Sequence[float]) -> float:
-    """Seconds after which a person not seen is gone."""
+    """Seconds after which an unseen person is forgotten."""
     interval = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
     return max(FORGET_S, FORGET_INTERVALS * interval * 1.01)  # 1.01: time stamps are rounded
 
 
 def _match(tracks: Sequence[_Track], time: float, found: Boxes) -> list[_Track | None]:
-    """The track of each box, None for a person not seen before."""
+    """The track of each box, None for a new person."""
     matched: list[_Track | None] = [None] * len(found)
     if not tracks or not len(found):
         return matched
@@ -107,12 +105,12 @@ def _match(tracks: Sequence[_Track], time: float, found: Boxes) -> list[_Track |
 
 
 def _likeness(last: Boxes, found: Boxes, gaps: _Matrix) -> _Matrix:
-    """How far each box may be the person of each track: (T, N), 0 (cannot be) to 1 (same box).
+    """Similarity of each track and box: (T, N), 0 (impossible) to 1 (same box).
 
-    The mean of the overlap and the nearness of the centres, times the ratio of the sizes. As a
-    pair that cannot be counts 0, two doubtful pairs do not outweigh one certain pair.
+    The mean of IoU and centre proximity, times the ratio of the sizes. Impossible pairs count 0, so
+    two doubtful pairs do not outweigh a certain one.
 
-    :param last: (T, 4), where each track was seen last.
+    :param last: (T, 4), the last box of each track.
     :param found: (N, 4), the boxes of this frame.
     :param gaps: (T, 1), seconds since each track was seen.
     """

@@ -1,4 +1,4 @@
-"""No detector: each frame or picture is taken whole."""
+"""No detector: each frame or picture is used whole."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -10,7 +10,7 @@ from dfscan.faces.base import Detections, FaceDetector
 
 
 class WholePicture(FaceDetector):
-    """One box a frame: all of it, with score 1 and landmarks that are not a number."""
+    """One box per frame: the whole frame, with score 1 and NaN landmarks."""
 
     box_from: ClassVar[str] = "whole_picture"
 

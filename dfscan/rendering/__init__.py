@@ -1,1 +1,1 @@
-"""Arrays and facts in; HTML, PNG and video out. No torch."""
+"""Render arrays and facts as HTML, PNG and video. No torch."""

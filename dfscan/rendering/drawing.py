@@ -1,6 +1,7 @@
-"""Verdicts drawn where the faces are: a judged file's bytes and its verdicts → the file that shows them.
+"""Draw verdicts into a scored picture or video.
 
-Every frame is decoded, so this belongs into a process of its own (:mod:`dfscan.pipeline.sandbox.transcoding`).
+Every frame is decoded, so this runs in a sandboxed process
+(:mod:`dfscan.pipeline.sandbox.transcoding`).
 """
 
 import queue
@@ -29,16 +30,16 @@ from dfscan.video.reading import in_order
 from dfscan.video.writing import VideoWriter
 
 _WAITING: Final = 4
-"""Frames that may wait for the encoder."""
+"""Largest number of frames waiting for the encoder."""
 
 Watch = Callable[[int, int], None]
-"""Is told how many frames are done, and how many there may be; 0 before the first."""
+"""Called with the number of frames done (0 before the first) and the expected total."""
 
 
 class Face(Strict):
     """A face at one moment: ``box`` in pixels of the frame, and its score, a logit.
 
-    ``image`` is the stored crop of a picture's face, which shows ``crop_box``.
+    ``image`` is the stored crop of a picture's face, the region ``crop_box``.
     """
 
     model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
@@ -51,7 +52,7 @@ class Face(Strict):
 
 
 class Person(Strict):
-    """One person, and how they are drawn; ``threshold`` is on the scale of :meth:`Drawing.now`."""
+    """One person and their label; ``threshold`` is on the scale of :meth:`Drawing.now`."""
 
     number: int
     verdict: str
@@ -62,11 +63,12 @@ class Person(Strict):
 
 
 class Drawing(Strict):
-    """What is drawn into one file.
+    """The annotations of one file.
 
-    ``heading`` is its own verdict in words. A moment's logit, times ``scale`` plus ``offset``, is that
-    of how fake it looks. Looks at a video are ``every_s`` seconds apart; ``seen_by`` says whose view
-    of a picture's faces, cut out as ``input`` says, is shown. Drawing ends after ``deadline_s`` seconds.
+    ``heading`` is the file's verdict in words. A sample's logit times ``scale`` plus ``offset`` is
+    the logit of its displayed probability. Samples of a video are ``every_s`` seconds apart;
+    ``seen_by`` names the model whose inputs, cropped by ``input``, are shown for a picture. Drawing
+    stops after ``deadline_s`` seconds.
     """
 
     heading: str
@@ -79,11 +81,11 @@ class Drawing(Strict):
     deadline_s: float
 
     def now(self, score_raw: float) -> float:
-        """How fake a single moment of a person looks."""
+        """The displayed probability of a single sample of a person."""
         return sigmoid(self.scale * score_raw + self.offset)
 
     def mark(self, person: Person, at: Placed) -> Mark:
-        """How a person is drawn there."""
+        """The mark for a person at a position."""
         return Mark(
             number=person.number,
             box=at.box,
@@ -95,7 +97,7 @@ class Drawing(Strict):
 
 
 class Drawn(Strict):
-    """What was written: frames, the seconds that a video's take, and what its viewer must know."""
+    """The result: number of frames, duration in seconds, and warnings for the viewer."""
 
     frames: int
     seconds: float | None
@@ -103,7 +105,7 @@ class Drawn(Strict):
 
 
 def draw_picture(data: bytes, drawing: Drawing, out: FilePath | Opened) -> Drawn:
-    """Write the original beside the judged picture, and what the network saw: a PNG.
+    """Write a PNG: the original beside the annotated picture, and the network's inputs.
 
     :raises VideoError: it cannot be decoded.
     """
@@ -125,7 +127,7 @@ def draw_picture(data: bytes, drawing: Drawing, out: FilePath | Opened) -> Drawn
 def draw_video(data: bytes, drawing: Drawing, out: FilePath | Opened, watch: Watch) -> Drawn:
     """Decode every frame, draw, and encode: H.264 in MP4, with the sound of the original.
 
-    One pass over the frames; the encoder has a thread of its own.
+    One pass over the frames; the encoder runs in its own thread.
 
     :raises VideoError: it cannot be decoded, or not in time.
     :raises DfscanError: the file cannot be written.
@@ -156,7 +158,7 @@ def draw_video(data: bytes, drawing: Drawing, out: FilePath | Opened, watch: Wat
             count += 1
             watch(count, video.count)
     if first is None:
-        raise DfscanError("no frame could be decoded whole, so there is nothing to draw on")
+        raise DfscanError("no frame could be decoded without damage, so nothing can be drawn")
     notes = [encoding.sound_note] if encoding.sound_note else []
     if video.frames_lost:
         notes.append(f"{video.frames_lost} frame(s) are damaged or missing and were left out")
@@ -175,9 +177,9 @@ def _path_of(person: Person, every_s: float) -> Path:
 
 
 def _in_time(video: Video, deadline_s: float) -> Iterator[Frame]:
-    """Every frame, in order.
+    """Yield every frame in order.
 
-    :raises VideoError: drawing takes too long.
+    :raises VideoError: the time limit is exceeded.
     """
     until = time.monotonic() + deadline_s
     for frame in in_order(video):
@@ -187,12 +189,12 @@ def _in_time(video: Video, deadline_s: float) -> Iterator[Frame]:
 
 
 def too_late(deadline_s: float) -> VideoError:
-    """Drawing takes longer than that."""
+    """The error for an exceeded time limit."""
     return VideoError("timeout", f"not drawn after {deadline_s:.0f} s")
 
 
 class _Encoding:
-    """A writer in a thread of its own: drawing goes on while a frame is encoded."""
+    """A video writer in its own thread, so that drawing and encoding overlap."""
 
     def __init__(self, out: FilePath | Opened) -> None:
         self._out = out
@@ -203,11 +205,11 @@ class _Encoding:
 
     @property
     def sound_note(self) -> str | None:
-        """What is wrong with the sound."""
+        """The error of the sound, if any."""
         return None if self._writer is None else self._writer.sound_note
 
     def begin(self, video: Video, first: Frame, data: bytes) -> None:
-        """Open the file: as large as the first frame, beginning with it."""
+        """Open the file, with the size and time of the first frame."""
         height, width = first.rgb.shape[:2]
         self._writer = VideoWriter(
             self._out, width, height, video.info.fps, sound=data, start_s=first.pts_s
@@ -216,7 +218,7 @@ class _Encoding:
         self._thread.start()
 
     def put(self, frame: Frame) -> None:
-        """Hand a frame on; it is not touched any more."""
+        """Queue a frame; the caller must not change it afterwards."""
         if self._error is not None:
             raise self._error
         self._queue.put(frame)
@@ -246,7 +248,7 @@ class _Encoding:
                     self._error = error
 
     def _fitted(self, rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """A stream may change its size; a file has one."""
+        """Resize a frame to the file's size, since a stream may change its size."""
         if rgb.shape == self._shape:
             return rgb
         height, width = self._shape[:2]

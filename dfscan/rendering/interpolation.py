@@ -1,7 +1,7 @@
-"""Boxes that follow faces: from the frames that were looked at to every frame of the video.
+"""Interpolate boxes from the sampled frames to every frame of a video.
 
-A face is looked at some times a second; between two looks its box moves in a straight line. It
-does not move across a cut in the film, nor over a gap in which nobody saw it.
+Between two samples a box moves linearly. It is not interpolated across a cut or a gap in which the
+face was not detected.
 """
 
 import bisect
@@ -17,21 +17,21 @@ from dfscan.faces.crops import Box
 from dfscan.video import Frame
 
 MISSED: Final = 2.5
-"""A face that is missed in one look between two others is still there: the gap in looks."""
+"""Largest gap in samples that is interpolated: a face may be missed once."""
 
 CUT: Final = 30.0
-"""Two frames whose grey levels differ so much on average belong to different shots."""
+"""Mean difference of grey levels between two frames that indicates a cut."""
 
 AHEAD_BYTES: Final = 128 << 20
-"""Frames that may wait while those behind them are searched for a cut."""
+"""Bytes of frames buffered while looking ahead for a cut."""
 
 _SAMPLES: Final = 48
-"""Two frames are compared at about so many rows and columns."""
+"""Rows and columns at which two frames are compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where a face is in a frame, ``box`` in pixels, and its score there, a logit."""
+    """A face's position in a frame: ``box`` in pixels, and its score, a logit."""
 
     box: Box
     score_raw: float
@@ -39,7 +39,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class InShot:
-    """A frame, and when its shot begins and ends, seconds; infinite where no cut is near."""
+    """A frame with the start and end of its shot in seconds; infinite if no cut is near."""
 
     frame: Frame
     begins_s: float
@@ -49,9 +49,9 @@ class InShot:
 class Path:
     """One person's boxes over time.
 
-    :param times: seconds, ascending, when the person was seen. :param boxes: (N, 4) pixels, x0, y0,
-        x1, y1. :param scores: (N,) logits.
-    :param every_s: seconds between two looks at the video.
+    :param times: seconds, ascending, of the samples with this person. :param boxes: (N, 4) pixels,
+        x0, y0, x1, y1. :param scores: (N,) logits.
+    :param every_s: seconds between two samples of the video.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class Path:
         self._every_s = every_s
 
     def at(self, when_s: float, begins_s: float, ends_s: float) -> Placed | None:
-        """Where the person is; None where they are not, or nobody knows.
+        """The person's position; None if absent or unknown.
 
-        Before the first look and after the last the box stays for half the time to the next look,
-        up to a cut for all of it.
+        Before the first sample and after the last, the box stays for half a sampling interval, or
+        for a full one if a cut ends it.
 
-        :param begins_s: of the shot that ``when_s`` lies in, and ``ends_s``.
+        :param begins_s: start of the shot that contains ``when_s``; ``ends_s`` is its end.
         """
         place = bisect.bisect_right(self._times, when_s)
         before = place - 1 if place and self._times[place - 1] >= begins_s else None
@@ -85,7 +85,8 @@ class Path:
         return None
 
     def _reaches(self, from_look_s: float, to_cut_s: float) -> bool:
-        """Whether a look holds so far from it: half an interval, or one with a cut within it."""
+        """Whether a sample applies at this distance: half an interval, or a full one up to a
+        cut."""
         near_cut = from_look_s + to_cut_s <= self._every_s
         return from_look_s <= self._every_s * (1.0 if near_cut else 0.5)
 
@@ -96,9 +97,9 @@ def _placed(values: npt.NDArray[np.float64]) -> Placed:
 
 
 def in_shots(frames: Iterable[Frame], ahead_s: float) -> Iterator[InShot]:
-    """Each frame with the ends of its shot, as far as ``ahead_s`` seconds and memory allow to see.
+    """Yield each frame with its shot's bounds, looking ahead ``ahead_s`` seconds if memory allows.
 
-    The last shot ends just behind the last frame.
+    The last shot ends just after the last frame.
     """
     waiting: deque[Frame] = deque()
     cuts: deque[float] = deque()

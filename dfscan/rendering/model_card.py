@@ -1,7 +1,7 @@
-"""The model card: what a model is, what it learned from, how good it is, and where that ends.
+"""The model card: the model, its training data, its metrics and its limits.
 
-The card says what :class:`Facts` say and nothing else: what is absent is said to be absent. On top
-stands the metadata block that model hubs read; a license is for the model's owner to add.
+The card contains only :class:`Facts` and states which are missing. It starts with the metadata
+block that model hubs read; the model's owner must add a license.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from dfscan.schemas.recipe import FaceRecipe, Sampling
 from dfscan.scoring.calibration import Calibration
 
 FEW_GROUPS: Final = 20
-"""Below so many groups bootstrap intervals come out too narrow."""
+"""With fewer groups, bootstrap intervals are too narrow."""
 
 _RULES: Final = {
     "f1": "the best F1",
@@ -37,9 +37,9 @@ class DatasetFacts(Strict):
 
 
 class AuditFacts(Strict):
-    """Something that was looked for in the split, and what was found, in words.
+    """One audit of the split, and its finding in words.
 
-    ``passed`` is None where there was too little to look at.
+    ``passed`` is None if there was too little data.
     """
 
     name: str
@@ -48,10 +48,10 @@ class AuditFacts(Strict):
 
 
 class SplitFacts(Strict):
-    """Who lies on which side.
+    """The split.
 
     ``sides``: side → name of a count → count, as in ``metrics.json``; ``identities``: how it was
-    checked that no person lies on two sides, None where it was not.
+    verified that no person is on two sides, None if it was not.
     """
 
     sides: dict[str, dict[str, int]]
@@ -62,7 +62,7 @@ class SplitFacts(Strict):
 
 
 class TrainingFacts(Strict):
-    """How the weights came about: a mapping a phase in their order, and what all phases share."""
+    """The training: one mapping per phase, in order, and the shared settings."""
 
     phases: tuple[dict[str, Any], ...] = ()
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -71,7 +71,7 @@ class TrainingFacts(Strict):
 
 
 class ThresholdFacts(Strict):
-    """The operating point: on the logit, on ``p_fake``, by which rule, on which rows."""
+    """The operating point: as logit and as ``p_fake``, its rule, and the rows it was chosen on."""
 
     logit: float | None = None
     p_fake: float | None = None
@@ -80,11 +80,12 @@ class ThresholdFacts(Strict):
 
 
 class Facts(Strict):
-    """Everything a card can say of a model; any of it may be absent.
+    """The content of a card; every field may be absent.
 
-    ``results``: side (``validation``, ``test``, …) → ``by_frame`` or ``by_video`` → what
-    :func:`dfscan.evaluation.metrics.measure` gives. ``breakdown``: attribute → value → what
-    :func:`dfscan.evaluation.metrics.by_attribute` gives. ``notes``: warnings of the training, a sentence each.
+    ``results``: side (``validation``, ``test``, …) → ``by_frame`` or ``by_video`` → the result of
+    :func:`dfscan.evaluation.metrics.measure`. ``breakdown``: attribute → value → the result of
+    :func:`dfscan.evaluation.metrics.by_attribute`. ``notes``: warnings of the training, one
+    sentence each.
     """
 
     name: str | None = None
@@ -154,9 +155,9 @@ def _front_matter(facts: Facts) -> str:
 def _model(facts: Facts) -> str:
     size = "" if facts.parameters is None else f", {facts.parameters:,} parameters"
     began = {
-        True: "It began with pretrained weights.",
-        False: "It was trained from random weights.",
-        None: "With which weights it began is not recorded.",
+        True: "Training started from pretrained weights.",
+        False: "Training started from random weights.",
+        None: "Its initial weights are not recorded.",
     }[facts.pretrained]
     lines = [
         f"# {facts.name or 'A deepfake detector'}",
@@ -169,7 +170,7 @@ def _model(facts: Facts) -> str:
 
 def _data(facts: Facts) -> str:
     if not facts.datasets:
-        return "Which datasets it was trained on is not recorded."
+        return "Its training datasets are not recorded."
     rows = [[d.name, _count(d.groups), _count(d.videos), _count(d.faces)] for d in facts.datasets]
     lines = [_table(["dataset", "groups", "videos", "faces"], rows)]
     for data in facts.datasets:
@@ -181,10 +182,10 @@ def _data(facts: Facts) -> str:
 
 def _split(split: SplitFacts | None) -> str:
     if split is None:
-        return "How the data were split is not recorded."
+        return "The split is not recorded."
     names = list(dict.fromkeys(name for counts in split.sides.values() for name in counts))
     rows = [[side, *(_count(c.get(n)) for n in names)] for side, c in split.sides.items()]
-    how = f"Split: {split.how}" if split.how else "By which rule it was split is not recorded"
+    how = f"Split: {split.how}" if split.how else "The rule of the split is not recorded"
     seed = "" if split.seed is None else f" (seed {split.seed})"
     lines = [
         _table(["side", *(n.replace("_", " ") for n in names)], rows),
@@ -236,7 +237,7 @@ def _sampling(sampling: Sampling) -> str:
             "" if real == fake else f" of real and unlabelled videos, one in {fake} of fake ones"
         )
     elif sampling.frames is not None:
-        text = f"{sampling.frames} spread evenly over a video"
+        text = f"{sampling.frames} spread evenly over each video"
     else:
         text = f"one in {sampling.every_s:g} s"
     start = "an offset from each video's hash" if sampling.phase == "hash" else sampling.phase
@@ -245,7 +246,7 @@ def _sampling(sampling: Sampling) -> str:
 
 def _training(training: TrainingFacts | None) -> str:
     if training is None:
-        return "How it was trained is not recorded."
+        return "The training is not recorded."
     lines = []
     if training.phases:
         names = list(dict.fromkeys(name for phase in training.phases for name in phase))
@@ -265,7 +266,7 @@ def _training(training: TrainingFacts | None) -> str:
 
 def _figures(facts: Facts) -> str:
     if not facts.results:
-        return "No figures are recorded."
+        return "No metrics are recorded."
     lines = []
     for side, ways in facts.results.items():
         names = [way.replace("_", " ") for way in ways]
@@ -277,13 +278,13 @@ def _figures(facts: Facts) -> str:
         lines += [f"### {side}", _table(["", *names], counts + rows)]
         lines += [f"{_decided(name, f)}" for name, f in zip(names, ways.values(), strict=True)]
     if not any(_is_test(side) for side in facts.results):
-        lines.append("There are no figures of a test side.")
+        lines.append("There are no metrics of a test side.")
     lines += [_breakdown(name, values) for name, values in facts.breakdown.items()]
     return "\n\n".join(lines)
 
 
 def _figure(figures: Mapping[str, Any], name: str) -> str:
-    """``0.912 (0.880 to 0.941)``, a dash for a figure that does not exist."""
+    """``0.912 (0.880 to 0.941)``; a dash if undefined."""
     value = figures.get(name)
     if value is None:
         return "–"
@@ -292,20 +293,20 @@ def _figure(figures: Mapping[str, Any], name: str) -> str:
 
 
 def _decided(way: str, figures: Mapping[str, Any]) -> str:
-    """The confusion matrix and the making of the intervals, in words."""
+    """The confusion matrix and the settings of the intervals, in words."""
     text = f"{way.capitalize()}: "
     counts = figures.get("confusion")
     if counts:
         reals, fakes = counts["tn"] + counts["fp"], counts["fn"] + counts["tp"]
         text += (
-            f"from logit {_number(figures.get('threshold'))} on {counts['tp']:,} of {fakes:,} "
+            f"from logit {_number(figures.get('threshold'))}, {counts['tp']:,} of {fakes:,} "
             f"fakes and {counts['fp']:,} of {reals:,} reals are called FAKE. "
         )
     how = figures.get("bootstrap") or {"note": "no intervals"}
     if how.get("note"):
         return f"{text}There are {how['note']}."
     return text + (
-        f"In brackets {100 * how['level']:g} % intervals: {how['resamples']:,} resamples of "
+        f"In brackets: {100 * how['level']:g} % intervals from {how['resamples']:,} resamples of "
         f"{how['groups']:,} groups, {how['left_out']:,} without both classes left out."
     )
 
@@ -347,13 +348,13 @@ def _calibration(calibration: Calibration | None) -> str:
             "threshold of the user's own every verdict is UNCERTAIN."
         )
     frames = calibration.frames_median
-    number = "not recorded" if frames is None else f"{frames:g} faces a video (median)"
+    number = "not recorded" if frames is None else f"{frames:g} faces per video (median)"
     return "\n\n".join(
         [
             f"`p_fake = sigmoid({calibration.scale:.4g} × score {calibration.offset:+.4g})`, "
             f"fitted on {calibration.reals:,} real and {calibration.fakes:,} fake videos "
             "(Platt's method).",
-            "It is bound to",
+            "It is valid only for",
             "\n".join(
                 [
                     f"- the sampling: {_sampling(calibration.sampling)}",
@@ -367,38 +368,38 @@ def _calibration(calibration: Calibration | None) -> str:
 
 
 def _limits(facts: Facts) -> list[str]:
-    """What follows from the facts for whoever uses the model, a sentence or two each."""
+    """The limits that follow from the facts, one or two sentences each."""
     split = facts.split
     limits = [
         f"Identities: {split.identities}."
         if split and split.identities
-        else "Identities were not checked: a person may lie on both sides of the split, and "
-        "figures may be too good for that."
+        else "Identities were not checked: a person may be on both sides of the split, and the "
+        "metrics may be too optimistic."
     ]
     limits.append(
-        _seen(facts, "manipulation", "fakes made in another way were never shown to it")
-        or "Which manipulations its fakes were made by is not recorded."
+        _seen(facts, "manipulation", "it was not trained on other kinds of fakes")
+        or "The manipulations of its fakes are not recorded."
     )
     limits.append(
-        _seen(facts, "compression", "material compressed otherwise was never shown to it")
-        or "Which compressions it has seen is not recorded."
+        _seen(facts, "compression", "it was not trained on other compressions")
+        or "The compressions in training are not recorded."
     )
     if not any(_is_test(side) for side in facts.results):
         limits.append(
-            "Nothing was measured on a test side. Whatever chose the epoch or the threshold is "
-            "flattered by it."
+            "There are no metrics of a test side. Metrics of the side that chose the epoch or the threshold "
+            "are too optimistic."
         )
     limits.append(
-        "It is not calibrated: a score says which video is more suspicious, not how likely a fake."
+        "It is not calibrated: scores rank videos by suspicion, but are not probabilities."
         if facts.calibration is None
-        else "It is calibrated for material like its validation side alone; on other material, "
-        "with another sampling, another number of frames or another share of fakes `p_fake` is off."
+        else "It is calibrated only for material like its validation side; on other material, "
+        "with another sampling, number of frames or share of fakes, `p_fake` is wrong."
     )
     few = _fewest_groups(facts)
     if few is not None and few < FEW_GROUPS:
         limits.append(
             f"Intervals come from as few as {few} groups and are too narrow: with fewer than "
-            f"{FEW_GROUPS} read them as a lower bound of the uncertainty."
+            f"{FEW_GROUPS}, treat them as a lower bound of the uncertainty."
         )
     if split:
         limits += [
@@ -460,7 +461,7 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def _value(value: object) -> str:
-    """A setting as a reader would write it."""
+    """A setting's value as text."""
     if value is None:
         return "–"
     if isinstance(value, bool):

@@ -1,7 +1,7 @@
-"""Boxes, labels and verdicts in pictures: arrays and facts in, pixels out.
+"""Draw boxes, labels and verdicts into pictures.
 
-A verdict is told three times, so that no colour needs to be seen: by its word, by the colour
-(green REAL, red FAKE, grey UNCERTAIN) and by the line (corners, a whole frame, dashes).
+A verdict is shown in three ways, so that colour is not needed: by its word, by its colour (green
+REAL, red FAKE, grey UNCERTAIN) and by its line (corners, full frame, dashes).
 """
 
 import functools
@@ -17,14 +17,14 @@ Rgb = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 Colour = tuple[int, int, int]
 Area = tuple[int, int, int, int]
-"""x0, y0, x1, y1 in pixels; the last column and row lie outside."""
+"""x0, y0, x1, y1 in pixels; x1 and y1 are exclusive."""
 
 COLOURS: Final[Mapping[str, Colour]] = {
     "REAL": (70, 210, 130),
     "FAKE": (215, 25, 45),
     "UNCERTAIN": (170, 170, 170),
 }
-"""The green is light and the red dark, so that they stay apart without colour."""
+"""Light green and dark red, which differ without colour."""
 
 NO_FACE: Final = "no face found"
 
@@ -33,21 +33,21 @@ _LIGHT: Final = (255, 255, 255)
 _INK: Final[Mapping[str, Colour]] = {"REAL": _DARK, "FAKE": _LIGHT, "UNCERTAIN": _DARK}
 _LEAST_TEXT: Final = 10
 _TEXT_SHARE: Final = 1 / 30
-"""Height of the letters in the shorter side of the frame."""
+"""Text height as a share of the frame's shorter side."""
 
 _LABELS_FIRST: Final = 3.0
-"""A label on a label is so much worse than a label on a face."""
+"""Cost of covering a label, relative to covering a face."""
 
 _RESTLESS: Final = 0.25
-"""A label moves to another side where that hides less by this share of its own area."""
+"""A label moves to another side if that covers less, by this share of its area."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What is drawn at one face: its ``verdict``, the ``label`` beside it, and ``now``.
+    """The mark of one face: its ``verdict``, the ``label`` beside it, and ``now``.
 
-    ``now`` is how fake this moment looks, 0 to 1, drawn as a bar with the ``threshold`` on it.
-    ``number`` tells people apart from frame to frame.
+    ``now`` is this frame's probability of FAKE, 0 to 1, drawn as a bar with the ``threshold``.
+    ``number`` identifies a person across frames.
     """
 
     number: int
@@ -59,19 +59,19 @@ class Mark:
 
 
 def label_of(verdict: str, p_fake: float, calibrated: bool, number: int | None = None) -> str:
-    """``"#2 FAKE"`` and, on a second line, ``"p_fake 0.93"``; no probability is called one.
+    """``"#2 FAKE"`` and, on a second line, ``"p_fake 0.93"`` or ``"uncalibrated 0.93"``.
 
-    :param number: of the person, counted from 1; None where there is only one.
+    :param number: the person's number, counted from 1; None if there is only one.
     """
     who = "" if number is None else f"#{number} "
     return f"{who}{verdict}\n{'p_fake' if calibrated else 'uncalibrated'} {p_fake:.2f}"
 
 
 class Artist:
-    """Draws marks into frames of one video; touches only their own pixels.
+    """Draws marks into the frames of one video; changes only the marks' pixels.
 
-    Labels stay on the side of their box where they were, as long as there is room: they do not
-    jump between two frames.
+    Labels stay on the same side of their box while there is room, so they do not jump between
+    frames.
     """
 
     def __init__(self, width: int, height: int) -> None:
@@ -82,7 +82,7 @@ class Artist:
         self._sides: dict[int, int] = {}
 
     def draw(self, rgb: Rgb, marks: Iterable[Mark]) -> None:
-        """Draw into a frame, (H, W, 3) uint8; labels last, so that no line crosses them."""
+        """Draw into a frame, (H, W, 3) uint8; labels last, so that lines do not cross them."""
         ordered = sorted(marks, key=lambda mark: mark.number)
         for mark in ordered:
             _draw_box(rgb, mark.box, mark.verdict, self._line)
@@ -95,13 +95,13 @@ class Artist:
             _paste(rgb, plate, area[0], area[1])
 
     def caption(self, rgb: Rgb, text: str) -> None:
-        """Write a line in the lower left corner, as on a grey label."""
+        """Write a line on a grey label in the lower left corner."""
         plate = _text_plate(text, "UNCERTAIN", self._fitting(text))
         gap = self._line * 2
         _paste(rgb, plate, gap, max(0, self._height - plate.shape[0] - gap))
 
     def _plate(self, mark: Mark) -> Rgb:
-        """The label with its bar below: (h, w, 3) uint8."""
+        """Render a label with its bar below: (h, w, 3) uint8."""
         size = self._fitting(mark.label)
         words = _text_plate(mark.label, mark.verdict, size)
         bar = max(3, size // 4)
@@ -117,14 +117,14 @@ class Artist:
         return plate
 
     def _fitting(self, text: str) -> int:
-        """The size of letters at which a text fits the frame's width."""
+        """The largest text size that fits the frame's width."""
         width = _text_plate(text, "UNCERTAIN", self._text).shape[1]
         if width <= self._width:
             return self._text
         return max(_LEAST_TEXT, int(self._text * self._width // width))
 
     def _place(self, mark: Mark, plate: Rgb, taken: Sequence[Area], boxes: Sequence[Area]) -> Area:
-        """Beside the box or in it, where it hides least; where it was, unless elsewhere it hides less."""
+        """The position beside or in the box that covers least; the previous side is preferred."""
         height, width = plate.shape[:2]
         x0, y0, x1, y1 = _whole(mark.box)
         line = 2 * self._line
@@ -162,12 +162,13 @@ def results(
     heading: str,
     seen_by: str = "the network",
 ) -> Image.Image:
-    """The original beside the judged picture, below them what the network saw of each face.
+    """The original beside the annotated picture, and below them the network's input for each face.
 
-    :param original: (H, W, 3) uint8. :param marks: a face each. :param inputs: (S, S, 3) uint8
-        each, in the order of ``marks``.
-    :param heading: the line on top; without marks in the judged picture too.
-    :param seen_by: whose ``inputs`` they are.
+    :param original: (H, W, 3) uint8.
+    :param marks: one per face.
+    :param inputs: (S, S, 3) uint8 each, in the order of ``marks``.
+    :param heading: the line on top; without marks, also in the annotated picture.
+    :param seen_by: the name of the model that gets ``inputs``.
     """
     scale = _panel_scale(*original.shape[:2])
     shown = _resized(original, scale)
@@ -182,14 +183,14 @@ def results(
     else:
         artist.caption(judged, heading)
     cards = [_card(mark, seen) for mark, seen in zip(marks, inputs, strict=True)]
-    return _sheet(heading, shown, judged, cards, f"what {seen_by} saw of each face")
+    return _sheet(heading, shown, judged, cards, f"input of {seen_by} for each face")
 
 
 # ---------------------------------------------------------------- boxes
 
 
 def _draw_box(rgb: Rgb, box: Box, verdict: str, line: int) -> None:
-    """A dark edge, and on it corners (REAL), a whole frame (FAKE) or dashes (UNCERTAIN)."""
+    """A dark edge, and on it corners (REAL), a full frame (FAKE) or dashes (UNCERTAIN)."""
     x0, y0, x1, y1 = _whole(box)
     thick = line * 2 if verdict == "FAKE" else line
     for start, end in _stretches(verdict, x0, x1, line):
@@ -207,7 +208,7 @@ def _draw_box(rgb: Rgb, box: Box, verdict: str, line: int) -> None:
 
 
 def _stretches(verdict: str, start: int, end: int, line: int) -> list[tuple[int, int]]:
-    """The pieces of one side that are drawn; the far line's own thickness belongs to it."""
+    """The drawn segments of one side, including the thickness of the far line."""
     thick = line * 2 if verdict == "FAKE" else line
     end += thick
     length = end - start
@@ -226,20 +227,20 @@ def _fill(rgb: Rgb, area: Area, colour: Colour) -> None:
 
 
 def _paste(rgb: Rgb, plate: Rgb, left: int, top: int) -> None:
-    """Copy a plate into a frame, as far as it lies in it."""
+    """Copy a label into a frame, clipped to it."""
     room = rgb[top : top + plate.shape[0], left : left + plate.shape[1]]
     room[:] = plate[: room.shape[0], : room.shape[1]]
 
 
 def _shared(one: Area, other: Area) -> int:
-    """Pixels that two areas share."""
+    """Number of pixels in both areas."""
     across = min(one[2], other[2]) - max(one[0], other[0])
     down = min(one[3], other[3]) - max(one[1], other[1])
     return max(0, across) * max(0, down)
 
 
 def _whole(box: Box) -> Area:
-    """Even pixels: video keeps a colour for two columns and rows together."""
+    """Round to even pixels, because video stores chroma for 2 × 2 pixels."""
     x0, y0, x1, y1 = (2 * round(v / 2) for v in box)
     return x0, y0, x1, y1
 
@@ -249,7 +250,8 @@ def _whole(box: Box) -> Area:
 
 @functools.lru_cache(maxsize=256)
 def _text_plate(text: str, verdict: str, size: int) -> Rgb:
-    """Text on its verdict's colour, (h, w, 3) uint8, read-only; lines after the first are smaller."""
+    """Text on the verdict's colour, (h, w, 3) uint8, read-only; lines after the first are
+    smaller."""
     gap = max(1, size // 4)
     lines = []
     for number, words in enumerate(text.split("\n")):
@@ -272,7 +274,7 @@ def _text_plate(text: str, verdict: str, size: int) -> Rgb:
 _PAPER: Final = (250, 250, 250)
 _QUIET: Final = (110, 110, 110)
 _PANEL: Final = (384, 960)
-"""A picture's longer side on the sheet, pixels, at least and at most."""
+"""Smallest and largest longer side of a picture on the sheet, in pixels."""
 
 _FACE: Final = 192
 _GAP: Final = 16
@@ -297,7 +299,7 @@ def _times(box: Box, scale: float) -> Box:
 
 
 def _card(mark: Mark, seen: Rgb) -> Image.Image:
-    """What the network saw of a face, with its verdict."""
+    """The network's input for a face, with its verdict."""
     words = _text_plate(mark.label, mark.verdict, _WORDS)
     width = max(_FACE, words.shape[1])
     card = Image.new("RGB", (width, _FACE + words.shape[0]), COLOURS[mark.verdict])

@@ -1,10 +1,10 @@
-"""A page to look at: facts and pictures in, one self-contained HTML document out.
+"""Render a report as one self-contained HTML document.
 
-The document fetches nothing: style, script, pictures and data lie in it, and its content security
-policy forbids everything else. What comes from a file or its name is text: escaped in HTML, in JSON
-without a character that HTML could read, and written by the script as text alone. Faces are part of
-the document and blurred; tables of videos and timelines are data that the script draws as they are
-looked at. Without the script counts, figures, plots, faces and the first rows are still there.
+The document fetches nothing: it contains style, script, pictures and data, and its content security
+policy forbids everything else. Text from files and file names is escaped in HTML and JSON, and
+inserted by the script as text only. Faces are embedded and blurred; the table of videos and the
+timelines are data that the script draws on demand. Without scripts, counts, metrics, plots, faces
+and the first rows are still shown.
 """
 
 import base64
@@ -26,20 +26,20 @@ Cell = str | int | float | None
 
 GENERATOR: Final = f"dfscan {__version__}"
 STATIC_ROWS: Final = 500
-"""Rows of the table of videos that are there without the script."""
+"""Rows of the table of videos that are shown without the script."""
 
 HEAD_BYTES: Final = 4096
-"""The start of a page, as far as :func:`about_of` reads it."""
+"""Number of leading bytes that :func:`about_of` reads."""
 
 _WORDS: Final = 60
-"""A text column with more values than this is not offered as a filter."""
+"""Largest number of values for which a text column gets a filter."""
 
 _KINDS: Final = {"FAKE": "fake", "REAL": "real", "UNCERTAIN": "unsure"}
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One figure at the top; ``note`` stands small beneath it, ``kind`` may be a verdict."""
+    """A number at the top; ``note`` is a small line below it, ``kind`` may be a verdict."""
 
     title: str
     value: Cell
@@ -49,9 +49,9 @@ class Tile:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many of something there are by one property, drawn as bars.
+    """Counts by the values of one property, drawn as bars.
 
-    ``others``: how many further values there are, and how many of something have them.
+    ``others``: the number of further values, and their total count.
     """
 
     title: str
@@ -61,7 +61,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Table:
-    """A small table, whole in the document; numbers stand on the right."""
+    """A small table, complete in the document; numbers are right-aligned."""
 
     title: str
     columns: Sequence[str]
@@ -71,9 +71,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Bars of equal width, a row a series, each with its own scale: readable without colour.
+    """Bars of equal width, one row per series with its own scale: readable without colour.
 
-    ``series``: name → counts, of one length; ``axis``: what stands under the bars, left to right.
+    ``series``: name → counts, all of the same length; ``axis``: labels below the bars, left to
+    right.
     """
 
     title: str
@@ -92,10 +93,10 @@ class Plot:
 
 @dataclass(frozen=True)
 class Face:
-    """A face, or why there is no picture of it.
+    """A face, or the reason why it has no picture.
 
-    ``facts`` stand beneath it, and faces can be sorted by them; ``badge`` is its verdict or label.
-    ``video``: its row in the table of videos, None where that has none.
+    ``facts`` are shown below it, and faces can be sorted by them; ``badge`` is its verdict or
+    label. ``video``: its row in the table of videos, None if absent.
     """
 
     name: str
@@ -108,7 +109,7 @@ class Face:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Faces under one heading, in the order in which they are first shown."""
+    """Faces under one heading, in initial order."""
 
     title: str
     intro: str
@@ -117,10 +118,10 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table of videos: a value a row.
+    """A column of the table of videos: one value per row.
 
-    ``digits`` behind the point of a number, None: text. ``pill``: verdicts and labels. ``detail``:
-    shown with a single video only.
+    ``digits``: decimals of a number, None for text. ``pill``: verdicts and labels. ``detail``:
+    shown only in the details of a video.
     """
 
     title: str
@@ -141,7 +142,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Timeline:
-    """The persons of a video; ``duration_s`` and ``threshold`` (on p_fake) where they are known."""
+    """The people of a video; ``duration_s`` and ``threshold`` (on p_fake) if known."""
 
     duration_s: float | None
     threshold: float | None
@@ -150,9 +151,9 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Videos:
-    """All videos: the first column is their name; a timeline a row, None where there is none.
+    """All videos: the first column is their name; one timeline or None per row.
 
-    ``sorted_by`` names the column by whose falling values the rows are sorted.
+    ``sorted_by`` names the column by which rows are sorted, in descending order.
     """
 
     columns: Sequence[Column]
@@ -163,10 +164,10 @@ class Videos:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything on a page; what is empty is left out.
+    """The content of a page; empty parts are omitted.
 
-    ``about`` is the path of the thing relative to the page: by it a later run knows its own page.
-    ``failures`` is a table by reason, ``provenance`` name → value.
+    ``about`` is the path of the input relative to the page, by which a later run recognises its
+    page. ``failures`` is a table by reason, ``provenance`` name → value.
     """
 
     kind: str
@@ -211,7 +212,7 @@ def render(page: Page) -> bytes:
 
 
 def about_of(head: bytes) -> str | None:
-    """What a page of ours is about; None of any other file.
+    """The input of a report page; None if the file is not a report page.
 
     :param head: its first :data:`HEAD_BYTES` bytes.
     """
@@ -239,7 +240,7 @@ def _text(value: Cell) -> str:
 
 
 def _json(value: Any) -> str:
-    """JSON in which nothing can end the element around it."""
+    """JSON that cannot close the surrounding HTML element."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -406,7 +407,7 @@ def _faces(galleries: Sequence[Gallery]) -> str:
 
 
 def _face_controls(faces: Sequence[Face]) -> str:
-    orders = ['<option value="|up">as listed: most telling first</option>']
+    orders = ['<option value="|up">as listed: most relevant first</option>']
     for name in dict.fromkeys(name for face in faces for name in face.facts):
         number = any(isinstance(face.facts.get(name), (int, float)) for face in faces)
         ways = {"down": "highest first", "up": "lowest first"} if number else {"up": "A to Z"}
@@ -469,8 +470,8 @@ def _timelines(videos: Videos | None) -> str:
     if videos is None or not any(videos.timelines):
         return ""
     return (
-        '<p class="intro">p_fake of each face along a video, a line a person. Every video of the table '
-        "below opens its own.</p>"
+        '<p class="intro">p_fake of each face over time, one line per person. Every video in the table '
+        "below opens its timeline.</p>"
         '<noscript><p class="note">Timelines are drawn by the page\'s script.</p></noscript>'
         '<div class="grid wide needs-script" id="timeline-list"></div>'
         '<p class="pager needs-script"><button type="button" class="plain" id="more-timelines">'
@@ -534,7 +535,7 @@ def _videos_data(videos: Videos | None) -> dict[str, Any]:
 
 
 def _column_data(column: Column) -> dict[str, Any]:
-    """Texts that recur stand once, and the rows say which."""
+    """Encode a column: each distinct text once, with one index per row."""
     values: list[Cell] = [_rounded(v, column.digits) for v in column.values]
     data: dict[str, Any] = {
         "title": column.title, "digits": column.digits, "pill": column.pill,
@@ -561,7 +562,7 @@ def _timelines_data(videos: Videos | None) -> list[Any]:
 
 
 def _timeline_data(timeline: Timeline) -> list[Any]:
-    """Times as steps of hundredths of a second, p_fake in thousandths."""
+    """Encode a timeline: time steps in 1/100 s, p_fake in 1/1000."""
     tracks = []
     for track in timeline.tracks:
         ticks = [round(100 * s) for s in track.times_s]

@@ -1,8 +1,8 @@
-"""Plots as PNG files in memory: plain arrays in, bytes out.
+"""Plots as PNG files in memory.
 
-Every figure is its own :class:`~matplotlib.figure.Figure`, drawn by Agg: no window system, and no
-state that a caller's own plots could feel. Green is real and red is fake, as everywhere in dfscan;
-the green is light and the red dark, so that they stay apart without colour.
+Every plot is a separate :class:`~matplotlib.figure.Figure`, drawn by Agg: it needs no window system
+and leaves the caller's matplotlib state unchanged. Green is real and red is fake, as everywhere in
+dfscan; light green and dark red differ without colour.
 """
 
 import io
@@ -26,7 +26,7 @@ from dfscan.errors import UsageError
 from dfscan.evaluation.metrics import LOW_FPR, Logits, Truth, reliability
 
 ScoresBySplit = Mapping[str, tuple[Logits, Truth]]
-"""Name → (N,) logits and (N,) truth, as in ``{"by frame": …, "by video": …}``."""
+"""Name → (N,) logits and (N,) labels, as in ``{"by frame": …, "by video": …}``."""
 
 REAL: Final = "#5fbf8f"
 FAKE: Final = "#99101f"
@@ -55,10 +55,10 @@ STYLE: Final[dict[Any, Any]] = {
 
 
 def roc(sides: ScoresBySplit, title: str = "ROC") -> bytes:
-    """ROC curves, once whole and once with the false-positive rate on a logarithmic axis.
+    """ROC curves, with the false-positive rate on a linear and on a logarithmic axis.
 
-    The second shows what a large archive lives in: the shaded part is at most 1 % of the reals
-    called FAKE, and a dot marks the most fakes that can be found there.
+    The second shows the range that matters for a large archive: in the shaded part at most 1 % of
+    the reals are called FAKE, and a dot marks the most fakes that can be found there.
 
     :raises UsageError: no side has both classes.
     """
@@ -99,7 +99,7 @@ def roc(sides: ScoresBySplit, title: str = "ROC") -> bytes:
 
 
 def precision_recall(sides: ScoresBySplit, title: str = "Precision and recall") -> bytes:
-    """Precision over recall; a thin line at the share of fakes, which guessing reaches.
+    """Precision over recall; a thin line marks the share of fakes, the precision of guessing.
 
     :raises UsageError: no side has both classes.
     """
@@ -130,7 +130,7 @@ def reliability_diagram(
     prior: float | None = None,
     unit: str = "videos",
 ) -> bytes:
-    """Share of fakes among rows of about one probability, and how many rows have which.
+    """Reliability diagram: share of fakes by predicted probability, and a histogram of it.
 
     :param before: (N,) uncalibrated probabilities. :param after: (N,) calibrated ones.
     :param prior: as in :func:`dfscan.evaluation.metrics.reliability`.
@@ -147,7 +147,7 @@ def reliability_diagram(
             some = _some(found.counts, unit)
             top.plot(
                 found.predicted, found.observed, line, color=colour, marker="o", clip_on=False,
-                label=f"{name} ({some} a point)",
+                label=f"{name} ({some} per point)",
             )  # fmt: skip
             bottom.hist(
                 p_fake, bins=np.linspace(0, 1, 21), histtype="step", color=colour, linestyle=line,
@@ -165,7 +165,7 @@ def reliability_diagram(
 
 
 def confusion(counts: Mapping[str, int], title: str = "Verdicts") -> bytes:
-    """Truth against verdict: counts, and the percentage of each row.
+    """Label against verdict: counts, and percentages of each row.
 
     :param counts: ``tn, fp, fn, tp`` as in :func:`dfscan.evaluation.metrics.binary_metrics`.
     """
@@ -177,9 +177,9 @@ def confusion(counts: Mapping[str, int], title: str = "Verdicts") -> bytes:
 
 
 def truth_by_verdict(counts: Mapping[str, Mapping[str, int]], title: str = "Verdicts") -> bytes:
-    """Truth against whatever verdicts there are: counts, and the percentage of each row.
+    """Label against any set of verdicts: counts, and percentages of each row.
 
-    :param counts: truth → verdict → number, the same verdicts in each.
+    :param counts: label → verdict → number, with the same verdicts for each label.
     """
     verdicts = list(next(iter(counts.values())))
     table = np.array([[row[v] for v in verdicts] for row in counts.values()])
@@ -207,7 +207,7 @@ def truth_by_verdict(counts: Mapping[str, Mapping[str, int]], title: str = "Verd
 def score_histogram(
     logits: Logits, fake: Truth, threshold: float | None = None, unit: str = "videos"
 ) -> bytes:
-    """Scores of reals and of fakes, each in shares of its own class, and the threshold."""
+    """Histogram of the scores of reals and fakes, as shares of each class, and the threshold."""
     edges = np.histogram_bin_edges(logits, bins=min(60, max(10, round(len(logits) ** 0.5))))
     with rc_context(STYLE):
         figure = Figure(figsize=(7.5, 4.2))
@@ -221,7 +221,7 @@ def score_histogram(
                 axes.stairs(shares, edges, color=colour, linewidth=1.8, zorder=3)
         if threshold is not None:
             axes.axvline(threshold, color=INK, linewidth=1.5, linestyle="--")
-            text = f"FAKE from {threshold:.2f} on".replace("-", "−")
+            text = f"FAKE from {threshold:.2f}".replace("-", "−")
             where = ("data", "axes fraction")
             axes.annotate(text, (threshold, 1), xycoords=where, va="bottom", ha="center")
         axes.yaxis.set_major_formatter(_percents())
@@ -232,15 +232,15 @@ def score_histogram(
 
 
 def learning_curves(rows: Sequence[Mapping[str, Any]], best_epoch: int | None = None) -> bytes:
-    """Loss, AUC and learning rate over the epochs; lines where a phase begins.
+    """Loss, AUC and learning rate over the epochs; lines mark the start of phases.
 
-    :param rows: a mapping an epoch, as in ``history.csv``: ``epoch``, and where they are there and
-        not None ``train_loss``, ``val_frame_log_loss``, ``val_frame_auc``, ``val_video_auc``,
-        ``lr`` and ``phase`` (its number or name).
-    :raises UsageError: there is no row.
+    :param rows: one mapping per epoch, as in ``history.csv``: ``epoch``, and optionally
+        ``train_loss``, ``val_frame_log_loss``, ``val_frame_auc``, ``val_video_auc``, ``lr`` and
+        ``phase`` (its number or name).
+    :raises UsageError: ``rows`` is empty.
     """
     if not rows:
-        raise UsageError("no epoch in the history: there are no learning curves to draw")
+        raise UsageError("the history has no epoch: no learning curves can be drawn")
     panels = {
         "loss": {"training": "train_loss", "validation (log loss)": "val_frame_log_loss"},
         "AUC": {"by frame": "val_frame_auc", "by video": "val_video_auc"},
@@ -277,7 +277,7 @@ def _series(rows: Sequence[Mapping[str, Any]], column: str) -> list[tuple[float,
 
 
 def _phases(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
-    """The epoch at which each phase begins, with its name."""
+    """The first epoch and the name of each phase."""
     found: list[tuple[int, str]] = []
     for row in rows:
         name = str(row.get("phase", ""))
@@ -287,7 +287,7 @@ def _phases(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
 
 
 def _name_marks(axes: Axes, rows: Sequence[Mapping[str, Any]], best_epoch: int | None) -> None:
-    """Above the first panel: the phases' names, and which epoch the dotted line is."""
+    """Label the phases and the chosen epoch's dotted line above the first panel."""
     above: dict[str, Any] = {
         "xycoords": ("data", "axes fraction"),
         "textcoords": "offset points",
@@ -336,7 +336,7 @@ def _percent_up(axes: Axes, label: str) -> None:
 
 
 def as_png(figure: Figure) -> bytes:
-    """A finished figure as a PNG file; it does not name what drew it."""
+    """Encode a figure as PNG, without metadata about the software."""
     sink = io.BytesIO()
     figure.savefig(sink, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
     return sink.getvalue()

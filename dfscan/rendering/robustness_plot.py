@@ -1,4 +1,4 @@
-"""The plot of ``dfscan stress``: what each condition does to a model, as a PNG in memory."""
+"""The plot of ``dfscan stress``: a model's robustness to each condition, as PNG in memory."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -21,11 +21,11 @@ _MOVES: Final = {
     "to_uncertain": ("→ UNCERTAIN", "#c4c4c4", INK, "..."),
     "to_none": ("→ no verdict", "white", INK, "xxx"),
 }
-"""Column → name, colour, colour of lines, and a pattern that tells it without colour."""
+"""Column → name, colour, line colour, and a pattern that identifies it without colour."""
 
 
 def robustness(rows: Sequence[Mapping[str, Any]], title: str = "Robustness") -> bytes:
-    """AUC (without labels the change of the score) and changed verdicts, a line a condition.
+    """AUC (without labels: change of the score) and changed verdicts, one line per condition.
 
     :param rows: as in ``stress.json``, the original first; see :mod:`dfscan.commands.stress.robustness`.
     """
@@ -48,7 +48,7 @@ def robustness(rows: Sequence[Mapping[str, Any]], title: str = "Robustness") -> 
 
 
 def _draw_auc(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A dot a condition with its interval; a line where the original is, one where guessing is."""
+    """One dot with its interval per condition; lines mark the original and guessing."""
     lowest = 0.5
     for place, row in enumerate(rows):
         auc, bounds = row["auc"], row["auc_interval"]
@@ -93,7 +93,7 @@ def _draw_score(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _draw_moves(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Shares of the videos whose verdict is another than the original's, stacked."""
+    """Stacked shares of videos whose verdict differs from the original's."""
     longest = 0.0
     for place, row in enumerate(rows):
         start = 0.0
@@ -116,7 +116,7 @@ def _look(column: str) -> dict[str, Any]:
 
 
 def _note(axes: Axes, across: float, place: int, text: str) -> None:
-    """A text beside a line, at a share of the panel's width."""
+    """Text beside a line, at a share of the panel's width."""
     axes.text(
         across, place, text, va="center", ha="left" if across > 1 else "center",
         transform=axes.get_yaxis_transform(),

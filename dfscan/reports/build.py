@@ -1,4 +1,4 @@
-"""``dfscan report``: one page about a face dataset, a run, verdicts or an evaluation."""
+"""``dfscan report``: a page about a face dataset, a run, verdicts or an evaluation."""
 
 import os
 import time
@@ -39,12 +39,10 @@ Collect = Callable[[storage.StoragePath, str, ReportConfig, Progress], Page]
 
 
 def run(config: ReportConfig, progress: Progress) -> ReportResult:
-    """Write the page; nothing else is written.
+    """Write the page. An existing page about the same input is replaced.
 
-    A page that is there about the same thing is replaced.
-
-    :raises SourceError: the path is nothing that a page can be about.
-    :raises OutputError: at the output is something else, or a page about another thing.
+    :raises SourceError: no report exists for what is at the path.
+    :raises OutputError: the output is something else, or a page about another input.
     """
     started = time.monotonic()
     path = storage.as_path(config.path).absolute()
@@ -65,9 +63,9 @@ def run(config: ReportConfig, progress: Progress) -> ReportResult:
 
 
 def _collector(path: storage.StoragePath) -> Collect:
-    """What is at a path, by the file that marks it.
+    """The report function for a path, by the marker file in it.
 
-    :raises SourceError: nothing is there, or nothing of dfscan's.
+    :raises SourceError: nothing is there, or nothing made by dfscan.
     """
     folders: tuple[tuple[str, Collect], ...] = (
         (MARKER, report_dataset.collect),
@@ -76,7 +74,7 @@ def _collector(path: storage.StoragePath) -> Collect:
     )
     if not storage.exists(path):
         raise SourceError(
-            f"there is nothing at {path}: give a face dataset, a run folder, a verdict file or an "
+            f"nothing exists at {path}: give a face dataset, a run folder, a verdict file or an "
             "evaluation",
             code="source.missing",
         )
@@ -88,7 +86,7 @@ def _collector(path: storage.StoragePath) -> Collect:
     if is_verdict_folder(path):
         return report_verdicts.collect
     raise SourceError(
-        f"{path} is nothing that a page can be about: give a face dataset ({MARKER}), a run folder "
+        f"{path} cannot be reported on: give a face dataset ({MARKER}), a run folder "
         f"({report_run.MARKER}), an evaluation ({EVALUATION}) or verdicts (.parquet, or their folder)",
         code="source.wrong_kind",
     )
@@ -101,14 +99,14 @@ def _output(config: ReportConfig, path: storage.StoragePath) -> storage.StorageP
     out = storage.as_path(config.out).absolute()
     if of_verdicts and out.parent == path:
         raise OutputError(
-            f"report.out: {config.out!r} lies in {path}, a folder for verdicts alone: give another file",
+            f"report.out: {config.out!r} is in {path}, a folder for verdicts only: give another file",
             code="output.wrong_kind",
         )
     return out
 
 
 def _about(path: storage.StoragePath, out: storage.StoragePath) -> str:
-    """What a page is about, as seen from where it lies, so that both can be moved together."""
+    """The page's input relative to the page, so that both can be moved together."""
     if isinstance(path, Path) and isinstance(out, Path):
         return os.path.relpath(path, out.parent)
     if path == out.parent:
@@ -117,9 +115,9 @@ def _about(path: storage.StoragePath, out: storage.StoragePath) -> str:
 
 
 def _check_output(out: storage.StoragePath, about: str, overwrite: bool) -> None:
-    """Refuse to replace anything but a page of ours.
+    """Refuse to replace anything but a report page.
 
-    :raises OutputError: it is no page, or one about another thing and ``overwrite`` is not given.
+    :raises OutputError: it is not a page, or is about another input and ``overwrite`` is not given.
     """
     if storage.is_folder(out):
         raise OutputError(
@@ -131,7 +129,7 @@ def _check_output(out: storage.StoragePath, about: str, overwrite: bool) -> None
     known = about_of(storage.read_start(out, HEAD_BYTES))
     if known is None:
         raise OutputError(
-            f"{out} is no page of dfscan report: give another --out", code="output.foreign"
+            f"{out} was not made by dfscan report: give another --out", code="output.foreign"
         )
     if known != about and not overwrite:
         raise OutputError(

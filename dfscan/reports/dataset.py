@@ -43,7 +43,8 @@ _VIDEO: Final = (
 
 @dataclass(frozen=True)
 class Stored:
-    """All (N,) stored faces without their pictures: file, place in it, size in pixels, score."""
+    """All N stored faces without their pictures, (N,) each: file, row in it, size in pixels,
+    score."""
 
     files: list[storage.StoragePath]
     file: npt.NDArray[np.int64]
@@ -54,7 +55,7 @@ class Stored:
 
     @classmethod
     def of(cls, target: FaceSet) -> "Stored":
-        """Of a dataset; no picture is read."""
+        """Read from a dataset, without pictures."""
         files = storage.parquet_files(target.faces)
         parts: dict[str, list[Any]] = defaultdict(list)
         for number, path in enumerate(files):
@@ -75,11 +76,11 @@ class Stored:
 def collect(
     path: storage.StoragePath, about: str, config: ReportConfig, progress: Progress
 ) -> Page:
-    """Everything that a page says of a face dataset.
+    """Collect the report page of a face dataset.
 
     :raises SourceError: its ``dataset.json`` is damaged, or newer than this dfscan.
     """
-    del progress  # nothing here takes long
+    del progress  # not needed: nothing here takes long
     target = FaceSet(path)
     header = target.header()
     rows = _rows(target)
@@ -128,9 +129,9 @@ def _tiles(rows: Sequence[Mapping[str, Any]], stored: Stored) -> list[Tile]:
 def _notes(header: Mapping[str, Any], rows: Sequence[Any]) -> list[str]:
     notes = []
     if not header.get("finished", False):
-        notes.append("The extraction has not finished: the same command continues it.")
+        notes.append("The extraction has not finished: run the same command again to continue.")
     if len(rows) > MAX_ROWS:
-        notes.append(f"The table lists the first {MAX_ROWS:,} videos; counts are of all of them.")
+        notes.append(f"The table lists the first {MAX_ROWS:,} videos; the counts include all.")
     return notes
 
 
@@ -150,7 +151,7 @@ def _counts(rows: Sequence[Mapping[str, Any]]) -> list[Counts]:
 
 
 def _histograms(stored: Stored) -> list[Histogram]:
-    """Sizes up to the largest but for one in two hundred, which would squeeze the rest."""
+    """Sizes up to the 99.5th percentile; outliers would squeeze the rest."""
     if not len(stored.side_px):
         return []
     top = max(1.0, float(np.quantile(stored.side_px, 0.995)))
@@ -168,7 +169,7 @@ def _histograms(stored: Stored) -> list[Histogram]:
 
 
 def _galleries(stored: Stored, places: Mapping[str, int], budget: int) -> list[Gallery]:
-    """An even sample of all faces, those the detector was least sure of, and the smallest."""
+    """An even sample of all faces, those with the lowest detector scores, and the smallest."""
     count = len(stored.score)
     if not budget or not count:
         return []
@@ -179,8 +180,8 @@ def _galleries(stored: Stored, places: Mapping[str, int], budget: int) -> list[G
     rest = np.setdiff1d(np.arange(count), np.concatenate([least, small]))
     spread = rest[np.linspace(0, len(rest) - 1, min(len(rest), budget - 2 * odd)).astype(int)]
     chosen = {
-        ("Least sure", "Faces that the detector found least certain."): least,
-        ("Smallest", "The smallest faces; size is the side of a square as large."): small,
+        ("Least sure", "Faces with the lowest detector scores."): least,
+        ("Smallest", "The smallest faces; size is the side of a square of equal area."): small,
         ("A sample", "Faces spread evenly over the whole dataset."): spread,
     }
     found = _read(stored, np.concatenate(list(chosen.values())))

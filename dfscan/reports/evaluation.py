@@ -1,4 +1,4 @@
-"""A report on an evaluation: figures, and the worst mistakes first."""
+"""The report on an evaluation: metrics, and the worst mistakes first."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -51,16 +51,16 @@ _HEADINGS: Final = {
 }
 
 _SAME: Final = ("content_sha256", "score_raw", "p_fake")
-"""What a verdict has in common with the row of an evaluation that was made of it."""
+"""Columns shared by a verdict and the evaluation row made from it."""
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class _Source:
-    """What was evaluated, as far as it is still there: verdicts, or a face dataset.
+    """The evaluated verdicts or face dataset, if still available.
 
-    ``places`` are those in ``verdicts`` of the videos whose verdict is still the one evaluated.
+    ``places`` are the indices in ``verdicts`` of videos whose verdict is unchanged.
     """
 
     verdicts: Verdicts | None
@@ -71,9 +71,9 @@ class _Source:
 def collect(
     path: storage.StoragePath, about: str, config: ReportConfig, progress: Progress
 ) -> Page:
-    """Everything that a page says of an evaluation.
+    """Collect the report page of an evaluation.
 
-    :raises SourceError: a file of it is missing or damaged.
+    :raises SourceError: one of its files is missing or damaged.
     """
     for name in (METRICS, ROWS):
         if not storage.exists(path / name):
@@ -85,7 +85,7 @@ def collect(
     rows = sorted(storage.read_table(path / ROWS).to_pylist(), key=_rank)
     source, notes = _source(metrics, _shown(rows, config.faces))
     if len(rows) > MAX_ROWS:
-        notes.append(f"The table lists the {MAX_ROWS:,} worst; counts are of all videos.")
+        notes.append(f"The table lists the {MAX_ROWS:,} worst; the counts include all videos.")
     unjudged = [row for row in rows if row["verdict"] is None]
     about_faces = _galleries(rows, source, config, progress)
     return Page(
@@ -115,7 +115,7 @@ def collect(
 
 
 def outcome(row: Row) -> str:
-    """What a verdict was against the truth."""
+    """The outcome of a verdict: right, false alarm, miss or uncertain."""
     label, verdict = row["label"], row["verdict"]
     if verdict is None:
         return "no verdict"
@@ -129,7 +129,7 @@ def outcome(row: Row) -> str:
 
 
 def wrong_by(row: Row) -> float | None:
-    """How far p_fake is from the truth, 0 to 1; None where either is not known."""
+    """The distance of p_fake from the label, 0 to 1; None if either is unknown."""
     if row["p_fake"] is None or row["label"] not in LABELS:
         return None
     p_fake = float(row["p_fake"])
@@ -137,14 +137,14 @@ def wrong_by(row: Row) -> float | None:
 
 
 def _rank(row: Row) -> tuple[int, float, str]:
-    """Mistakes first, then what is uncertain; the most wrong first."""
+    """Sort key: mistakes first, then uncertain videos; the most wrong first."""
     kind = outcome(row)
     group = 0 if kind in (FALSE_ALARM, MISS) else _ORDER.index(kind)
     return group, -(wrong_by(row) or 0.0), row["video_id"]
 
 
 def _shown(rows: Sequence[Row], faces: int) -> list[Row]:
-    """The rows of the table, and those further down whose faces may be shown."""
+    """The rows of the table, and others whose faces may be shown."""
     shown, rest = list(rows[:MAX_ROWS]), rows[MAX_ROWS:]
     for kind in _HEADINGS:
         shown += [row for row in rest if outcome(row) == kind][:faces]
@@ -152,17 +152,17 @@ def _shown(rows: Sequence[Row], faces: int) -> list[Row]:
 
 
 def _source(metrics: Mapping[str, Any], rows: Sequence[Row]) -> tuple[_Source, list[str]]:
-    """What was evaluated; what is there by that name now need not be it, so it is checked.
+    """Find the evaluated data, and check that it is unchanged.
 
-    :param rows: those that are shown; of verdicts no others are read.
+    :param rows: the rows shown; only their verdicts are read.
     """
     path = storage.as_path(str(metrics.get("path")))
     if metrics.get("kind") == "faces":
         there = storage.exists(path / FACES)
-        note = [] if there else [f"The face dataset {path} is gone: no face can be shown."]
+        note = [] if there else [f"The face dataset {path} is missing: no face can be shown."]
         return _Source(None, {}, path if there else None), note
     if not storage.exists(path):
-        return _Source(None, {}, None), [f"The verdicts {path} are gone: no face can be shown."]
+        return _Source(None, {}, None), [f"The verdicts {path} are missing: no face can be shown."]
     try:
         file = open_verdicts(path)
     except SourceError as error:
@@ -178,8 +178,8 @@ def _source(metrics: Mapping[str, Any], rows: Sequence[Row]) -> tuple[_Source, l
     }
     others = len(rows) - len(places)
     notes = [
-        f"{others:,} videos have another verdict in {path} by now, or none: neither faces nor "
-        "timelines of those are shown."
+        f"{others:,} videos now have another verdict in {path}, or none: their faces and "
+        "timelines are not shown."
     ]
     return _Source(verdicts, places, None), notes if others else []
 
@@ -189,9 +189,9 @@ def _source(metrics: Mapping[str, Any], rows: Sequence[Row]) -> tuple[_Source, l
 
 def _under(metrics: Mapping[str, Any]) -> str:
     videos = metrics.get("videos") or {}
-    what = "Faces judged by a model" if metrics.get("kind") == "faces" else "Verdicts"
+    what = "Faces scored by a model" if metrics.get("kind") == "faces" else "Verdicts"
     return (
-        f"{what} against the truth: {videos.get('labelled', 0):,} labelled videos in "
+        f"{what} against the labels: {videos.get('labelled', 0):,} labelled videos in "
         f"{videos.get('groups', 0):,} groups. The worst mistakes come first."
     )
 
@@ -230,7 +230,7 @@ def _figures(metrics: Mapping[str, Any]) -> list[Table]:
     if competition:
         said = (
             f"Where each of the {competition['filled_in']:,} videos without a score counts as 0.5, "
-            "as the competition had it; it is no figure of the model's."
+            "as in the competition; it is not a metric of the model alone."
         )
         rows = [[f"{competition['videos']:,} videos", competition["log_loss"]]]
         tables.append(Table("Log loss of the DFDC competition", ("over", "log loss"), rows, said))
@@ -253,11 +253,11 @@ def _comparison(found: Mapping[str, Any]) -> Table:
         if found["difference"].get(name) is not None
     ]
     test = found["difference"].get("mcnemar") or {}
-    note = f"{found['both']:,} videos that both scored."
+    note = f"{found['both']:,} videos scored by both."
     if test:
         note += (
-            f" Of {test['rows']:,} that both decided {test['only_first']:,} are right here alone and "
-            f"{test['only_second']:,} there alone: McNemar's exact test gives p = {test['p']:.3g}."
+            f" Of {test['rows']:,} that both decided {test['only_first']:,} are right only here and "
+            f"{test['only_second']:,} only there: McNemar's exact test gives p = {test['p']:.3g}."
         )
     columns = ("figure", "these", "the others", "difference")
     return Table(f"Against {found.get('against')}", columns, rows, note)
@@ -269,7 +269,8 @@ def _comparison(found: Mapping[str, Any]) -> Table:
 def _galleries(
     rows: Sequence[Row], source: _Source, config: ReportConfig, progress: Progress
 ) -> list[Gallery]:
-    """The faces of mistakes and of uncertain videos; each kind has a third, or what others leave."""
+    """The faces of mistakes and uncertain videos; each kind gets a third, or what the others
+    leave."""
     if not config.faces or (source.verdicts is None and source.faces is None):
         return []
     kinds = [outcome(row) for row in rows]
@@ -291,8 +292,8 @@ def _galleries(
 def _pictures(
     rows: Sequence[Row], source: _Source, config: ReportConfig, progress: Progress
 ) -> list[Picture]:
-    """One face of each video: of verdicts the most wrong one, of a dataset the middle one."""
-    lost = Picture(None, "not there any more, or another by now")
+    """One face per video: the most wrong one of verdicts, the middle one of a dataset."""
+    lost = Picture(None, "missing or replaced")
     if source.faces is not None:
         keys = _middle_faces(source.faces, {row["video_id"] for row in rows})
         found = from_datasets([source.faces], keys.values())
@@ -331,7 +332,7 @@ def _face(row: Row, place: int, picture: Picture) -> Face:
         "score": _rounded(row["score_raw"]),
         "wrong by": _rounded(wrong_by(row)),
     }
-    # A column of labels changes no figure.
+    # A column of labels does not affect the metrics.
     facts = {**facts, **entries_to_dict(row["attributes"]), **facts}
     video = place if place < MAX_ROWS else None
     badge = row["verdict"] or ""
@@ -376,7 +377,7 @@ def _videos(rows: Sequence[Row], source: _Source) -> Videos:
         Column("file", get("uri"), detail=True),
     ]
     shown = [c for c in columns if c.detail or any(v is not None for v in c.values)]
-    note = "Mistakes first, then uncertain videos; within both the most wrong p_fake first."
+    note = "Mistakes first, then uncertain videos; each sorted by how wrong p_fake is."
     timelines: list[Timeline | None] = [None] * len(rows)
     if source.verdicts is not None:
         timelines = source.verdicts.timelines(source.places.get(row["video_id"]) for row in rows)

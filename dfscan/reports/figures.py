@@ -1,4 +1,4 @@
-"""Figures with their intervals as tables of a report."""
+"""Tables of metrics with their intervals, for reports."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -11,12 +11,12 @@ _WAYS: Final = {"by_video": "by video", "by_frame": "by frame"}
 
 
 def title_of(name: str) -> str:
-    """A figure's name in words."""
+    """A metric's display name."""
     return TITLES.get(name, name.replace("_", " "))
 
 
 def figure(figures: Mapping[str, Any], name: str) -> str | None:
-    """``"0.776 (0.741 to 0.998)"``, in which no line breaks; None where there is none."""
+    """``"0.776 (0.741 to 0.998)"``, without line breaks; None if undefined."""
     value = figures.get(name)
     if not isinstance(value, int | float):
         return None
@@ -27,9 +27,10 @@ def figure(figures: Mapping[str, Any], name: str) -> str | None:
 
 
 def side_table(title: str, ways: Mapping[str, Any]) -> Table:
-    """Every figure by frame and by video.
+    """All metrics by frame and by video.
 
-    :param ways: ``by_frame``, ``by_video`` → what :func:`dfscan.evaluation.metrics.measure` gives.
+    :param ways: ``by_frame``, ``by_video`` → the result of
+        :func:`dfscan.evaluation.metrics.measure`.
     """
     shown = {key: said for key, said in _WAYS.items() if isinstance(ways.get(key), Mapping)}
     rows: list[list[Cell]] = [["reals and fakes", *(_classes(ways[key]) for key in shown)]]
@@ -47,7 +48,7 @@ def _classes(figures: Mapping[str, Any]) -> str:
 
 
 def _decided(figures: Mapping[str, Any]) -> str | None:
-    """``"8 of 10"``: the rows that accuracy and the like are of."""
+    """``"8 of 10"``: the rows used for accuracy and similar metrics."""
     if "undecided" not in figures:
         return None
     rows = figures["reals"] + figures["fakes"]
@@ -65,17 +66,17 @@ def _notes(figures: Mapping[str, Any]) -> list[str]:
         notes.append(_sentence(how["note"]))
     elif how:
         notes.append(
-            f"In brackets {100 * how['level']:g} % intervals of {how['groups']:,} groups of related "
+            f"In brackets: {100 * how['level']:g} % intervals over {how['groups']:,} groups of related "
             "videos."
         )
     return notes
 
 
 def breakdown_table(attribute: str, values: Mapping[str, Mapping[str, Any]]) -> Table:
-    """AUC and the like for each value of an attribute.
+    """AUC and other metrics for each value of an attribute.
 
-    Reals, fakes and those without a decision are the value's own where they are counted; else of
-    what the figures are of, which may be all reals, as ``against`` says.
+    Counts of reals, fakes and undecided rows are the value's own if available, otherwise those of
+    the rows compared, which may include all reals (see ``against``).
     """
     names = [n for n in ("auc", "tpr_at_1pct_fpr", "recall", "log_loss") if n in SCALARS]
     rows: list[list[Cell]] = [
@@ -87,7 +88,7 @@ def breakdown_table(attribute: str, values: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def _own_counts(figures: Mapping[str, Any]) -> list[Cell]:
-    """Reals, fakes, and how many of both are called neither."""
+    """Counts of reals, fakes, and undecided rows."""
     table = figures.get("truth_by_verdict")
     if table is None:
         return [figures.get(name) for name in ("reals", "fakes", "undecided")]

@@ -1,4 +1,4 @@
-"""What every report counts and lists: values, reasons, where things came from."""
+"""Helpers of all reports: counts by value and reason, lists and plots."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from dfscan.rendering.page import Cell, Counts, Plot, Table
 from dfscan.schemas.status import SUCCEEDED
 
 MANY: Final = 12
-"""Up to so many values of one property are drawn as bars."""
+"""Largest number of bars per property."""
 
 _GROUPS: Final = 100
 _EXAMPLES: Final = 3
@@ -19,9 +19,9 @@ _PNG: Final = b"\x89PNG\r\n\x1a\n"
 
 
 def by_value(title: str, values: Iterable[str | None], order: Sequence[str] = ()) -> Counts:
-    """How often each value occurs: those of ``order`` first, then the most frequent.
+    """Count each value: those of ``order`` first, then the most frequent.
 
-    None counts as ``none``; what is beyond :data:`MANY` values counts together.
+    None counts as ``none``; values beyond :data:`MANY` are counted together.
     """
     found = Counter("none" if value is None else value for value in values)
     names = [name for name in order if name in found]
@@ -34,9 +34,9 @@ def by_value(title: str, values: Iterable[str | None], order: Sequence[str] = ()
 def by_reason(
     names: Sequence[str], statuses: Sequence[str | None], reasons: Sequence[str | None]
 ) -> Table | None:
-    """Videos that could not be judged or read, by status and reason; None where there are none.
+    """Videos without a result, by status and reason; None if there are none.
 
-    Reasons of one :func:`kind_of` are one.
+    Reasons are grouped by :func:`kind_of`.
 
     :param names: (N,) of the videos. :param statuses: (N,). :param reasons: (N,) or None.
     """
@@ -51,7 +51,7 @@ def by_reason(
         for (status, reason), mine in ranked[:_GROUPS]
     ]
     left = len(ranked) - _GROUPS
-    note = f"{left:,} rarer reasons are left out." if left > 0 else ""
+    note = f"{left:,} rarer reasons are omitted." if left > 0 else ""
     return Table(
         "Videos without a result, by reason",
         ("status", "reason", "videos", "for example"),
@@ -61,17 +61,17 @@ def by_reason(
 
 
 def failed(statuses: Iterable[str | None]) -> int:
-    """How many count as failed."""
+    """Number of failed statuses."""
     return sum(status not in SUCCEEDED for status in statuses)
 
 
 def resolution(width: int | None, height: int | None) -> str | None:
-    """``"1920 × 1080"``, in which no line breaks; None where it is not known."""
+    """``"1920 × 1080"``, without line breaks; None if unknown."""
     return f"{width}\u00a0×\u00a0{height}" if width and height else None
 
 
 def in_words(values: Mapping[str, Any]) -> str:
-    """``"name mtcnn, min_face auto"``: a mapping on one line, nothing that is null."""
+    """``"name mtcnn, min_face auto"``: a mapping on one line, without nulls."""
     shown = []
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -84,14 +84,14 @@ def in_words(values: Mapping[str, Any]) -> str:
 
 
 def listed(values: Iterable[Cell], most: int = 10) -> str:
-    """Different values, sorted, on one line; at most so many."""
+    """Distinct values, sorted, on one line; at most ``most``."""
     names = sorted({str(value) for value in values if value is not None})
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def plots_of(folder: storage.StoragePath, first: str = "") -> list[Plot]:
-    """The PNGs of a folder by name, one of them first; what is no PNG, or huge, is left out."""
+    """The PNGs of a folder by name, ``first`` first; other or very large files are skipped."""
     found = []
     paths = sorted(storage.in_folder(folder, "*.png"), key=lambda p: (p.name != first, p.name))
     for path in paths:

@@ -1,4 +1,4 @@
-"""A report on a run folder: one training, or a series of them."""
+"""The report on a run folder: one training, or a series."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from dfscan.schemas.records import entries_to_dict
 from dfscan.schemas.status import LABELS
 
 A_VIDEO: Final = 3
-"""Faces of one video at most: one video's mistake would else fill the page."""
+"""Largest number of faces per video, so that one video does not fill the page."""
 
 MARKER: Final = "run.json"
 _SIDES: Final = ("test", "validation")
@@ -28,7 +28,7 @@ _PREDICTIONS: Final = "predictions"
 
 @dataclass(frozen=True)
 class Held:
-    """The faces of a held-out side, (N,) each: key, label, logit; and attributes by video."""
+    """The faces of a held-out side: key, label and logit, (N,) each; attributes by video."""
 
     side: str
     keys: list[FaceKey]
@@ -37,20 +37,20 @@ class Held:
     attributes: dict[str, dict[str, str]]
 
     def wrongness(self, place: int) -> float:
-        """How far a face's logit lies on the wrong side."""
+        """How far a face's logit is on the wrong side of 0."""
         return self.logits[place] if self.labels[place] == "REAL" else -self.logits[place]
 
 
 def collect(
     path: storage.StoragePath, about: str, config: ReportConfig, progress: Progress
 ) -> Page:
-    """Everything that a page says of a run folder.
+    """Collect the report page of a run folder.
 
     :raises SourceError: the training has not finished, or its files are damaged.
     """
     if not storage.exists(path / _METRICS):
         raise SourceError(
-            f"{path} holds no {_METRICS}: the training has not finished; the same dfscan train goes on",
+            f"{path} holds no {_METRICS}: the training has not finished; run the same dfscan train again to continue",
             code="source.unfinished",
         )
     metrics, run = storage.read_json(str(path / _METRICS)), _run(path)
@@ -59,14 +59,14 @@ def collect(
     held = _held_out(path)
     wanted = _most_wrong(held, config.faces)
     roots = [storage.as_path(p) for p in run.get("faces") or ()]
-    progress.message("looking for the held-out faces in the datasets of the run")
+    progress.message("looking up the held-out faces in the run's datasets")
     pictures = from_datasets(roots, [held.keys[i] for i in wanted]) if held else {}
     videos, places = _videos(held)
     side = next((s for s in _SIDES if metrics.get(s)), "validation")
     return Page(
         kind="Run",
         heading=path.name,
-        under=f"{metrics.get('backbone')}, figures of the held-out side: {side}.",
+        under=f"{metrics.get('backbone')}, metrics of the held-out side: {side}.",
         about=about,
         made=datetime.now(UTC),
         tiles=_tiles(metrics, metrics.get(side) or {}, side),
@@ -100,7 +100,7 @@ def _series(
     return Page(
         kind="Series of runs",
         heading=path.name,
-        under=f"{len(runs)} runs; each has a folder, and dfscan report makes its page.",
+        under=f"{len(runs)} runs; each has a folder: run dfscan report on it for its page.",
         about=about,
         made=datetime.now(UTC),
         tiles=[Tile("runs", len(runs))],
@@ -145,12 +145,12 @@ def _figures(metrics: Mapping[str, Any]) -> list[Table]:
 
 
 def _changed(path: storage.StoragePath, metrics: Mapping[str, Any]) -> list[str]:
-    """Whether the model file is still the one that was measured."""
+    """A warning if the model file is not the one that was measured."""
     model = path / _MODEL
     if not storage.exists(model):
         return [f"{_MODEL} is gone."]
     if storage.content_sha256(str(model)) != metrics.get("model_sha256"):
-        return [f"{_MODEL} is another by now than the one that these figures are of."]
+        return [f"{_MODEL} has changed since these metrics were computed."]
     return []
 
 
@@ -158,7 +158,7 @@ def _changed(path: storage.StoragePath, metrics: Mapping[str, Any]) -> list[str]
 
 
 def _held_out(path: storage.StoragePath) -> Held | None:
-    """What the network said of the test side, else of the validation side."""
+    """The predictions for the test side, or else for the validation side."""
     for side in _SIDES:
         file = path / _PREDICTIONS / f"{side}.parquet"
         if storage.exists(file):
@@ -180,7 +180,7 @@ def _held_out(path: storage.StoragePath) -> Held | None:
 
 
 def _most_wrong(held: Held | None, budget: int) -> list[int]:
-    """Faces, the most wrong first, half of them of each class as far as there are so many."""
+    """Faces, the most wrong first, half of each class if possible."""
     if held is None:
         return []
     found = []
@@ -206,7 +206,7 @@ def _galleries(
 ) -> list[Gallery]:
     if held is None:
         return []
-    lost = Picture(None, "not in the datasets of the run any more")
+    lost = Picture(None, "no longer in the run's datasets")
     told = {
         "REAL": ("Reals that look most fake", "Held-out real faces, the highest score first."),
         "FAKE": ("Fakes that look most real", "Held-out fake faces, the lowest score first."),
@@ -228,7 +228,7 @@ def _galleries(
 
 
 def _videos(held: Held | None) -> tuple[Videos | None, dict[str, int]]:
-    """The held-out videos, the most wrong first, and the place of each."""
+    """The held-out videos, the most wrong first, and the index of each."""
     if held is None:
         return None, {}
     scores: dict[str, list[float]] = {}
@@ -251,7 +251,7 @@ def _videos(held: Held | None) -> tuple[Videos | None, dict[str, int]]:
         Column("attributes", about),
     ]
     shown = [c for c in columns if any(v is not None for v in c.values)]
-    note = f"Videos of the {held.side} side, the most wrong first: how far the mean logit lies on the wrong side of 0."
+    note = f"Videos of the {held.side} side, sorted by how far the mean logit is on the wrong side of 0."
     return Videos(shown, (), "wrong by", note), {name: i for i, name in enumerate(names)}
 
 

@@ -1,4 +1,4 @@
-"""A report on verdicts."""
+"""The report on verdicts."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,14 +45,14 @@ from dfscan.verdicts.provenance import records
 from dfscan.verdicts.table import VerdictTable, open_verdicts, verdict_files
 
 MAX_ROWS: Final = 25_000
-"""Videos that a page lists, some 200 bytes each and more where names are long."""
+"""Largest number of videos on a page, about 200 bytes each."""
 
 MAX_TIMELINES: Final = 10_000
 MAX_POINTS: Final = 400_000
-"""Faces in all timelines: some 10 bytes of the page each, and 32 a video of 10,000."""
+"""Largest number of faces in all timelines, about 10 bytes each."""
 
 PEOPLE: Final = 4
-"""Faces of one video at most."""
+"""Largest number of faces per video."""
 
 OUTCOMES: Final = ("FAKE", "UNCERTAIN", "REAL")
 _BINS: Final = 25
@@ -70,9 +70,9 @@ Way = tuple[str | None, str | None]
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Some rows of verdicts, in an order of the caller's.
+    """Some rows of verdicts, in the caller's order.
 
-    ``rows`` are all columns but ``frames``, whose values lie flat: row ``i`` has those from
+    ``rows`` have all columns but ``frames``, whose values are flattened: row ``i`` has those from
     ``starts[i]`` to ``starts[i + 1]``.
     """
 
@@ -87,7 +87,7 @@ class Verdicts:
 
     @classmethod
     def of(cls, file: VerdictTable, places: Sequence[int]) -> "Verdicts":
-        """The rows at these places; all are in memory."""
+        """Read the rows with these indices into memory."""
         table = file.take(places)
         lists = table.column("frames").combine_chunks()
         flat = lists.flatten()
@@ -105,9 +105,9 @@ class Verdicts:
         )
 
     def timeline(self, place: int) -> Timeline | None:
-        """p_fake of every face of a row, a person a track; None where it has no face.
+        """p_fake of every face of a row, one track per person.
 
-        And where the verdicts do not say how to map a face's score to a p_fake.
+        None if the row has no face, or if the map from score to p_fake is unknown.
         """
         own = range(int(self.starts[place]), int(self.starts[place + 1]))
         row = self.rows[place]
@@ -132,7 +132,7 @@ class Verdicts:
         return Timeline(row["duration_s"], row["threshold"], lines) if lines else None
 
     def timelines(self, places: Iterable[int | None]) -> list[Timeline | None]:
-        """Those of rows in their order, of as many as a page has room for; None: of no row."""
+        """The timelines of rows, in order, up to the page's limit; None for no row."""
         found: list[Timeline | None] = []
         lines, left = MAX_TIMELINES, MAX_POINTS
         for place in places:
@@ -156,7 +156,7 @@ class Verdicts:
         return 1.0, float(logit(p_fake)) - score
 
     def spots(self, place: int, lowest: bool = False) -> list[Spot]:
-        """The face with the highest score of each person of a row, the highest first; or lowest."""
+        """The face with the highest (or lowest) score of each person of a row, sorted."""
         sign = 1 if lowest else -1
         best: dict[int | None, int] = {}
         for at in range(int(self.starts[place]), int(self.starts[place + 1])):
@@ -180,27 +180,27 @@ class Verdicts:
 
 
 def read_brief(file: VerdictTable) -> pa.Table:
-    """What is counted of every row; of the nested columns nothing but ``custody``'s plain ones."""
+    """Read the columns that are counted over all rows, without the large nested ones."""
     columns = [*_BRIEF, *(f"custody.{name}" for name in _CUSTODY)]
     return file.read(columns).combine_chunks()
 
 
 def _ranked(brief: pa.Table) -> list[int]:
-    """Places of the rows by falling p_fake, those without one last; equal ones by name."""
+    """Row indices by descending p_fake, those without one last; ties by name."""
     columns = (brief.column(name).to_pylist() for name in ("p_fake", "video_id"))
     keys = [(-(-1.0 if p is None else p), name) for p, name in zip(*columns, strict=True)]
     return sorted(range(len(keys)), key=keys.__getitem__)
 
 
 def _way(row: Mapping[str, Any]) -> Way:
-    """A quick look has a calibration of its own."""
+    """The row's scoring configuration; a quick pass has its own calibration."""
     return (row["custody"] or {}).get("config_hash"), row["look"]
 
 
 def _maps(rows: Sequence[Mapping[str, Any]]) -> dict[Way, tuple[float, float]]:
     """Slope and offset from a score to the logit of p_fake, see :func:`score_map`.
 
-    A way of a single video that does not tell them has none here; its own pair fixes one point.
+    Omits configurations with a single video that does not determine the map.
     """
     ways: dict[Way, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -218,7 +218,7 @@ def _maps(rows: Sequence[Mapping[str, Any]]) -> dict[Way, tuple[float, float]]:
 def _pairs(
     rows: Sequence[Mapping[str, Any]],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """(N,) scores and p_fake; NaN where there is none."""
+    """(N,) scores and p_fake; NaN if missing."""
     scores, p_fake = (np.array([r[n] for r in rows], np.float64) for n in ("score_raw", "p_fake"))
     return scores, p_fake
 
@@ -226,9 +226,9 @@ def _pairs(
 def collect(
     path: storage.StoragePath, about: str, config: ReportConfig, progress: Progress
 ) -> Page:
-    """Everything that a page says of verdicts.
+    """Collect the report page of verdicts.
 
-    :raises UsageError: they are none, or its record is damaged.
+    :raises UsageError: there are no verdicts, or the record is damaged.
     """
     file = open_verdicts(path)
     brief = read_brief(file)
@@ -288,21 +288,23 @@ def _notes(rows: Sequence[Mapping[str, Any]], custody: pa.ChunkedArray) -> list[
     if raw:
         notes.append(
             f"{raw:,} videos were scored by a model without a calibration: their p_fake ranks them "
-            "and is no probability (dfscan calibrate makes it one)."
+            "but is not a probability (dfscan calibrate makes it one)."
         )
     ways = _different(custody, "config_hash")
     if len(ways) > 1:
         notes.append(
-            f"The rows were made by {len(ways)} configurations: their p_fake need not be comparable "
-            "(dfscan score --stale rescan makes them one)."
+            f"The rows were made by {len(ways)} configurations: their p_fake may not be comparable "
+            "(dfscan score --stale rescan scores them with one)."
         )
     if len(rows) > MAX_ROWS:
-        notes.append(f"The table lists the {MAX_ROWS:,} most suspicious; counts are of all videos.")
+        notes.append(
+            f"The table lists the {MAX_ROWS:,} most suspicious; the counts include all videos."
+        )
     return notes
 
 
 def _truth(rows: Sequence[Mapping[str, Any]], outcomes: Sequence[str]) -> Table | None:
-    """Truth against verdict, where the rows have labels."""
+    """Label against verdict, if the rows have labels."""
     if all(row["label"] is None for row in rows):
         return None
     names = (*OUTCOMES, _NONE)
@@ -311,7 +313,7 @@ def _truth(rows: Sequence[Mapping[str, Any]], outcomes: Sequence[str]) -> Table 
         mine = [o for row, o in zip(rows, outcomes, strict=True) if row["label"] == label]
         if mine:
             lines.append([label or "no label", *(mine.count(name) for name in names), len(mine)])
-    note = "dfscan evaluate says how good the verdicts are, with intervals."
+    note = "dfscan evaluate computes metrics with intervals."
     return Table("Label and verdict", ("label", *names, "all"), lines, note)
 
 
@@ -345,9 +347,9 @@ def _histograms(rows: Sequence[Mapping[str, Any]]) -> list[Histogram]:
 def galleries_of(
     verdicts: Verdicts, places: Sequence[int], config: ReportConfig, progress: Progress
 ) -> tuple[list[Gallery], list[str]]:
-    """The faces of the most suspicious of some rows, and those of uncertain ones apart.
+    """The faces of the most suspicious rows, and separately those of uncertain ones.
 
-    :returns: the galleries, and what there is to say of pictures that could not be had.
+    :returns: the galleries, and warnings about missing pictures.
     """
     unsure, sure = _chosen(verdicts, places, config.faces)
     chosen = [*sure, *unsure]
@@ -364,7 +366,7 @@ def galleries_of(
         ),
         (
             "Uncertain",
-            "Videos whose evidence does not suffice for a verdict, the highest p_fake first.",
+            "Videos with too little evidence for a verdict, the highest p_fake first.",
             unsure,
         ),
     ]
@@ -389,7 +391,8 @@ def galleries_of(
 
 
 def _chosen(verdicts: Verdicts, places: Sequence[int], budget: int) -> tuple[list[int], list[int]]:
-    """Rows whose faces are shown: uncertain ones, a quarter of the budget or more, and judged."""
+    """Rows whose faces are shown: uncertain ones (at least a quarter of the budget) and decided
+    ones."""
     rows, starts = verdicts.rows, verdicts.starts
     able = [
         place
@@ -398,7 +401,9 @@ def _chosen(verdicts: Verdicts, places: Sequence[int], budget: int) -> tuple[lis
     ]
     unsure = [place for place in able if rows[place]["verdict"] == "UNCERTAIN"]
     sure = [place for place in able if rows[place]["verdict"] in LABELS]
-    sure.sort(key=lambda place: rows[place]["verdict"] != "FAKE")  # stable: p_fake falls within
+    sure.sort(
+        key=lambda place: rows[place]["verdict"] != "FAKE"
+    )  # stable: keeps the order by p_fake
     room = max(budget // 4, budget - len(sure))
     unsure = unsure[:room]
     return unsure, sure[: budget - len(unsure)]
@@ -407,7 +412,7 @@ def _chosen(verdicts: Verdicts, places: Sequence[int], budget: int) -> tuple[lis
 def _with_more_people(
     verdicts: Verdicts, chosen: Sequence[int], budget: int
 ) -> dict[int, tuple[Spot, ...]]:
-    """One face a video; with room left further people of the first ones."""
+    """One face per video; if there is room, further people of the first videos."""
     room = budget - len(chosen)
     found = {}
     for place in chosen:
@@ -419,7 +424,7 @@ def _with_more_people(
 
 
 def wanted_of(row: Mapping[str, Any], spots: tuple[Spot, ...]) -> Wanted:
-    """What is to be cut out of the video of a row."""
+    """The faces to crop from a row's video."""
     ref = VideoRef(
         video_id=row["video_id"], uri=row["uri"], part="", label=row["label"], original=None,
         group="", bytes=row["bytes"], version=row["version"],
@@ -469,14 +474,14 @@ def _videos(verdicts: Verdicts) -> Videos:
 
 
 def note_of(timelines: Sequence[Timeline | None], faces: Iterable[int]) -> str:
-    """Which videos have a timeline, where not all with faces do."""
+    """A note if not all videos with faces have a timeline."""
     count = sum(line is not None for line in timelines)
     able = sum(number > 0 for number in faces)
     return "" if count >= able else f"The first {count:,} of {able:,} with faces have a timeline."
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """Columns of a table of verdicts; the last six are shown with a single video only."""
+    """Columns of a table of verdicts; the last six are shown only in a video's details."""
 
     def get(name: str) -> list[Cell]:
         return [row[name] for row in rows]
@@ -521,7 +526,7 @@ def _different(custody: pa.ChunkedArray, name: str) -> list[Any]:
 
 
 def _files(path: storage.StoragePath) -> dict[str, Cell]:
-    """What the verdicts lie in, and a digest by which to tell that it is the same still."""
+    """The name of the verdict file or folder, and a digest to detect changes."""
     if not storage.is_folder(path):
         digest = storage.content_sha256(str(path))
         return {"verdict file": path.name, "SHA-256 of the file": digest}

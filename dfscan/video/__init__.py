@@ -1,4 +1,4 @@
-"""Bytes → sampled frames. The only place that knows containers, codecs and decoders."""
+"""Bytes → sampled frames. Only this package handles containers, codecs and decoders."""
 
 from dfscan.video.reading import (
     DECODERS,

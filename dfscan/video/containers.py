@@ -1,8 +1,8 @@
-"""Containers are recognised by their first bytes, before a decoder sees the file.
+"""Identify containers by their first bytes, before a decoder sees the file.
 
-FFmpeg's demuxers for playlists, concat scripts and network protocols cannot be switched off from
-Python, and they would follow what a file names. So only the containers listed here are opened,
-each with its own demuxer named, and no other is ever probed for.
+FFmpeg's demuxers for playlists, concat scripts and network protocols cannot be disabled from
+Python, and they follow references in a file. Therefore only the containers listed here are opened,
+each with an explicit demuxer, and FFmpeg never probes for others.
 """
 
 from typing import Final
@@ -10,7 +10,7 @@ from typing import Final
 from dfscan.errors import VideoError
 
 HEAD: Final = 4096
-"""So many first bytes are enough to recognise a file."""
+"""Number of leading bytes that identify a file."""
 
 _ISO_BOXES: Final = frozenset(
     (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"sidx", b"moof")
@@ -53,7 +53,7 @@ _NOT_VIDEO: Final[tuple[tuple[bytes, str], ...]] = (
 
 
 def recognise(head: bytes) -> str:
-    """The name of FFmpeg's demuxer for a file that begins with ``head``.
+    """The name of FFmpeg's demuxer for a file that starts with ``head``.
 
     :param head: the first :data:`HEAD` bytes, fewer for a shorter file.
     :raises VideoError: ``not_video`` or ``refused``, saying what the file is.
@@ -78,7 +78,7 @@ def recognise(head: bytes) -> str:
 
 
 def _refusal(head: bytes) -> VideoError:
-    """Why a file that no demuxer may open is not opened."""
+    """The error for a file that no allowed demuxer opens."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for magic, what in _REFUSED:
         if start.startswith(magic):
@@ -88,7 +88,7 @@ def _refusal(head: bytes) -> VideoError:
             return VideoError("not_video", f"{what}, not a video")
     if all(32 <= b < 127 or b in b"\t\r\n\f" for b in head):
         return VideoError("not_video", "a text file, not a video")
-    return VideoError("not_video", "no known video container begins like this")
+    return VideoError("not_video", "not a known video container")
 
 
 def _is_transport_stream(head: bytes) -> bool:

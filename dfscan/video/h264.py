@@ -1,8 +1,8 @@
-"""What an H.264 packet says of itself without being decoded: ITU-T H.264 (08/2021), 7.3.1 and 7.4.1.
+"""Read H.264 packet headers without decoding: ITU-T H.264 (08/2021), 7.3.1 and 7.4.1.
 
-An instantaneous decoding refresh (IDR) picture ends every dependence: no picture after it, in decoding order,
-is predicted from one before it (7.4.1.2.4). So whatever lies between the last wanted
-picture and the next IDR can be left out, and so can all pictures from one IDR to the next.
+An instantaneous decoding refresh (IDR) picture resets prediction: no picture after it, in decoding
+order, is predicted from one before it (7.4.1.2.4). So everything between the last wanted picture
+and the next IDR can be skipped, and so can all pictures between two IDRs without a wanted one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,8 +16,8 @@ _IDR: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """One access unit: ``pts`` in the stream's time base, ``reference`` where others may be predicted
-    from it, ``idr``, and ``parameters`` where parameter sets travel in it."""
+    """One access unit: ``pts`` in the stream's time base; ``reference`` if others may be predicted
+    from it; ``idr``; ``parameters`` if it contains parameter sets."""
 
     pts: int
     reference: bool
@@ -28,8 +28,8 @@ class Packet:
 def describe(pts: int, data: memoryview, extradata: bytes | None) -> Packet:
     """Read the headers of an access unit's NAL units.
 
-    :param extradata: the stream's; an ``avcC`` record (ISO/IEC 14496-15, 5.3.3.1) says that units
-        have their length before them, otherwise start codes part them (Annex B).
+    :param extradata: the stream's. With an ``avcC`` record (ISO/IEC 14496-15, 5.3.3.1), units are
+        prefixed by their length; otherwise start codes separate them (Annex B).
     """
     prefix = (extradata[4] & 3) + 1 if extradata and extradata[0] == 1 else 0
     heads = list(_after_lengths(data, prefix) if prefix else _after_start_codes(data))
@@ -44,9 +44,9 @@ def describe(pts: int, data: memoryview, extradata: bytes | None) -> Packet:
 
 
 def needed(packets: Sequence[Packet], wanted: frozenset[int]) -> frozenset[int]:
-    """Time stamps of the packets to decode for the pictures at ``wanted``, their own among them."""
+    """Time stamps of the packets that must be decoded for the pictures at ``wanted``."""
     found: set[int] = set()
-    behind = False  # whether a wanted picture comes later in decoding order, before the next IDR
+    behind = False  # whether a wanted picture follows in decoding order before the next IDR
     keep_all = not _refreshable(packets)
     for packet in reversed(packets):
         if packet.pts in wanted:
@@ -60,7 +60,7 @@ def needed(packets: Sequence[Packet], wanted: frozenset[int]) -> frozenset[int]:
 
 
 def _refreshable(packets: Sequence[Packet]) -> bool:
-    """Whether no IDR needs parameter sets from a packet that may be left out."""
+    """Whether no IDR needs parameter sets from a packet that may be skipped."""
     carrying = {(packet.idr, packet.parameters) for packet in packets}
     return (False, True) not in carrying and not carrying >= {(True, True), (True, False)}
 

@@ -1,8 +1,8 @@
-"""Still pictures behind the interface of videos: one frame at second 0.
+"""Still pictures behind the video interface: one frame at second 0.
 
-Pillow decodes them. As with containers, a file is recognised by its first bytes and only the one
-plugin for that format sees it. What is decoded is what a viewer shows: turned as EXIF says, with
-what is transparent in black. Colours are the stored ones: colour profiles are not applied.
+Pillow decodes them. As with containers, a file is identified by its first bytes and only the plugin
+for that format sees it. The result is as a viewer shows it: rotated by EXIF, with transparency on
+black. Colour profiles are not applied.
 """
 
 import io
@@ -22,7 +22,7 @@ from dfscan.video import containers
 from dfscan.video.reading import Frame, StreamInfo, Video
 
 MAX_PIXELS: Final = 89_478_485
-"""Larger pictures are refused: a quarter of a gigabyte decoded, Pillow's own first limit."""
+"""Largest picture in pixels: 256 MB decoded, the limit at which Pillow warns."""
 
 _FORMATS: Final[tuple[tuple[bytes, str], ...]] = (
     (b"\xff\xd8\xff", "jpeg"),
@@ -54,28 +54,29 @@ _TURNS: Final[Mapping[int, tuple[int, Image.Transpose]]] = {
     7: (90, Image.Transpose.TRANSVERSE),
     8: (270, Image.Transpose.ROTATE_90),
 }
-"""EXIF orientation → degrees clockwise (after mirroring for 2, 4, 5 and 7), and how to do it."""
+"""EXIF orientation → degrees clockwise (after mirroring for 2, 4, 5 and 7), and Pillow's
+operation."""
 
 
 def is_picture(data: bytes) -> bool:
-    """Whether a file begins like a still picture, one that can be decoded or not."""
+    """Whether a file starts like a still picture, in a supported format or not."""
     head = data[: containers.HEAD]
     return _format(head) is not None or _no_decoder(head) is not None
 
 
 def is_picture_file(uri: str, data: bytes) -> bool:
-    """Whether a file is to be a picture, not a video: its name says so, or without a known ending its
-    first bytes."""
+    """Whether a file counts as a picture, by its suffix or, without a known suffix, by its first
+    bytes."""
     ending = suffix(uri)
     return ending in PICTURE_SUFFIXES or (ending not in VIDEO_SUFFIXES and is_picture(data))
 
 
 def open_picture(data: bytes) -> Video:
-    """Decode a picture held in memory: JPEG, PNG, WebP, BMP or TIFF, the first of several.
+    """Decode a picture held in memory: JPEG, PNG, WebP, BMP or TIFF (the first frame).
 
-    :returns: a video of one frame, (H, W, 3) uint8 RGB as displayed. Transparency is laid over
-        black; of 16 bits the upper 8 are kept, as Pillow does; CMYK is converted without a
-        profile. ``rotation`` counts what EXIF asked for; mirroring is applied and not counted.
+    :returns: a video of one frame, (H, W, 3) uint8 RGB as displayed. Transparency is composed on
+        black; 16-bit channels keep their upper 8 bits, as in Pillow; CMYK is converted without a
+        profile. ``rotation`` is EXIF's; mirroring is applied but not recorded.
     :raises VideoError: ``not_video`` (no picture), ``unsupported`` (a picture that cannot be
         decoded), ``too_large`` (more than :data:`MAX_PIXELS`) or ``decode_error`` (cut off or
         damaged).
@@ -160,8 +161,8 @@ def _what_else(head: bytes) -> str:
         if not head:
             return error.reason
         what, known, _ = error.reason.partition(", not a video")
-        if not known or what.endswith("picture"):  # a BMP, say, with a header that is none
-            return "no known picture begins like this"
+        if not known or what.endswith("picture"):  # for example a BMP with an invalid header
+            return "not a known picture format"
         return f"{what}, not a picture"
 
 
@@ -171,14 +172,14 @@ def _what_else(head: bytes) -> str:
 def _load(data: bytes, kind: str) -> _Decoded:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata; what matters is raised or checked here
+            warnings.simplefilter("ignore")  # about odd metadata; errors are raised or checked here
             return _decode(data, kind)
     except VideoError:
         raise
     except Image.DecompressionBombError:
         raise _too_large(f"more than twice {MAX_PIXELS:,} pixels") from None
     except UnidentifiedImageError:
-        reason = f"the {kind} header is damaged, or of a kind that Pillow does not read"
+        reason = f"the {kind} header is damaged, or Pillow does not support it"
     except Exception as error:  # noqa: BLE001  (parsers in Python: on nonsense they raise anything)
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = f"the {kind} picture is cut off or damaged: {lines[0][:200]}"
@@ -189,8 +190,8 @@ def _decode(data: bytes, kind: str) -> _Decoded:
     with Image.open(io.BytesIO(data), formats=(kind,)) as image:
         if image.width * image.height > MAX_PIXELS:
             raise _too_large(f"{image.width} × {image.height} pixels")
-        # Pillow turns a TIFF as it loads it. The others are asked for EXIF once they are loaded:
-        # to ask a PNG loads it, and what goes wrong then would be lost.
+        # Pillow rotates a TIFF when it loads it. EXIF of other formats is read after loading:
+        # reading a PNG's EXIF loads it, and errors would be lost.
         turned = _orientation(image) if kind == "tiff" else 1
         image.load()
         todo = _orientation(image)
@@ -202,11 +203,11 @@ def _decode(data: bytes, kind: str) -> _Decoded:
 
 
 def _too_large(what: str) -> VideoError:
-    return VideoError("too_large", f"{what}: at most {MAX_PIXELS:,} are decoded")
+    return VideoError("too_large", f"{what}: the limit is {MAX_PIXELS:,}")
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's tag 274; 1 (as stored) where there is none, or metadata too damaged to read."""
+    """EXIF's tag 274; 1 (as stored) if it is missing or unreadable."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001  (as above; the pixels may be fine)
@@ -221,7 +222,7 @@ def _rgb(image: Image.Image, kind: str) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and kind == "png"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F", "LAB"):
-        raise VideoError("unsupported", f"pixels of kind {image.mode}: not known what is white")
+        raise VideoError("unsupported", f"pixels of mode {image.mode} have no defined white")
     if image.has_transparency_data:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         return Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")
@@ -229,11 +230,11 @@ def _rgb(image: Image.Image, kind: str) -> Image.Image:
 
 
 def _bit_depth(image: Image.Image, data: bytes) -> int:
-    """Bits a channel as stored; 8 for the colours of a palette."""
+    """Bits per channel as stored; 8 for palettes."""
     if image.mode in ("P", "PA"):
         return 8
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return int(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))[0])
     if image.format == "PNG":
-        return data[24]  # IHDR stands first, at a fixed place
+        return data[24]  # IHDR comes first, at a fixed offset
     return 1 if image.mode == "1" else 8

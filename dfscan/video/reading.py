@@ -1,16 +1,16 @@
-"""Three ways to read a clip, behind one interface.
+"""Three decoders behind one interface.
 
-``sparse`` is the fast path: PyAV, leaving undecoded what no wanted frame is predicted from. The
-frames are those of a full decoding to the pixel, in less than two thirds of decord's time. ``decord`` decodes everything up to the last wanted frame. Whatever either does
-not deliver cleanly (a damaged packet, an error that FFmpeg hides by inventing pixels, repeated
-timestamps, a count that differs from the container's) raises :class:`DecoderError`, and the caller
-decodes the whole clip again with ``pyav``, which goes on after damage and counts what was lost: one
-way a clip, never half and half, and never a frame shown twice for a lost one.
+``sparse`` is the fast path: PyAV, skipping frames from which no wanted frame is predicted. Its
+pixels equal those of a full decode, in less than two thirds of decord's time. ``decord`` decodes
+everything up to the last wanted frame. If either finds a problem (a damaged packet, an error that
+FFmpeg conceals with invented pixels, repeated time stamps, a count that differs from the
+container's), it raises :class:`DecoderError`, and the caller decodes the whole clip again with
+``pyav``, which continues after damage and counts lost frames. One clip is always read by one
+decoder, and a lost frame is never replaced by another.
 
-A frame after which the decoder could not be right is lost as well: one flipped bit in a key frame
-leaves every frame up to the next one in smears, most of them delivered without a word. Frames that
-the fast path leaves out, or that come after the last wanted one, are passed over: damage that is in
-them alone stays unseen, as do they.
+Frames predicted from a damaged one are lost as well: one flipped bit in a key frame smears every
+frame up to the next, and most of them are delivered without an error. Damage that affects only
+frames that the fast path skips, or frames after the last wanted one, goes unnoticed.
 """
 
 import bisect
@@ -37,27 +37,27 @@ from dfscan.video import containers, h264
 _B: Final = av.video.frame.PictureType.B
 
 _TELLING: Final = frozenset(("h264", "mpeg1video", "mpeg2video", "mpeg4"))
-"""Codecs in which a frame marked as no reference is none to any other.
+"""Codecs with reliable non-reference marks.
 
-In HEVC such a mark holds within one temporal layer; VP9 and AV1 have no such mark.
+In HEVC the mark is valid only within one temporal layer; VP9 and AV1 have no such mark.
 """
 
 _KEPT_BYTES: Final = 64 << 20
 
 BATCH_BYTES: Final = 64 << 20
-"""Frames are handed on in batches of about so many bytes."""
+"""Frames are delivered in batches of about this many bytes."""
 
 
 class DecoderError(Exception):
-    """This decoder cannot deliver this clip faithfully; the next one should try."""
+    """This decoder cannot decode this clip faithfully: try the next one."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """What a container says of its first video stream.
+    """The container's description of its first video stream.
 
-    ``width`` and ``height`` are of the displayed frame in pixels, after ``rotation`` (degrees,
-    clockwise). ``frames_claimed`` is null where the container does not count.
+    ``width`` and ``height`` are those of the displayed frame in pixels, after ``rotation``
+    (degrees, clockwise). ``frames_claimed`` is None if the container has no frame count.
     """
 
     container: str
@@ -82,7 +82,10 @@ class Frame:
 
 
 class Video(ABC):
-    """An open video. ``frames_decoded`` and ``frames_lost`` hold once ``read`` is exhausted."""
+    """An open video.
+
+    ``frames_decoded`` and ``frames_lost`` are valid once ``read`` is exhausted.
+    """
 
     decoder: str
     info: StreamInfo
@@ -90,17 +93,17 @@ class Video(ABC):
     frames_decoded: int = 0
     frames_lost: int = 0
     frames_damaged: int = 0
-    """Those of the lost that were delivered, with pixels that are not the video's."""
+    """Lost frames that the decoder delivered with damaged pixels."""
 
     frames_missed: int = 0
-    """Frames that were to be read and could not be."""
+    """Requested frames that could not be read."""
 
     @abstractmethod
     def read(self, indices: Sequence[int], mode: SamplingMode = "exact") -> Iterator[list[Frame]]:
-        """The frames at ascending ``indices`` in batches; lost ones are left out.
+        """Yield the frames at ascending ``indices`` in batches, without lost ones.
 
-        :param mode: ``nearest`` and ``keyframes`` (PyAV alone) leave frames undecoded and take the
-            nearest of the others, so there may be fewer than ``indices``.
+        :param mode: ``nearest`` and ``keyframes`` (PyAV only) skip frames and take the nearest
+            decoded one, so there may be fewer frames than ``indices``.
         :raises DecoderError: another decoder should read the whole clip.
         """
 
@@ -117,7 +120,7 @@ def open_video(data: bytes, decoder: str) -> Video:
 
 
 def in_order(video: Video) -> Iterator[Frame]:
-    """Every frame of a clip by its time: some containers give them slightly out of order.
+    """Yield every frame of a clip in order of time; some containers deviate slightly from it.
 
     :raises DecoderError: as in :meth:`Video.read`.
     """
@@ -126,16 +129,16 @@ def in_order(video: Video) -> Iterator[Frame]:
 
 
 def load_decoders(decoders: Sequence[str]) -> None:
-    """Load now what these decoders would load with their first video.
+    """Load the libraries of these decoders ahead of the first video.
 
-    :raises DfscanError: one is not installed as it should be.
+    :raises DfscanError: one is not installed correctly.
     """
     if "decord" in decoders:
         _decord()
 
 
 def decoder_version(decoder: str) -> str:
-    """``"decord2 3.4.0"``: the distribution behind a decoder, as custody records it."""
+    """``"decord2 3.4.0"``: a decoder's distribution, as recorded in ``custody``."""
     distribution = {"decord": "decord2", "pyav": "av", "pillow": "pillow"}[decoder]
     return f"{distribution} {importlib.metadata.version(distribution)}"
 
@@ -144,7 +147,7 @@ def decoder_version(decoder: str) -> str:
 
 
 class _PyAVVideo(Video):
-    """Goes on after damaged packets and counts what is missing; can leave frames undecoded."""
+    """Continues after damaged packets and counts lost frames; can skip frames."""
 
     decoder = "pyav"
 
@@ -167,7 +170,7 @@ class _PyAVVideo(Video):
         seen: set[int] = set()
         self.frames_missed = 0
         if not self._table:
-            mode = "exact"  # without time stamps a frame's index is known by counting all of them
+            mode = "exact"  # without time stamps, only counting gives a frame's index
         with _open(self._data, self._container) as container:
             stream = _video_stream(container)
             decoding = _Decoding(_packets(container, stream), stream, mode)
@@ -191,7 +194,7 @@ class _PyAVVideo(Video):
     def _numbered(
         self, decoding: "_Decoding", seen: set[int], damaged: set[int]
     ) -> Iterator["_Delivered"]:
-        """Decoded frames with their index, each once."""
+        """Yield decoded frames with their index, each once."""
         for order, (frame, intact) in enumerate(decoding):
             index = self._table.get(frame.pts, order if decoding.mode == "exact" else None)
             if index is not None and index not in seen and index not in damaged:
@@ -207,9 +210,9 @@ class _PyAVVideo(Video):
 
 
 class _SparseVideo(_PyAVVideo):
-    """Frames at the least expense, from a clip without any damage on the way to them.
+    """Decodes as few frames as possible, from clips without damage.
 
-    The packets of a file of up to ``_KEPT_BYTES`` stay in memory from the first pass to the second.
+    The packets of a file of up to ``_KEPT_BYTES`` stay in memory between the two passes.
     """
 
     def __init__(self, data: bytes, container: str) -> None:
@@ -225,14 +228,14 @@ class _SparseVideo(_PyAVVideo):
             raise DecoderError(f"an edit list hides {self._discarded} frames")
         if self.info.frames_claimed not in (None, self.count):
             raise DecoderError(
-                f"{self.count} frames to be shown, the container counts {self.info.frames_claimed}"
+                f"{self.count} frames to be shown, but the container counts {self.info.frames_claimed}"
             )
 
     def _frames(self, indices: Sequence[int], mode: SamplingMode) -> Iterator[Frame]:
         if mode == "nearest" and any(packet.reference for packet in self._described):
             indices = self._references_nearest(indices)
         elif mode != "exact":
-            raise DecoderError(f"no packet tells what {mode} may leave out")
+            raise DecoderError(f"the codec does not mark what {mode} may skip")
         waiting = set(indices)
         keep = frozenset(pts for pts, index in self._table.items() if index in waiting)
         decoded = 0
@@ -253,11 +256,11 @@ class _SparseVideo(_PyAVVideo):
                 if not waiting:
                     break
         if waiting:
-            raise DecoderError(f"{len(waiting)} frame(s) do not come out")
+            raise DecoderError(f"{len(waiting)} frame(s) were not delivered")
         self.frames_decoded = self.count if mode == "exact" else decoded
 
     def _references_nearest(self, indices: Sequence[int]) -> list[int]:
-        """The nearest index to each that others are predicted from, the earlier of two, each once."""
+        """The nearest reference frame to each index (the earlier of two), each once."""
         there = sorted(self._table[packet.pts] for packet in self._described if packet.reference)
         found = set()
         for index in indices:
@@ -267,7 +270,7 @@ class _SparseVideo(_PyAVVideo):
 
 
 def _in_batches(frames: Iterator[Frame]) -> Iterator[list[Frame]]:
-    """Frames of one size each, and no more than fit :data:`BATCH_BYTES`."""
+    """Batches of frames of one size, of at most :data:`BATCH_BYTES`."""
     batch: list[Frame] = []
     for frame in frames:
         full = (len(batch) + 1) * frame.rgb.nbytes > BATCH_BYTES
@@ -281,7 +284,7 @@ def _in_batches(frames: Iterator[Frame]) -> Iterator[list[Frame]]:
 
 @dataclass(frozen=True, slots=True)
 class _Delivered:
-    """A decoded frame, where it belongs, and whether its pixels are the video's."""
+    """A decoded frame, its index, and whether its pixels are intact."""
 
     index: int
     intact: bool
@@ -291,10 +294,10 @@ class _Delivered:
 def _wanted(
     frames: Iterator[_Delivered], indices: Sequence[int], mode: SamplingMode
 ) -> Iterator[tuple[_Delivered, bool]]:
-    """Every decoded frame, and whether it is one to look at.
+    """Yield every decoded frame, and whether it is wanted.
 
-    Those at ``indices``; where frames were left out, the one nearest to each index, the earlier of
-    two, each once. Frames come in order of presentation, so the choice needs no second look back.
+    Wanted are those at ``indices`` or, if frames were skipped, the nearest to each index (the
+    earlier of two), each once. Frames come in presentation order, so one pass suffices.
     """
     if mode == "exact":
         exact = set(indices)
@@ -321,12 +324,12 @@ def _wanted(
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """What a container says without any frame but the first being decoded.
+    """A container's metadata, read by decoding only the first frame.
 
     ``times``: time stamp → index in presentation order, {} where packets have none;
-    ``discarded``: packets that an edit list takes out of the presentation; ``time_base`` in
-    seconds; ``packets`` in the decoder's order, None where they were not to be kept; ``described``:
-    what they say of themselves, () in codecs other than H.264.
+    ``discarded``: number of packets that an edit list removes from the presentation; ``time_base``
+    in seconds; ``packets`` in decoding order, None if not kept; ``described``: their headers, ()
+    for codecs other than H.264.
     """
 
     info: StreamInfo
@@ -382,10 +385,10 @@ def _read_header(opened: Any, container: str, *, keep: bool = False) -> _Header:
 
 
 def _rotation(stream: Any, packet: Any, first: bool) -> int | None:
-    """Degrees clockwise, 0, 90, 180 or 270, as the first frame's display matrix says.
+    """The rotation (0, 90, 180 or 270 degrees clockwise) in the first frame's display matrix.
 
-    None until a frame comes out. The first packet's is asked for at once, since a decoder
-    otherwise holds it back until it knows that no frame precedes it.
+    None until a frame is delivered. The decoder is flushed after the first packet, because it would
+    otherwise hold the frame back until it knows that no other precedes it.
     """
     context = stream.codec_context
     with contextlib.suppress(av.error.FFmpegError):
@@ -399,7 +402,7 @@ def _rotation(stream: Any, packet: Any, first: bool) -> int | None:
 
 
 def _stream_info(opened: Any, stream: Any, container: str) -> StreamInfo:
-    """What the container says, not rotated yet."""
+    """The container's description, before rotation."""
     context = stream.codec_context
     if context.width <= 0 or context.height <= 0:
         raise VideoError("decode_error", "the container gives no picture size")
@@ -422,7 +425,7 @@ def _stream_info(opened: Any, stream: Any, container: str) -> StreamInfo:
 
 
 def _is_hidden(codec: str, packet: memoryview) -> bool:
-    """Whether a packet holds nothing but a frame that others are predicted from, never shown.
+    """Whether a packet holds only a reference frame that is never shown.
 
     Bits of the first byte: RFC 6386 (VP8), section 9.1; VP9 bitstream specification 0.6, 6.2 and
     Annex B (a superframe ends with its index and shows one of its frames).
@@ -464,21 +467,19 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
         try:
             yield next(packets)
         except (StopIteration, av.error.FFmpegError):
-            return  # a container that breaks off: what came before it counts
+            return  # the container is truncated: keep what came before
 
 
 class _Decoding:
-    """(frame, whether its pixels are the video's) as the decoder delivers them, in order.
+    """Iterates over (frame, whether its pixels are intact) in the decoder's order.
 
-    From damage up to the next key frame that is whole none is: all are predicted from it. Frames
-    predicted from both sides wait for the one behind them. ``packets`` counts those given to the
-    decoder, ``errors`` those that it refused.
+    From damage up to the next intact key frame, no frame is intact, because all are predicted from
+    it. ``packets`` counts those given to the decoder, ``errors`` those that it refused. In mode
+    ``nearest`` the decoder skips non-reference frames if the codec is one of :data:`_TELLING`; in
+    mode ``keyframes`` it gets key frames only.
 
-    In mode ``nearest`` the decoder leaves out frames that no other is predicted from, where the codec
-    is one of :data:`_TELLING`, in mode ``keyframes`` it gets key frames alone.
-
-    :param keep: time stamps of frames to decode in any case; with it the decoder leaves others out
-        as in ``nearest``.
+    :param keep: time stamps of frames that must be decoded; the decoder skips others as in
+        ``nearest``.
     :param strict: a refused packet raises :class:`DecoderError`.
     """
 
@@ -514,7 +515,7 @@ class _Decoding:
             except av.error.FFmpegError as error:
                 if self._strict:
                     raise DecoderError(f"a damaged packet: {_text(error)}") from None
-                intact = False  # its frame is missing from the count
+                intact = False  # its frame is missing
                 self.errors += 1
                 continue
             for frame in frames:
@@ -539,7 +540,7 @@ def _rgb(frame: Any) -> npt.NDArray[np.uint8]:
 
 
 class _DecordVideo(Video):
-    """decord, one thread, exact frames, checked for what it is known to get wrong."""
+    """decord with one thread and exact frames, checked for its known errors."""
 
     decoder = "decord"
 
@@ -549,7 +550,7 @@ class _DecordVideo(Video):
             header = _read_header(opened, container)
         self.info = header.info
         if self.info.bit_depth > 8:
-            raise DecoderError(f"decord gives other pixels at {self.info.bit_depth} bits")
+            raise DecoderError(f"decord gives different pixels at {self.info.bit_depth} bits")
         try:
             self._reader = decord.VideoReader(io.BytesIO(data), num_threads=1, fault_tol=1e-9)
             self.count = len(self._reader)
@@ -562,7 +563,7 @@ class _DecordVideo(Video):
                 f"decord counts {self.count} frames, the container {self.info.frames_claimed}"
             )
         if not np.all(np.diff(times) > 0):
-            raise DecoderError("decord gives time stamps that repeat or run backwards")
+            raise DecoderError("decord gives time stamps that repeat or decrease")
         if len(header.times) != self.count or header.discarded:
             raise DecoderError(
                 f"decord counts {self.count} frames, {len(header.times)} are to be shown"
@@ -572,13 +573,13 @@ class _DecordVideo(Video):
     def read(self, indices: Sequence[int], mode: SamplingMode = "exact") -> Iterator[list[Frame]]:
         """See :meth:`Video.read`."""
         if mode != "exact":
-            raise DecoderError(f"decord decodes every frame, which {mode} is to avoid")
+            raise DecoderError(f"decord decodes every frame, which {mode} must avoid")
         decord = _decord()
         step = max(1, BATCH_BYTES // (self.info.width * self.info.height * 3))
         for start in range(0, len(indices), step):
             chunk = list(indices[start : start + step])
             with _complaints() as complaints:
-                try:  # one by one: a batch is one piece of fresh memory, a tenth slower
+                try:  # one by one: batches need fresh memory, 10 % slower
                     batch = [self._reader[i].asnumpy() for i in chunk]
                 except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError) as error:
                     raise DecoderError(f"decord stopped: {_text(error)}") from None
@@ -607,22 +608,21 @@ def _decord() -> Any:
         )
     import decord
 
-    decord.logging.set_level(decord.logging.ERROR)  # what it says is read, see _complaints
+    decord.logging.set_level(decord.logging.ERROR)  # its messages are read by _complaints
     return decord
 
 
 @contextlib.contextmanager
 def _complaints() -> Iterator[list[str]]:
-    """What FFmpeg says on stderr meanwhile, line by line; the list fills when the block ends.
-
-    decord hands on frames in which FFmpeg hid an error, and tells nothing of it otherwise.
+    """Collect FFmpeg's lines on stderr; the list is filled when the block ends. decord delivers
+    frames with concealed errors, and stderr is the only sign of them.
     """
     lines: list[str] = []
     sys.stderr.flush()
     real = os.dup(2)
     said, saying = os.pipe()
     os.set_blocking(said, False)
-    os.set_blocking(saying, False)  # what does not fit is lost: the first line is enough
+    os.set_blocking(saying, False)  # what does not fit is lost, but the first line is enough
     os.dup2(saying, 2)
     os.close(saying)
     try:
@@ -662,11 +662,11 @@ ORDERS: Final[Mapping[str, tuple[str, ...]]] = {
     "decord": ("decord", "pyav"),
     "pyav": ("pyav",),
 }
-"""What a user may choose: the ways to read a clip, in the order in which they are tried."""
+"""The decoders a user may choose, each with the order in which decoders are tried."""
 
 READS: Final[Mapping[SamplingMode, frozenset[str]]] = {
     "exact": frozenset(DECODERS),
     "nearest": frozenset(("sparse", "pyav")),
     "keyframes": frozenset(("pyav",)),
 }
-"""The ways to read a clip that know a sampling mode."""
+"""Sampling mode → the decoders that support it."""

@@ -1,4 +1,4 @@
-"""Which frames of a video are looked at: pure arithmetic."""
+"""Which frames of a video are sampled: pure arithmetic."""
 
 import math
 from typing import Final
@@ -6,18 +6,18 @@ from typing import Final
 from dfscan.schemas.recipe import Sampling
 
 SPARSEST_S: Final = 2.0
-"""``frames`` spreads evenly but never sparser than one frame in so many seconds."""
+"""``frames`` spreads evenly, but never sparser than one frame per this many seconds."""
 
 
 def frame_indices(
     sampling: Sampling, *, frames: int, fps: float | None, label: str | None, content_sha256: str
 ) -> list[int]:
-    """Indices of the frames to look at, ascending, by presentation order.
+    """Indices of the frames to sample, ascending, in presentation order.
 
-    :param frames: number of frames in the video; at least one index is returned if it is ≥ 1.
-    :param fps: average frames a second, where known; needed by ``every_s``.
-    :param label: decides about the stride.
-    :param content_sha256: hex; ``phase="hash"`` takes the offset from it, so a clip keeps its
+    :param frames: number of frames in the video; if it is ≥ 1, at least one index is returned.
+    :param fps: average frames per second if known; needed by ``every_s``.
+    :param label: selects the stride.
+    :param content_sha256: hex; ``phase="hash"`` derives the offset from it, so a clip keeps its
         frames when it is moved or renamed.
     """
     if frames <= 0:
@@ -34,7 +34,7 @@ def frame_indices(
 
 
 def _spread(count: int, frames: int, fps: float | None) -> list[int]:
-    """Middles of ``count`` equal stretches."""
+    """The middles of ``count`` equal intervals."""
     if fps:
         count = max(count, math.ceil(frames / fps / SPARSEST_S))
     count = min(count, frames)

@@ -1,7 +1,7 @@
-"""What happens to videos on their way through the world, as a table of conditions.
+"""Transforms that videos undergo in distribution, as a table of conditions.
 
-Each condition takes a whole clip as it is displayed and encodes it anew: what compression between
-frames does to a face cannot be had from single frames. The sound stays behind.
+Each condition decodes a whole clip and encodes it again, because the effect of inter-frame
+compression on a face cannot be reproduced from single frames. Sound is dropped.
 """
 
 import functools
@@ -24,28 +24,28 @@ Pixels = npt.NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
 
 ORIGINAL: Final = "original"
-"""The condition that changes nothing, what the others are compared with."""
+"""The unchanged condition, the baseline of the others."""
 
 JPEG_QUALITY: Final = 75
-"""libjpeg's own default, on its scale to 100; chroma is halved both ways, as is usual."""
+"""libjpeg's default quality (1 to 100), with 4:2:0 chroma."""
 
 JPEG_STEP: Final = "3"
-"""FFmpeg's quantiser scale (2 to 31) that loses as much as libjpeg's quality 75."""
+"""FFmpeg's quantiser scale (2 to 31) equivalent to libjpeg's quality 75."""
 
 BORDER: Final = (0.14, 0.12, 0.08, 0.12)
 """Canvas above, right, below and left of a picture, as shares of its height and width."""
 
 NOT_APPLICABLE: Final = "not_applicable: a picture, and this condition is for videos"
-"""The reason of a picture's row under a condition that has no meaning for it."""
+"""The reason in a picture's row if the condition is for videos only."""
 
 _PAGE, _BAR, _DOT = (244, 245, 247), (222, 225, 230), (150, 155, 163)
 _EARLY_S: Final = 1e-3
-"""A time stamp may be rounded down by so much (Matroska's) and still belong to its tick."""
+"""Rounding tolerance of time stamps in seconds (Matroska's)."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a clip is written; the options are the encoder's own."""
+    """How a clip is encoded; ``options`` are the encoder's."""
 
     codec: str
     options: Mapping[str, str]
@@ -57,9 +57,9 @@ class Encoding:
 def x264(crf: int) -> Encoding:
     """H.264 in MP4 at a constant rate factor, with FFmpeg's default preset.
 
-    A named CRF is understood as with that preset. Without ``mbtree``, whose decisions differ from one
-    encoding of the same frames to the next, so that a run that is continued comes to the same rows.
-    One thread, as there are as many workers as CPUs.
+    CRF values are usually quoted for that preset. ``mbtree`` is off because its decisions vary
+    between encodings of the same frames, and a resumed run must give the same rows. One thread,
+    because there are as many workers as CPUs.
     """
     options = {"preset": "medium", "crf": str(crf), "mbtree": "0", "threads": "1"}
     return Encoding("libx264", options, "yuv420p", "mp4", ".mp4")
@@ -68,19 +68,19 @@ def x264(crf: int) -> Encoding:
 MJPEG: Final = Encoding(
     "mjpeg", {"qmin": JPEG_STEP, "qmax": JPEG_STEP, "threads": "1"}, "yuvj420p", "matroska", ".mkv"
 )
-"""Every frame a JPEG by itself."""
+"""Motion JPEG: every frame is a separate JPEG."""
 
 NEARLY_AS_IT_IS: Final = 18
-"""The CRF of conditions that change something else: little can be seen of it."""
+"""H.264 for conditions that change something else; visually almost lossless."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What is done to a clip, and how it is stored then.
+    """A transform of a clip, and the encoding of the result.
 
-    ``does`` says it in a line. ``change`` is done to each frame, (H, W, 3) to (H', W', 3); of a
-    clip with more than ``max_fps`` frames a second some are dropped. ``still`` is Pillow's name of
-    the format in which a picture is stored, None where the condition is for videos alone.
+    ``does`` describes it in one line. ``change`` maps each frame, (H, W, 3) to (H', W', 3); above
+    ``max_fps`` frames per second some are dropped. ``still`` is Pillow's format name for pictures,
+    None if the condition is for videos only.
     """
 
     name: str
@@ -91,7 +91,7 @@ class Condition:
     still: str | None = None
 
     def settings(self) -> str:
-        """All that decides about the pixels, in one line."""
+        """Every setting that affects the pixels, on one line."""
         how = self.encoding
         options = " ".join(f"{key}={value}" for key, value in how.options.items())
         pictures = f"; pictures as {self.still}" if self.still else ""
@@ -99,7 +99,7 @@ class Condition:
         return f"{self.name}: {self.does}; {video}{pictures}"
 
     def suffix(self, picture: bool) -> str:
-        """How the name of what it makes ends."""
+        """The suffix of the output file."""
         return f".{self.still}" if picture else self.encoding.suffix
 
 
@@ -114,15 +114,14 @@ def halve(rgb: Pixels) -> Pixels:
 
 
 def mirror(rgb: Pixels) -> Pixels:
-    """Left becomes right."""
+    """Flip horizontally."""
     return np.ascontiguousarray(rgb[:, ::-1])
 
 
 def frame_in_window(rgb: Pixels) -> Pixels:
-    """The picture, pixel for pixel, in a window on a page, as a screenshot shows it.
+    """Place the unscaled picture in a browser-like window, as in a screenshot.
 
-    The canvas is larger by :data:`BORDER`, so a face takes less of it, and its width and height
-    are even.
+    The canvas is larger by :data:`BORDER`, so faces take a smaller share; its sides are even.
     """
     height, width = rgb.shape[:2]
     top, _, _, left = _margins(height, width)
@@ -140,7 +139,7 @@ def _margins(height: int, width: int) -> tuple[int, int, int, int]:
 
 @functools.lru_cache(maxsize=2)
 def _window(height: int, width: int) -> Pixels:
-    """The empty canvas: a page, and above the picture a bar with three buttons."""
+    """The empty canvas: a page, and a bar with three buttons above the picture."""
     top, right, bottom, left = _margins(height, width)
     canvas = np.empty((height + top + bottom, width + left + right, 3), np.uint8)
     canvas[:] = _PAGE
@@ -155,7 +154,7 @@ def _window(height: int, width: int) -> Pixels:
 
 
 def thin_out(frames: Iterator[Frame], max_fps: float | None) -> Iterator[Frame]:
-    """At most ``max_fps`` frames a second: of those in one tick the first, at its own time."""
+    """Keep at most ``max_fps`` frames per second: the first of each tick, at its own time."""
     last = None
     for frame in frames:
         tick = None if max_fps is None else int((frame.pts_s + _EARLY_S) * max_fps // 1)
@@ -179,7 +178,7 @@ ALTERED: Final[tuple[Condition, ...]] = (
     Condition("border", "in a window, as a screenshot", _AT_18, frame_in_window, still="png"),
     Condition("mirrored", "left and right swapped", _AT_18, mirror, still="png"),
 )
-"""In the order in which they are shown. Pictures are stored without loss, but as JPEG in ``jpeg``."""
+"""In display order. Pictures are stored without loss, except in ``jpeg``."""
 
 CONDITIONS: Final[Mapping[str, Condition]] = {c.name: c for c in ALTERED}
 """Every condition but :data:`ORIGINAL`, by name."""
@@ -190,17 +189,17 @@ CONDITIONS: Final[Mapping[str, Condition]] = {c.name: c for c in ALTERED}
 
 @dataclass(frozen=True)
 class Written:
-    """Frames that were written, and those of the original that were lost or damaged."""
+    """Number of frames written, and of original frames lost or damaged."""
 
     frames: int
     lost: int
 
 
 def write_transformed(video: Video, condition: Condition, path: str | Path | Opened) -> Written:
-    """Decode a whole clip and encode it under a condition. Frames keep their times.
+    """Decode a whole clip and encode it under a condition; frames keep their times.
 
     :raises VideoError: no frame could be decoded, or frames differ in size.
-    :raises DecoderError: another decoder should read the clip, and ``path`` is no whole file.
+    :raises DecoderError: another decoder should read the clip; ``path`` is incomplete.
     :raises DfscanError: it cannot be encoded or written.
     """
     frames = thin_out(in_order(video), condition.max_fps)
@@ -214,9 +213,7 @@ def write_transformed(video: Video, condition: Condition, path: str | Path | Ope
         writer.write(changed, first.pts_s)
         for frame in frames:
             if frame.rgb.shape != first.rgb.shape:
-                raise VideoError(
-                    "unsupported", "its frames change their size: cannot be re-encoded"
-                )
+                raise VideoError("unsupported", "frames of different sizes cannot be re-encoded")
             writer.write(change(frame.rgb), frame.pts_s)
             count += 1
     return Written(count, video.frames_lost)
@@ -229,7 +226,7 @@ def _as_it_is(rgb: Pixels) -> Pixels:
 def _writer(
     path: str | Path | Opened, frame: Pixels, fps: float | None, condition: Condition
 ) -> VideoWriter:
-    """A writer of frames like this one."""
+    """A writer for frames with this shape."""
     if fps and condition.max_fps:
         fps = min(fps, condition.max_fps)
     how = condition.encoding
@@ -246,7 +243,7 @@ def _writer(
 
 
 def transformed_picture(rgb: Pixels, condition: Condition) -> bytes:
-    """A picture (H, W, 3) under a condition, as a file.
+    """Apply a condition to a picture (H, W, 3) and encode it.
 
     :raises VideoError: ``unsupported``, :data:`NOT_APPLICABLE`.
     """

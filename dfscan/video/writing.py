@@ -1,7 +1,7 @@
-"""Frames → a video file, and the sound of the video that they came from.
+"""Write frames, and the sound of their source video, to a video file.
 
-Frames keep their time stamps, so a clip of a variable frame rate stays one. The file says how its
-colours are to be read (ITU-T H.273), so that a frame comes back with the colours it went in with.
+Frames keep their time stamps, so a variable frame rate is preserved. The file declares its colour
+space (ITU-T H.273), so that decoding returns the original colours.
 """
 
 import contextlib
@@ -22,52 +22,50 @@ from dfscan.storage import Opened
 from dfscan.video import containers
 
 TICKS: Final = 90_000
-"""Time stamps are kept to so many parts of a second, MPEG's own clock."""
+"""Time stamp resolution in ticks per second, MPEG's clock."""
 
 X264: Final[Mapping[str, str]] = {"preset": "veryfast", "crf": "18"}
 
 _HD: Final = 720
-"""Frames of so many lines are taken for HD, whose colours are BT.709's; those of fewer are BT.601's.
-
-Players that do not read what a file says guess the same.
+"""From this height on, colours are BT.709 (HD), below BT.601. Players that ignore the declaration
+make the same assumption.
 """
 
 _COPIED: Final = frozenset(("aac", "mp3", "ac3", "eac3", "alac", "opus"))
-"""Codecs of sound that players expect in MP4; any other is encoded as AAC."""
+"""Audio codecs that players expect in MP4; others are encoded as AAC."""
 
 _AAC_RATES: Final = frozenset((8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000))
 _USUAL_FPS: Final = 25
 _BEFORE_S: Final = 0.1
-"""Sound that begins so little before the first frame is kept: decoders need it to begin cleanly."""
+"""Seconds of sound kept before the first frame, which decoders need for a clean start."""
 
 _GAP_S: Final = 0.1
-"""A sound's time stamps that run ahead of its samples by more mean that some are missing."""
+"""If time stamps run ahead of the samples by more seconds, samples are missing."""
 
 _UNTIMED: Final = frozenset(("avi",))
-"""Containers whose packets of sound have no times of their own."""
+"""Containers whose audio packets have no time stamps."""
 
 
 class EncoderError(DfscanError):
-    """This PyAV lacks an encoder; no other video could be written with it either."""
+    """The installed PyAV lacks an encoder, so no video can be written with it."""
 
 
 class VideoWriter:
-    """Write a video, a context manager; H.264 in MP4 unless told otherwise.
+    """A context manager that writes a video; default: H.264 in MP4. For odd widths or heights the
+    last column or row is repeated, because a chroma sample covers two. Leaving the block by an
+    exception leaves a truncated file.
 
-    Frames of an odd width or height get their last column or row twice, since a chroma sample
-    covers two. Leaving the block by an exception leaves a file that is cut off.
-
-    :param path: where, or a file that is open already.
-    :param width: of the frames, pixels; likewise ``height``.
-    :param fps: on average, for the encoder's rate control alone; None: not known.
-    :param options: of the encoder; ``threads`` is two where they do not say.
-    :param container: FFmpeg's name of the format; None: ``mp4``.
-    :param sound: a video file, held in memory. Its first audio stream is copied where players expect
-        its codec in MP4, otherwise encoded as AAC, and cut where the frames end.
-        Where that fails, ``sound_note`` says so and the video goes on without.
-    :param start_s: the second of the frames' and the sound's clock at which the file begins.
+    :param path: the output path, or an open file.
+    :param width: of the frames in pixels, as ``height``.
+    :param fps: average frames per second, only for the encoder's rate control; None: unknown.
+    :param options: encoder options; ``threads`` defaults to 2.
+    :param container: FFmpeg's format name; default: ``mp4``.
+    :param sound: a video file in memory. Its first audio stream is copied if players expect its
+        codec in MP4, otherwise encoded as AAC, and ends with the frames. If that fails, the video
+        has no sound and ``sound_note`` says why.
+    :param start_s: the source time in seconds at which the file begins.
     :raises EncoderError: this PyAV lacks the encoder.
-    :raises DfscanError: it does not take the frames, or the file cannot be written.
+    :raises DfscanError: the encoder refuses the frames, or the file cannot be written.
     """
 
     def __init__(
@@ -86,7 +84,7 @@ class VideoWriter:
     ) -> None:
         self._start = round(start_s * TICKS)
         self._file = path if isinstance(path, Opened) else None
-        # absolute, so never read as the address of a protocol
+        # absolute, so never mistaken for a protocol URL
         self._path = Path(path.path if isinstance(path, Opened) else path).absolute()
         self._shape = (height, width, 3)
         self._pad = ((0, height % 2), (0, width % 2), (0, 0))
@@ -98,7 +96,7 @@ class VideoWriter:
 
     @property
     def sound_note(self) -> str | None:
-        """What is wrong with the sound, one line; None where nothing is, or there is none."""
+        """A one-line error of the sound; None if it is complete or absent."""
         return None if self._sound is None else self._sound.trouble
 
     @property
@@ -109,12 +107,12 @@ class VideoWriter:
     def write(self, rgb: npt.NDArray[np.uint8], pts_s: float) -> None:
         """Add a frame.
 
-        :param rgb: (H, W, 3) uint8. :param pts_s: when it is shown, seconds; a time not after the
-            one before is taken for the next tick.
-        :raises DfscanError: the encoder gives up, or the file cannot be written.
+        :param rgb: (H, W, 3) uint8. :param pts_s: presentation time in seconds; a time not after
+            the previous one becomes the next tick.
+        :raises DfscanError: the encoder fails, or the file cannot be written.
         """
         if rgb.shape != self._shape or rgb.dtype != np.uint8:
-            raise ValueError(f"a frame is {self._shape} uint8, got {rgb.shape} {rgb.dtype}")
+            raise ValueError(f"frame must be {self._shape} uint8, got {rgb.shape} {rgb.dtype}")
         if self._pad != ((0, 0), (0, 0), (0, 0)):
             rgb = np.pad(rgb, self._pad, mode="edge")
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
@@ -132,7 +130,7 @@ class VideoWriter:
             self._sound.copy_until(ticks / TICKS)
 
     def close(self) -> None:
-        """Finish the file; the last frame is shown for as long as the one before."""
+        """Finish the file; the last frame is shown as long as the one before it."""
         if self._last is not None:
             with self._told():
                 self._output.mux(self._stream.encode(None))
@@ -166,7 +164,7 @@ class VideoWriter:
         sound: bytes | None,
         start_s: float,
     ) -> None:
-        """Begin the file; sound whose copy the format refuses is encoded, else left out."""
+        """Start the file; sound that cannot be copied is encoded, or else dropped."""
         moov_first = {"movflags": "faststart"} if container == "mp4" else {}
         for way in ("none",) if sound is None else ("copy", "encode", "none"):
             with self._told():
@@ -188,7 +186,7 @@ class VideoWriter:
                 raise
 
     def _create(self, **how: Any) -> Any:
-        """The container; to move its index to the front, FFmpeg reads again what it wrote."""
+        """Open the container; FFmpeg must read it again to move the index to the front."""
         file = self._file
         if file is None:
             return av.open(str(self._path), "w", **how)
@@ -199,10 +197,10 @@ class VideoWriter:
             self._output.close()
 
     def _add_video(self, codec: str, options: Mapping[str, str], fps: float | None) -> Any:
-        """The stream of frames, its encoder open.
+        """Add the video stream and open its encoder.
 
         :raises EncoderError: there is no such encoder.
-        :raises DfscanError: it does not take such frames.
+        :raises DfscanError: it refuses frames of this size or format.
         """
         try:
             stream: Any = self._output.add_stream(
@@ -222,7 +220,7 @@ class VideoWriter:
         context = stream.codec_context
         context.time_base = stream.time_base = Fraction(1, TICKS)
         full = self._format.startswith("yuvj")
-        hd = height >= _HD and not full  # JPEG's colours are BT.601's at any size
+        hd = height >= _HD and not full  # JPEG uses BT.601 at any size
         self._range = ColorRange.JPEG if full else ColorRange.MPEG
         self._matrix = Colorspace.ITU709 if hd else Colorspace.ITU601
         context.color_range = self._range
@@ -249,11 +247,11 @@ class VideoWriter:
 
 
 class _Sound:
-    """The first audio stream of a video file, copied into another as its frames go on.
+    """Copies the first audio stream of a video file alongside the frames.
 
-    :param way: ``copy`` encodes what may not be copied, ``encode`` all, ``none`` leaves it out.
-
-    ``found``: the file gets a stream; ``trouble``: why sound, or what was left of it, stays out.
+    :param way: ``copy`` copies if possible and encodes otherwise, ``encode`` always encodes,
+        ``none`` drops it. ``found``: whether the file gets an audio stream; ``trouble``: why sound,
+        or the rest of it, is missing.
     """
 
     def __init__(self, data: bytes, output: Any, start_s: float, way: str) -> None:
@@ -275,7 +273,7 @@ class _Sound:
         source = opened.streams.audio[0]
         context = source.codec_context
         if context is None or way == "none":
-            raise ValueError("no decoder for its codec is built in, or MP4 does not take it")
+            raise ValueError("its codec is not supported by the decoder or by MP4")
         codec = context.codec.canonical_name
         sound = context.rate and context.layout.nb_channels
         if way == "copy" and codec in _COPIED and name not in _UNTIMED and sound:
@@ -289,7 +287,7 @@ class _Sound:
         self.found = True
 
     def copy_until(self, until_s: float) -> None:
-        """Write the packets that begin before this second of the file."""
+        """Write the packets that start before this time in the file, in seconds."""
         if not self.found or self.trouble is not None:
             return
         try:
@@ -308,7 +306,7 @@ class _Sound:
 
     def _mux(self, packet: Any) -> None:
         if self._last is not None and packet.dts <= self._last:
-            return  # a damaged container: no file may have its packets run backwards
+            return  # a damaged container: time stamps must not decrease
         self._last = packet.dts
         shift = round(self._start_s / packet.time_base)
         packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
@@ -317,10 +315,10 @@ class _Sound:
 
 
 def _copied(opened: Any, source: Any) -> Iterator[Any]:
-    """The packets of a stream, as MP4 has them."""
+    """Yield a stream's packets in MP4's form."""
     framed = None
     if source.codec_context.codec.canonical_name == "aac" and not source.codec_context.extradata:
-        # each packet says itself what MP4 says once
+        # the header in each packet, which MP4 stores once
         framed = av.BitStreamFilterContext("aac_adtstoasc", source)
     for packet in opened.demux(source):
         if packet.size and packet.pts is not None and packet.dts is not None:
@@ -328,9 +326,9 @@ def _copied(opened: Any, source: Any) -> Iterator[Any]:
 
 
 def _encoded(opened: Any, source: Any, stream: Any) -> Iterator[Any]:
-    """The packets of a stream, decoded and encoded.
+    """Yield a stream's packets, decoded and encoded again.
 
-    Samples follow each other, since some containers give no times to trust, but for gaps.
+    Samples are contiguous except for gaps, since some containers' time stamps are unreliable.
     """
     encoded_s: float | None = None
     for packet in opened.demux(source):
@@ -350,7 +348,7 @@ def _encoded(opened: Any, source: Any, stream: Any) -> Iterator[Any]:
 
 
 def _text(error: BaseException) -> str:
-    """One line of an error."""
+    """An error's text on one line."""
     if isinstance(error, av.error.FFmpegError | OSError) and error.strerror:
         return str(error.strerror)
     lines = str(error).strip().splitlines()

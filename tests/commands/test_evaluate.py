@@ -219,7 +219,7 @@ def test_a_table_of_labels_wins_and_groups_fakes_with_originals(tmp_path: Path) 
     assert found["breakdown"]["manipulation"]["swap"]["against"] == "all reals"
     assert found["breakdown"]["part"]["clips/a"]["auc"] == found["by_video"]["auc"]
     assert any("1 label(s)" in note and "name no video" in note for note in found["notes"])
-    assert any("1 video(s) are labelled otherwise" in note for note in found["notes"])
+    assert any("1 video(s) have another label" in note for note in found["notes"])
     written = storage.read_table(tmp_path / "e" / "rows.parquet")
     assert written.schema.names == ROW_SCHEMA.names
     assert written.schema.metadata == ROW_SCHEMA.metadata
@@ -323,7 +323,7 @@ def test_an_uncalibrated_model_is_ranked_and_called_so(tmp_path: Path) -> None:
     assert found["by_video"]["undecided"] == found["by_frame"]["undecided"] / 2 == 50
     assert found["by_video"]["accuracy"] is None
     assert any(
-        "50 of the 50 scored videos are of an uncalibrated model" in n for n in found["notes"]
+        "50 of the 50 scored videos come from an uncalibrated model" in n for n in found["notes"]
     )
 
 
@@ -465,7 +465,7 @@ def test_a_column_of_labels_named_as_a_computed_one_is_told(tmp_path: Path) -> N
     path = write(tmp_path / "v.parquet", rows)
     found = evaluate(path, labels=str(tmp_path / "l.csv"), by="resolution", out=str(tmp_path / "e"))
     assert "low" not in found.metrics["breakdown"]["resolution"]
-    assert any("own column resolution is left aside" in n for n in found.metrics["notes"])
+    assert any("column resolution is ignored" in n for n in found.metrics["notes"])
 
 
 def test_reasons_are_counted_whole_and_without_their_numbers(tmp_path: Path) -> None:

@@ -128,11 +128,11 @@ def test_metadata_of_another_shape_is_not_taken_for_dfdc(tree):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"metadata.json": {"a.mp4": {"label": "MAYBE"}}}, "of 'a.mp4', label 'MAYBE'; allowed: R"),
+        ({"metadata.json": {"a.mp4": {"label": "MAYBE"}}}, "'a.mp4': label 'MAYBE'; allowed: R"),
         ({"metadata.json": {"a.mp4": {"label": ["x" * 999]}}}, r"label \['x+\.\.\.x+'\]; allowed"),
         (
             {"metadata.json": {"a\n": {"label": 1, "original": ["b"]}}},
-            r"of 'a\\n', original \['b'\] is",
+            r"'a\\n': original \['b'\] is",
         ),
         ({"metadata.json": "[" * 200_000}, "metadata.json is not valid JSON: .*too deep"),
         ({"labels.csv": f"filename,label\na.mp4,{'1' * 200_000}\n"}, "not a readable table: field"),

@@ -153,11 +153,11 @@ def test_a_real_listed_as_its_own_original_has_none(folder):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("l.csv", "clip,label\na.mp4,1\n", r"l\.csv has no column of paths.*allowed: path, uri, .* it has clip, label"),
+        ("l.csv", "clip,label\na.mp4,1\n", r"l\.csv has no text column with paths.*allowed: path, uri, .* it has clip, label"),
         ("l.csv", "path,label\na.mp4,1\nb.mp4,MAYBE\n", r"l\.csv, row 3: label 'MAYBE'; allowed: REAL, FAKE, 0, 1"),
         ("l.csv", "path,label\n,1\n", r"l\.csv, row 2: no path"),
         ("l.csv", "path,label\na,b.mp4,1\n", r"l\.csv, row 2: 3 values for 2 columns"),
-        ("l.csv", "path,label\nb.mp4,1\n./b.mp4,0\n", r"row 3: 'b\.mp4' is REAL here and FAKE in row 2"),
+        ("l.csv", "path,label\nb.mp4,1\n./b.mp4,0\n", r"row 3: 'b\.mp4' is labelled REAL here and FAKE in row 2"),
         ("l.csv", b"path\ncaf\xe9.mp4\n", r"l\.csv is not UTF-8 text \(byte 8\)"),
         ("l.txt", b"\xff\xfe", r"l\.txt is not UTF-8"),
         ("l.txt", "https://example.org/a.mp4\n", r"l\.txt, row 1: 'https.*cannot be used; allowed"),
@@ -166,7 +166,7 @@ def test_a_real_listed_as_its_own_original_has_none(folder):
         ("l.parquet", b"PAR1 junk", r"l\.parquet is not a readable Parquet file"),
         ("l.csv", f"path,label\nb.mp4,{'1' * 200_000}\n", r"l\.csv, row 2: field larger than"),
         ("l.csv", f"path,label\nb.mp4,{'1' * 100_000}\n", r"l\.csv, row 2: label '1+\.\.\.1+'; allowed"),
-        ("l.csv", '"a\nb",c\n', r"l\.csv has no column .* it has a b, c"),
+        ("l.csv", '"a\nb",c\n', r"l\.csv has no text column .* it has a b, c"),
         ("l.txt", "a.mp4\n".encode("utf-16-le"), r"row 1: .* holds a zero byte; save .* as UTF-8"),
         ("l.parquet", table(BAD_TEXT, names=["path"]), r"l\.parquet is not a readable Parquet .*utf-8"),
         ("l.parquet", table(["a"], ["b"], names=["path"] * 2), r"not a readable Parquet .* 2 times"),
@@ -221,13 +221,13 @@ def test_a_parquet_list_that_unfolds_to_any_size_is_refused_in_time(folder, monk
 def test_a_parquet_list_of_any_number_of_columns_is_refused(folder):
     columns = {"path": ["b.mp4"]} | {f"c{i}": ["x"] for i in range(lists.MOST_COLUMNS)}
     pq.write_table(pa.table(columns), folder / "l.parquet")
-    with pytest.raises(SourceError, match=r"l\.parquet has 1,001 columns of text, more than 1,000"):
+    with pytest.raises(SourceError, match=r"l\.parquet has 1,001 text columns, more than 1,000"):
         list_videos([str(folder / "l.parquet")])
 
 
 def test_a_table_whose_paths_are_no_text_is_refused(folder):
     pq.write_table(pa.table({"path": [1, 2]}), folder / "l.parquet")
-    with pytest.raises(SourceError, match=r"no column of paths as text; .* it has path"):
+    with pytest.raises(SourceError, match=r"no text column with paths; .* it has path"):
         list_videos([str(folder / "l.parquet")])
 
 

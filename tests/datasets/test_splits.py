@@ -146,7 +146,7 @@ def test_fewer_than_two_groups_is_a_clear_error(members):
 
 
 def test_shares_that_leave_nothing_to_train_on_are_refused():
-    with pytest.raises(UsageError, match=r"0\.6 to validate and 0\.4 to test leave nothing"):
+    with pytest.raises(UsageError, match=r"0\.6 for validation and 0\.4 for testing leave nothing"):
         split_groups(corpus(9), 0.6, 0.4, seed=0)
 
 

@@ -109,7 +109,7 @@ def test_data_split_and_training_are_told() -> None:
         "| 2 | all | 10 | adam | 1e-05 | poly |",
         "- loss: name bce, label smoothing 0.01",
         "those of epoch 9, chosen by validation log loss by frame.",
-        "efficientnet_b4, 17,550,409 parameters. It began with pretrained weights.",
+        "efficientnet_b4, 17,550,409 parameters. Training started from pretrained weights.",
     ):
         assert line in text
 
@@ -119,8 +119,8 @@ def test_threshold_and_calibration_say_what_they_are_bound_to() -> None:
     assert "FAKE from 0.25 on logit and 0.5 on p_fake on." in text
     assert "to call at most 1 % of the reals FAKE, on validation." in text
     assert "`p_fake = sigmoid(1.5 × score -0.25)`, fitted on 40 real and 60 fake videos" in text
-    bound = text.split("It is bound to")[1].split("## Limits")[0]
-    for line in ("one in 30 of real", "mean of", "10 faces a video (median)", "fakes of 50 %"):
+    bound = text.split("It is valid only for")[1].split("## Limits")[0]
+    for line in ("one in 30 of real", "mean of", "10 faces per video (median)", "fakes of 50 %"):
         assert line in bound
 
 
@@ -137,7 +137,7 @@ def test_limits_follow_from_the_facts() -> None:
     assert "too narrow" not in text
     split = facts()["split"] | {"identities": "none on two sides, by face similarity"}
     assert "Identities: none on two sides, by face similarity." in limits(split=split)
-    assert "Nothing was measured on a test side" in limits(results={})
+    assert "There are no metrics of a test side" in limits(results={})
     assert "not calibrated: a score says which" in limits(calibration=None)
     few = {"test": {"by_video": measured(groups=8)}}
     assert "as few as 8 groups and are too narrow" in limits(results=few)
@@ -155,7 +155,7 @@ def test_what_is_absent_is_said_to_be_absent() -> None:
         assert re.search("not recorded|No .* recorded", body), section
     assert "Backbone: not recorded" in text
     assert "Identities were not checked" in text
-    assert "Which compressions it has seen is not recorded." in text
+    assert "The compressions in training are not recorded." in text
     assert "None: `p_fake` is the bare sigmoid" in text
     assert not re.search(r"\d", re.sub("SHA-256|1 %", "", text))
     assert "metrics" not in hub_data(text)
@@ -166,7 +166,7 @@ def test_a_figure_that_does_not_exist_is_a_dash() -> None:
     text = model_card(facts(results={"validation": {"by_video": one}}))
     assert "| AUC | – |" in text
     assert "| accuracy | 1.000 |" in text
-    assert "There are no intervals: a class lies in 0 group(s)" in text
+    assert "There are no intervals: a class has 0 group(s)" in text
 
 
 def test_manipulations_are_compared_in_a_table() -> None:

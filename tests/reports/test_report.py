@@ -335,7 +335,7 @@ def test_only_a_page_about_the_same_thing_is_replaced(tmp_path: Path) -> None:
     paths = [write_verdicts(tmp_path / f"{n}.parquet", [verdict(n, {0: [1.0]})]) for n in "ab"]
     out = tmp_path / "report.html"
     out.write_text("<html>my own page</html>")
-    with pytest.raises(OutputError, match="no page of dfscan report"):
+    with pytest.raises(OutputError, match="was not made by dfscan report"):
         report(str(paths[0]), faces=0, overwrite=True)
     assert out.read_text() == "<html>my own page</html>"
     out.unlink()
@@ -354,7 +354,7 @@ def test_only_a_page_about_the_same_thing_is_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("nothing", "there is nothing at"), ("empty", "nothing that a page can be about")],
+    [("nothing", "nothing exists at"), ("empty", "cannot be reported on")],
 )
 def test_what_is_nothing_of_ours_is_refused(tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / "empty").mkdir()
@@ -485,9 +485,9 @@ def test_a_run_says_what_is_gone_or_changed(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", tmp_path / "gone", {("a.mp4", 0): 1.0, ("a_0.mp4", 0): 1.0})
     (run / "model.safetensors").write_bytes(b"others")
     page = report_run.collect(run, ".", ReportConfig(path=str(run)), Progress())
-    assert any("is another by now" in note for note in page.notes)
+    assert any("has changed since these metrics" in note for note in page.notes)
     assert {f.missing for g in page.galleries for f in g.faces} == {
-        "not in the datasets of the run any more"
+        "no longer in the run's datasets"
     }
     assert report(str(run)).out == str(run / "report.html")
     (run / "metrics.json").unlink()
@@ -573,7 +573,7 @@ def test_of_very_many_videos_the_worst_keep_faces_and_timelines(
     assert all(line is not None for line in page.videos.timelines)
     for title in ("Misses", "Uncertain"):  # the second lies below the table's end
         assert [f.missing for f in faces_of(page, title)] == ["the file is gone"]
-    assert any("lists the 1 worst; counts are of all videos" in n for n in page.notes)
+    assert any("lists the 1 worst; the counts include all videos" in n for n in page.notes)
 
 
 def test_an_evaluation_shows_nothing_of_other_verdicts(
@@ -590,7 +590,7 @@ def test_an_evaluation_shows_nothing_of_other_verdicts(
     rows[0] = verdict("0.mp4", {0: [7.0]}, label="REAL")  # the same content, scored again
     write_verdicts(path, rows)
     page = about(out)
-    assert any(n.startswith("1 videos have another verdict in") for n in page.notes)
+    assert any(n.startswith("1 videos now have another verdict in") for n in page.notes)
     assert page.videos is not None
     without = [line is None for line in page.videos.timelines]
     assert without == [name == "0.mp4" for name in column(page, "video")]
@@ -639,7 +639,7 @@ def test_an_evaluation_outlives_its_verdicts(tmp_path: Path) -> None:
     evaluate_job.run(EvaluateConfig(path=str(path), out=str(out), resamples=100), Progress())
     path.unlink()
     page = report_evaluation.collect(out, ".", ReportConfig(path=str(out)), Progress())
-    assert any("are gone: no face can be shown" in note for note in page.notes)
+    assert any("are missing: no face can be shown" in note for note in page.notes)
     assert len(column(page, "video")) == 6
     (out / "rows.parquet").unlink()
     with pytest.raises(SourceError, match=r"holds no rows\.parquet"):

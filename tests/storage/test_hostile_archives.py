@@ -166,7 +166,7 @@ def test_archives_too_deep_within_one_another_are_not_opened(write, kind):
     [entry] = storage.list_source(source)
     assert entry.path.count("!/") == 2
     assert "archives can be nested 2 deep at most" in entry.closed
-    with pytest.raises(SourceError, match="only 2 archives"):
+    with pytest.raises(SourceError, match="archives can be nested 2 deep"):
         storage.list_source(entry.uri)
 
 

@@ -313,7 +313,9 @@ def test_an_output_folder_of_somebody_else_is_refused_and_ours_is_emptied() -> N
 
 def test_what_only_a_file_system_can_hold_is_refused() -> None:
     assert storage.local("stress", "altered copies") == Path("stress")
-    with pytest.raises(OutputError, match=r"'s3://clips/x' is on object .*: altered copies go to"):
+    with pytest.raises(
+        OutputError, match=r"'s3://clips/x' is on object .*, but altered copies must be on"
+    ):
         storage.local("s3://clips/x", "altered copies")
 
 

@@ -225,7 +225,7 @@ def test_a_calibration_is_bound_to_how_it_was_made(judge: Judge) -> None:
     assert bound["sampling"] == RECIPE.sampling.model_dump(mode="json")
     assert bound["scale"] > 0
     card = (out / "README.md").read_text()
-    assert f"{bound['frames_median']:g} faces a video (median)" in card
+    assert f"{bound['frames_median']:g} faces per video (median)" in card
     # rows of each class count half: the fitted probabilities have the regularised targets' mean
     p = expit(bound["scale"] * logits + bound["offset"])
     reals, fakes = (~fake).sum(), fake.sum()

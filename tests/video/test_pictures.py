@@ -176,7 +176,7 @@ def test_pixels_without_a_white_are_unsupported() -> None:
     error = refused(encode(Image.fromarray(np.ones((4, 4), np.float32)), "tiff"))
     assert (error.status, error.reason) == (
         "unsupported",
-        "pixels of kind F: not known what is white",
+        "pixels of mode F have no defined white",
     )
 
 
@@ -241,8 +241,8 @@ def test_formats_that_are_not_decoded_are_named(data: bytes, what: str) -> None:
         (b"GIF89a\x00", "a video (gif), not a picture"),
         (iso(b"isom"), "a video (mov), not a picture"),
         (b"RIFF\x00\x00\x00\x00WAVE", "a WAV file, not a picture"),
-        (b"BM" + bytes(50), "no known picture begins like this"),
-        (bytes(100), "no known picture begins like this"),
+        (b"BM" + bytes(50), "not a known picture format"),
+        (bytes(100), "not a known picture format"),
     ],
 )
 def test_what_is_no_picture_is_named(data: bytes, what: str) -> None:
