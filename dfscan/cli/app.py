@@ -1,5 +1,6 @@
 """The ``dfscan`` command: a group that loads a command only when it is used."""
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -92,6 +93,8 @@ def _build(command: Command) -> click.Command:
             then = "continues" if command.resumable else "starts this run anew"
             click.echo(f"dfscan: interrupted; the same command {then}", err=True)
             code = 130
+        except DfscanError as error:
+            code = _report(error, as_json, verbose)
         context.exit(code)
 
     parameters: list[click.Parameter] = [*options(load(command.config)), *general_options()]
@@ -115,12 +118,21 @@ def _show_version(context: click.Context) -> None:
     context.exit()
 
 
+def _report(error: DfscanError, as_json: bool = False, verbose: bool = False) -> int:
+    """Print an error, with its code if asked for; returns the exit code."""
+    from dfscan.cli.console import as_shown  # rich, which --help does without
+
+    if as_json:
+        facts = {"code": error.code, "message": str(error), "exit_code": error.exit_code}
+        click.echo(json.dumps({"error": facts}))
+    code = f" [{error.code}]" if verbose else ""
+    print(as_shown(f"dfscan: {error}{code}"), file=sys.stderr)
+    return error.exit_code
+
+
 def main() -> None:
     """The ``dfscan`` command."""
     try:
         app(prog_name="dfscan")
     except DfscanError as error:
-        from dfscan.cli.console import as_shown  # rich, which --help does without
-
-        print(as_shown(f"dfscan: {error}"), file=sys.stderr)
-        sys.exit(error.exit_code)
+        sys.exit(_report(error))

@@ -29,6 +29,7 @@ from dfscan.schemas.records import VERDICT_SCHEMA
 from dfscan.scoring import calibration
 from dfscan.scoring.calibration import Calibration
 from dfscan.verdicts import provenance as custody
+from dfscan.verdicts.parts import parts_folder
 
 SAMPLING = Sampling(stride=Stride(real=30, fake=30))
 
@@ -78,7 +79,7 @@ def test_one_verdict_a_video(corpus: Corpus, model: Path, tmp_path: Path) -> Non
     table = storage.read_table(out)
     assert table.schema.equals(VERDICT_SCHEMA)
     assert result.videos == table.num_rows == 4
-    assert not score_job.parts_folder(out).exists()
+    assert not parts_folder(out).exists()
     for row in table.to_pylist():
         assert row["verdict"] in ("REAL", "FAKE")
         assert row["calibrated"]
@@ -152,7 +153,7 @@ def test_an_interrupted_run_keeps_its_units(
     assert not out.exists()
     result = score(str(corpus.test), model, out, unit_size=2)
     assert (result.new, result.videos) == (2, 4)
-    assert not score_job.parts_folder(out).exists()
+    assert not parts_folder(out).exists()
 
 
 def test_verdicts_of_another_model_are_kept_and_counted(
