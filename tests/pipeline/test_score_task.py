@@ -15,7 +15,7 @@ from dfscan import storage
 from dfscan.config.score import ScoreConfig
 from dfscan.errors import ConfigError
 from dfscan.models.modelfile import load_model, save_model
-from dfscan.pipeline.extraction.extractor import Reference, Seen, empty_row
+from dfscan.pipeline.extraction.extractor import ExtractionResult, ReferenceFaces, failed_row
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.scoring_setup import make_score_task, record_of
 from dfscan.pipeline.work_units import make_unit
@@ -51,19 +51,21 @@ class Scripted:
 
     recipe: FaceRecipe
     device: str = "cpu"
-    lanes: int = 1
+    max_concurrent: int = 1
 
     def abandon(self) -> None:
         pass
 
-    def see(
-        self, ref: VideoRef, also: Sequence[int] = (), reference: Reference | None = None
-    ) -> Seen:
+    def extract(
+        self, ref: VideoRef, also: Sequence[int] = (), reference: ReferenceFaces | None = None
+    ) -> ExtractionResult:
         status, found, sampled = VIDEOS[ref.video_id]
         reason = None if status in ("ok", "no_face") else "why"
-        return Seen(replace(empty_row(ref, status, reason), frames_sampled=sampled), found)
+        return ExtractionResult(
+            replace(failed_row(ref, status, reason), frames_sampled=sampled), found
+        )
 
-    def survey(self, ref: VideoRef) -> list[int]:
+    def sample_frames(self, ref: VideoRef) -> list[int]:
         return []
 
 
