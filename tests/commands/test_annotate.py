@@ -11,7 +11,7 @@ from support import verdicts as making_verdicts
 from support.sound import sound_of, with_tone
 
 from dfscan import storage
-from dfscan.cli import show, show_judging
+from dfscan.cli.renderers.other import show_annotate, show_report
 from dfscan.commands import annotate as annotate_job
 from dfscan.commands import score as score_job
 from dfscan.config.annotate import AnnotateConfig
@@ -24,6 +24,7 @@ from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.sandbox import transcoding
 from dfscan.rendering import drawing
 from dfscan.rendering.overlay import COLOURS
+from dfscan.reports.build import ReportResult
 from dfscan.video import open_video
 from dfscan.video.writing import VideoWriter
 
@@ -160,7 +161,7 @@ def test_a_model_without_a_calibration_is_called_that(clip, uncalibrated, tmp_pa
     box = result.people[0]["box"]
     frame = frames_of((tmp_path / "a.mp4").read_bytes())[0].rgb
     assert drawn(frame, box, COLOURS["UNCERTAIN"]) > 0.2
-    show.result(result)
+    show_annotate(result)
     told = capsys.readouterr().out
     assert "UNCERTAIN (model_uncalibrated)" in told
     assert "p_fake 0" not in told
@@ -177,7 +178,7 @@ def test_a_video_without_a_face_is_written_and_told(write_clip, model, tmp_path,
     rows, columns = np.nonzero(changed)
     assert rows.min() > 90  # the caption, at the bottom
     assert columns.max() < 110
-    show.result(result)
+    show_annotate(result)
     assert "no face found" in capsys.readouterr().out
 
 
@@ -325,7 +326,7 @@ def test_a_score_that_is_not_finite_spoils_its_own_person_only(
     ((_, marks, _, heading, _),) = said
     assert len(marks) == 2 - bad
     assert heading == "not judged: the model gave no finite score (NaN or infinity)"
-    show.result(result)
+    show_annotate(result)
     assert "not judged (the model gave no finite score" in capsys.readouterr().out
 
 
@@ -444,13 +445,11 @@ def test_one_face_is_one_face_and_brackets_are_no_markup(capsys):
     told = annotate_job.AnnotateResult(
         "/x[/b].png", "REAL", "[/b] odd", 0.1, True, people, 1, 1, None, [], 1.0
     )
-    show.result(told)
+    show_annotate(told)
     shown = capsys.readouterr().out
     assert "1 face seen only once is not drawn" in shown
     assert shown.count("[/b]") >= 3
-    show.result(
-        show_judging.ReportResult(out="/x[/b].html", kind="run", faces=0, bytes=1, elapsed_s=0.0)
-    )
+    show_report(ReportResult(out="/x[/b].html", kind="run", faces=0, bytes=1, elapsed_s=0.0))
     assert "/x[/b].html" in capsys.readouterr().out
 
 

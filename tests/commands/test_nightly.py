@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from dfscan import purge, storage
-from dfscan.cli import show
+from dfscan.cli.renderers.scoring import show_score
 from dfscan.commands import score as score_job
 from dfscan.commands.quickstart.synthetic import Corpus
 from dfscan.commands.score import event_log as score_log
@@ -433,11 +433,11 @@ def test_the_difference_is_told(
     assert [(c.video_id, c.change, c.before, c.after) for c in third.changes] == [
         ("clips/1.mp4", "changed", "FAKE", None), ("clips/0.mp4", "came_back", "FAKE", "FAKE"),
     ]  # fmt: skip
-    show.result(third)
+    show_score(third)
     shown = capsys.readouterr().out
     assert re.search(r"clips/1\.mp4 +│ changed +│ FAKE +│ –", shown)
     assert "came back" in shown
-    show.result(night.run())
+    show_score(night.run())
     assert "nothing changed" in capsys.readouterr().out
 
 

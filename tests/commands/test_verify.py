@@ -76,7 +76,8 @@ def with_record(path: Path, out: Path, change: Callable[[dict[str, Any]], None])
     (record,) = custody.records(path).values()
     change(record)
     recipe = FaceRecipe.model_validate({k: v for k, v in record["recipe"].items() if k != "x"})
-    name = json_hash({**record, "recipe": recipe.legacy_hash()})
+    inputs = {k: v for k, v in record.items() if k not in custody.FOLLOWING}
+    name = json_hash({**inputs, "recipe": recipe.legacy_hash()})
 
     def refer(rows: list[dict[str, Any]]) -> None:
         for row in rows:

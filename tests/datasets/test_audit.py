@@ -269,7 +269,9 @@ def test_a_column_that_tells_is_named():
     # two normals one and three sevenths deviations apart: AUC = Φ(1.43 / √2) = 0.84
     assert found.alone["bytes"] == pytest.approx(0.84, abs=0.05)
     assert found.low < found.auc < found.high
-    assert "fakes are told from reals by bytes (AUC 0.8" in found.warning
+    assert (
+        "fakes can be separated from reals without any pixels, by bytes (AUC 0.8" in found.warning
+    )
     assert "width" not in found.warning
     assert (found.faces, found.groups, found.note) == (600, 60, None)
 

@@ -231,8 +231,8 @@ def test_a_compression_that_tells_the_label_is_named(tmp_path: Path) -> None:
         assert set(found["alone"]) == {
             "frame_index", "key_frame", "crop_width", "crop_height", "bytes", "detector_score",
         }  # fmt: skip
-        notes[name] = [n for n in metrics["notes"] if "without a look at any pixel" in n]
-        assert notes[name] == [n for n in told if "without a look" in n]  # before the start
+        notes[name] = [n for n in metrics["notes"] if "without any pixels" in n]
+        assert notes[name] == [n for n in told if "without any pixels" in n]  # before the start
         if name == "alike":
             assert found["alone"]["bytes"] < 0.7
         else:

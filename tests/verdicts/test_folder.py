@@ -383,7 +383,7 @@ def test_reporting_and_inspecting(readable: tuple[str, str], tmp_path: Path) -> 
     assert list(one)[2:] == list(other)[3:]
     assert dfscan.report(readable[1], faces=0).out == str(tmp_path / "report.html")
     assert len(pd.read_parquet(readable[1])) == 19
-    with pytest.raises(OutputError, match="a folder for verdicts alone"):
+    with pytest.raises(OutputError, match="a folder for verdicts only"):
         dfscan.report(readable[1], faces=0, out=f"{readable[1]}/page.html")
     about = [dfscan.inspect(path) for path in readable]
     assert about[1].kind == "folder of verdicts"
@@ -463,7 +463,7 @@ def test_a_bucket_is_no_folder_of_verdicts() -> None:
 
 def test_a_log_does_not_lie_among_verdicts(both: tuple[Output, Output]) -> None:
     _, folder = both
-    with pytest.raises(OutputError, match="a folder for verdicts alone"):
+    with pytest.raises(OutputError, match="a folder for verdicts only"):
         folder.run(log=str(folder.out / "log.jsonl"))
 
 

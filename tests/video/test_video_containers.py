@@ -70,8 +70,8 @@ def test_files_that_name_other_files_are_refused(head, what):
         (b"\x7fELF\x02", "program"),
         (b"dear diary,\nnothing happened", "text file"),
         (b"version https://git-lfs.github.com/spec/v1\n", "text file"),
-        (b"\x00\x01\x02\x03\x04\x05\x06\x07", "no known video container"),
-        (b"\x47" + bytes(300), "no known video container"),
+        (b"\x00\x01\x02\x03\x04\x05\x06\x07", "not a known video container"),
+        (b"\x47" + bytes(300), "not a known video container"),
     ],
 )
 def test_what_is_no_video_says_what_it_is(head, what):

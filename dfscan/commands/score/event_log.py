@@ -52,7 +52,7 @@ def check_reports(config: ScoreConfig) -> None:
             )
         if path.parent in taken:
             raise OutputError(
-                f"score.{key}: {text!r} lies in {config.out}, a folder for verdicts alone: give "
+                f"score.{key}: {text!r} lies in {config.out}, a folder for verdicts only: give "
                 "another file",
                 code="output.wrong_kind",
             )
