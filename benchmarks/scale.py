@@ -330,7 +330,7 @@ def do_ray(in_flight: str) -> dict[str, float]:
     units = [make_unit(refs, str(number)) for number in range(RAY_UNITS)]
     config = ExtractConfig(workers=2)
     ahead = int(in_flight)
-    pool._crew = lambda *_: pool._Tasks(ahead)
+    pool._worker_pool = lambda *_: pool._Tasks(ahead)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with (
         tempfile.TemporaryDirectory() as folder,

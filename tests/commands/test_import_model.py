@@ -163,10 +163,6 @@ def test_on_the_command_line(meso: Path, tmp_path: Path) -> None:
 
 
 def test_json(capfd: pytest.CaptureFixture[str]) -> None:
-    from dfscan.cli.run import run_verb
-
-    code = run_verb(
-        "list_models", {}, config=None, preset=None, sets=(), as_json=True, quiet=True, verbose=False
-    )  # fmt: skip
-    assert code == 0
+    shown = CliRunner().invoke(app, ["models", "list", "--json"])
+    assert shown.exit_code == 0
     assert json.loads(capfd.readouterr().out)["rows"] == dfscan.list_models().rows

@@ -25,6 +25,7 @@ from dfscan.datasets.face_dataset import FaceSet
 from dfscan.errors import ClusterError, ConfigError, DfscanError
 from dfscan.execution import executor as pool
 from dfscan.execution.executor import ray_session, run_units
+from dfscan.execution.ray_training import train_on_ray
 from dfscan.pipeline.progress import Progress
 from dfscan.pipeline.work_units import Unit, UnitResult, make_unit, split_per_video
 from dfscan.schemas.records import VideoRef
@@ -124,7 +125,7 @@ def test_an_error_of_a_training_worker_is_told_as_it_is(faceset: FaceSet, tmp_pa
     object.__setattr__(plan, "pretrained", True)
     (tmp_path / "run").mkdir()
     with pytest.raises(DfscanError, match="mesoinception4 has no published weights"):
-        train_job._on_ray(plan, tmp_path / "run", 1, "cpu", Progress())
+        train_on_ray(plan, tmp_path / "run", 1, "cpu", Progress())
 
 
 @dataclass(frozen=True)

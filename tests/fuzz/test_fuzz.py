@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-import fuzz
 import pytest
+from fuzz import fuzz
 
 from dfscan.errors import VideoError
 from dfscan.storage import read_bytes
