@@ -391,7 +391,7 @@ def test_without_groups_videos_count_by_themselves_and_it_is_told(
 ) -> None:
     rows = drawn(60)
     path, given = write(tmp_path / "v.parquet", rows), labels(tmp_path / "l.csv", rows)
-    said = "nothing says which videos share an original"
+    said = "no information on which videos share an original"
     own = evaluate(path, out=str(tmp_path / "own")).metrics
     assert [n for n in own["notes"] if n.startswith(said)]
     told = evaluate(path, labels=given, out=str(tmp_path / "told")).metrics

@@ -152,7 +152,7 @@ def test_learning_curves_leave_out_what_was_not_measured() -> None:
     rows = [r | {"val_frame_auc": None, "val_video_auc": None} for r in history()]
     whole, less = (pixels(plots.learning_curves(r)).shape[0] for r in (history(), rows))
     assert whole / less == pytest.approx(3 / 2, abs=0.1)
-    with pytest.raises(UsageError, match="no epoch in the history"):
+    with pytest.raises(UsageError, match="the history has no epoch"):
         plots.learning_curves([])
 
 
