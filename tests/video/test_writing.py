@@ -179,7 +179,9 @@ def test_a_folder_that_is_not_there_is_told_in_one_line(tmp_path):
 def test_a_frame_of_another_shape_is_refused(tmp_path):
     with (
         VideoWriter(tmp_path / "a.mp4", 64, 48, 25.0) as writer,
-        pytest.raises(ValueError, match=r"frame must be \(48, 64, 3\) uint8, got \(64, 48, 3\) uint8"),
+        pytest.raises(
+            ValueError, match=r"frame must be \(48, 64, 3\) uint8, got \(64, 48, 3\) uint8"
+        ),
     ):
         writer.write(np.zeros((64, 48, 3), np.uint8), 0.0)
 
