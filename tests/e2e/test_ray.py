@@ -162,7 +162,7 @@ def test_a_video_that_kills_its_worker_costs_its_own_row_only(
     tmp_path: Path, crew: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if crew == "actors":  # as with GPUs, of which there need not be any here
-        monkeypatch.setattr(pool, "_crew", lambda *_: pool._Actors(2, gpus=0, cpus=1))
+        monkeypatch.setattr(pool, "_worker_pool", lambda *_: pool._Actors(2, gpus=0, cpus=1))
     ray.cloudpickle.register_pickle_by_value(__import__(__name__))
     units = [
         make_unit(make_refs("a", "deadly", "b"), "c"),

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +22,7 @@ from dfscan.commands import train as train_job
 from dfscan.commands.train import TrainResult
 from dfscan.config.extract import ExtractConfig
 from dfscan.config.train import InputConfig, Phase, TrainConfig
+from dfscan.execution import ray_training
 from dfscan.execution.executor import ray_session
 from dfscan.models.modelfile import load_model
 from dfscan.pipeline.progress import Progress
@@ -162,8 +164,8 @@ def dying(options: dict[str, Any]) -> None:
 def test_a_worker_killed_twice_costs_an_epoch_each_time_and_changes_nothing(
     faces: str, undisturbed: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ray.cloudpickle.register_pickle_by_value(__import__(__name__))
-    monkeypatch.setattr(train_job, "_ray_loop", dying)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(ray_training, "_ray_loop", dying)
     told = Told()
     result = train_job.run(config(faces, tmp_path / "run"), told)
     assert all((tmp_path / f"killed_{number}").exists() for number in DIES_IN)
